@@ -1,0 +1,137 @@
+"""Checkpoints that describe themselves: what goes into them, and networks back out of them.
+
+Files hold plain data and tensors only (`torch.load(weights_only=True)`). Under "xray2ctpa" they carry the
+description of their parts (`parts.describe`), the HU window, sizes, and the hashes of the frozen networks.
+"""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddpm.ema import load_weights
+from ddpm.generator import VolumeGenerator
+from ddpm.latent_scale import LatentScale
+from dataset.patches import triple
+from parts import build
+from tensor_hash import tensor_hash
+from vq_gan_3d.codec import FrozenCodec
+
+FORMAT = 1
+STEP = 4  # voxels per latent voxel and axis
+
+
+def versions() -> dict[str, str]:
+    """What a checkpoint was made with."""
+    packages = ("torch", "pytorch-lightning", "numpy", "transformers")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {name: version(name) for name in packages} | {"python": platform.python_version(), "commit": commit}
+
+
+def read(path: str | Path, stage: str) -> dict[str, Any]:
+    """A checkpoint of ours on the CPU.
+
+    Args:
+        stage: "vqgan" or "ddpm", what it must hold.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: damaged, or not such a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        maker = "launch_vqgan_patches_4gpu.sh" if stage == "vqgan" else "launch_ddpm_patches_4gpu.sh"
+        raise FileNotFoundError(f"no {stage} checkpoint at {path}; {maker} trains one, or give another path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint (damaged or cut off?): {error}") from error
+    meta = content.get("xray2ctpa") if isinstance(content, dict) else None
+    if not meta:
+        raise ValueError(f"{path} is not a checkpoint of this project: it holds no description of its parts")
+    if meta["format"] != FORMAT or meta["stage"] != stage:
+        raise ValueError(
+            f"{path} holds stage {meta['stage']!r} in format {meta['format']}, need stage {stage!r} in format {FORMAT}"
+        )
+    return dict(content)
+
+
+def submodule_state(content: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+
+
+def load_codec(path: str | Path) -> tuple[FrozenCodec, dict[str, Any]]:
+    """The frozen codec of a stage-1 checkpoint, and the checkpoint's description."""
+    content = read(path, "vqgan")
+    meta = content["xray2ctpa"]
+    vqgan = build(meta["parts"]["vqgan"])
+    _load(vqgan, submodule_state(content, "vqgan"), path)
+    return FrozenCodec(vqgan), meta
+
+
+def load_generator(
+    path: str | Path, vqgan_ckpt: str | Path | None = None, averaged: bool = True
+) -> tuple[VolumeGenerator, dict[str, Any]]:
+    """All that sampling needs, from a stage-2 checkpoint and the codec that it was trained with.
+
+    Args:
+        vqgan_ckpt: the stage-1 checkpoint, if it is no longer where training found it.
+        averaged: use the averaged weights rather than the last ones.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or another codec or encoder than in training.
+    """
+    content = read(path, "ddpm")
+    meta = content["xray2ctpa"]
+    codec, _ = load_codec(vqgan_ckpt or meta["codec"]["path"])
+    encoder = build(meta["parts"]["xray_encoder"])
+    for name, network, stored in (
+        ("VQ-GAN", codec.vqgan, meta["codec"]["hash"]),
+        ("X-ray encoder", encoder, meta["encoder_hash"]),
+    ):
+        found = tensor_hash(network)
+        if found != stored:
+            raise ValueError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
+    denoiser, scale = build(meta["parts"]["denoiser"]), submodule_state(content, "latent_scale")
+    _load(denoiser, submodule_state(content, "denoiser"), path)
+    if averaged:
+        load_weights(nn.ModuleDict({"denoiser": denoiser}), _averaged(content, path))
+    window, stride = ([n // STEP for n in meta[key]] for key in ("patch_size", "stride"))
+    generator = VolumeGenerator(
+        denoiser,
+        build(meta["parts"]["diffusion"]),
+        LatentScale(scale["mean"], scale["std"]),
+        codec,
+        encoder,
+        triple(window),
+        triple(stride),
+    )
+    return generator, meta
+
+
+def init_weights(module: nn.Module, path: str | Path, stage: str) -> None:
+    """Start a module of training from a checkpoint's weights; ValueError if they do not fit."""
+    _load(module, read(path, stage)["state_dict"], path)
+
+
+def _averaged(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
+    for name, state in content.get("callbacks", {}).items():
+        if name.startswith("WeightAverage") and state["average"]:
+            return dict(state["average"])
+    raise ValueError(f"{path} holds no averaged weights; sample with averaged=false")
+
+
+def _load(module: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise ValueError(f"{path} holds a network of another shape: {' '.join(lines[:4])}") from error

@@ -1,0 +1,151 @@
+"""Start a script from its Hydra config, and turn a user's mistake into one readable message."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+CONFIG_DIR = Path(__file__).parent / "config"
+USER_ERROR = 2  # exit status, as of argparse
+DOWNSAMPLE = 4  # voxels per latent voxel and axis, fixed by the codec's layout
+
+Task = Callable[[DictConfig], None]
+
+
+def three_quarters(patch_size: Sequence[int]) -> list[int]:
+    """The stride that follows from a patch size: 25 % overlap, on whole latent voxels."""
+    return [max(DOWNSAMPLE, 3 * n // 4 // DOWNSAMPLE * DOWNSAMPLE) for n in patch_size]
+
+
+def _precision(wanted: str) -> str:
+    if wanted != "auto":
+        return str(wanted)
+    if not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _local_processes() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _nodes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1")) // _local_processes()
+
+
+def register_resolvers() -> None:
+    """The derived values of the configs."""
+    resolvers: dict[str, Callable[..., Any]] = {
+        "three_quarters": three_quarters,
+        "latent_size": lambda voxels: int(voxels) // DOWNSAMPLE,
+        "precision": _precision,
+        "local_processes": _local_processes,  # of torchrun
+        "nodes": _nodes,
+        "strategy": lambda: "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """`hydra.main` for our scripts: exit status 2 and one message for mistakes, a traceback for our bugs."""
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @wraps(task)
+        def start() -> None:
+            register_resolvers()
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own report
+            run = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)
+            try:
+                run()
+            except USER_MISTAKES as error:
+                if wants_traceback:
+                    raise
+                _report(explain(error, config_name))
+
+        return start
+
+    return decorate
+
+
+USER_MISTAKES = (
+    ValueError,
+    OSError,
+    HydraException,
+    OmegaConfBaseException,
+    torch.OutOfMemoryError,
+)
+
+
+def _report(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"\nerror: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def explain(error: BaseException, config_name: str) -> str:
+    """One message for a mistake: the rule, what was found, what to do."""
+    while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, MissingMandatoryValue):
+        key = error.full_key or str(error).rsplit(": ", 1)[-1]
+        return f"{key} has no value; give one on the command line: {key}=..."
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory: {error}\n"
+            "To need less: model.batch_size=1 (about half of batch 2), model.checkpointing=true (about a third of the"
+            " activations), model.patch_size=[96,96,96] (0.42 of the voxels), model.dim_mults=[1,2,4]"
+        )
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    unknown = re.search(r"Could not override '([^']+)'|Could not find '([^']+)'", str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException) and unknown:
+        return _unknown(str(error), unknown[1] or unknown[2], config_name)
+    if isinstance(error, HydraException) and "parsing override" in str(error):
+        return (
+            f"{str(error).splitlines()[0]}\n"
+            "Values with =, commas, spaces or brackets need quotes inside quotes, e.g. 'dataset.root=\"/data/a=b\"'"
+        )
+    return str(error)
+
+
+def _unknown(message: str, key: str, config_name: str) -> str:
+    if "/" in key:
+        return message.strip()  # a group's choice that does not exist; Hydra lists those that do
+    known = list(_leaf_keys(_shipped(config_name)))
+    full = [k for k in known if k.rsplit(".", 1)[-1] == key]
+    meant = full or get_close_matches(key, known, n=3)
+    hint = f"did you mean {' or '.join(meant)}?" if meant else "--cfg job lists the settings there are"
+    return f"unknown setting {key!r}; {hint}"
+
+
+def _shipped(config_name: str) -> Mapping[Any, Any]:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = OmegaConf.to_container(compose(config_name), resolve=False)
+    if not isinstance(config, Mapping):
+        raise TypeError(f"{config_name}.yaml is not a mapping")
+    return config
+
+
+def _leaf_keys(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    # What users set: the values of the groups, not the parts that a script builds from them.
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if "_target_" not in value or not prefix:
+                yield from _leaf_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

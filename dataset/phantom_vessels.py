@@ -1,0 +1,164 @@
+"""Branching trees in the lungs: pulmonary arteries, veins and airways; clots in the arteries."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.phantom_anatomy import Anatomy
+from dataset.phantom_canvas import Canvas, smooth_path
+from dataset.phantom_heart import GreatVessels, HeartFrame
+from dataset.phantom_lungs import SIDES, lung_distance
+from dataset.phantom_wall import Wall
+
+_TIPS = 110  # end branches per lung and tree
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A tapered piece of a tree; `level` 1 leaves the main vessel."""
+
+    start: np.ndarray
+    end: np.ndarray
+    radius_start: float
+    radius_end: float
+    level: int
+
+    @property
+    def segment(self) -> np.ndarray:
+        return np.array([*self.start, *self.end, self.radius_start, self.radius_end])
+
+
+def grow_tree(
+    root: np.ndarray, radius: float, tips: np.ndarray, rng: np.random.Generator, level: int = 1, taper: float = 2.6
+) -> list[Branch]:
+    """A tree from `root` that reaches all `tips` (n, 3), halving them at each fork.
+
+    Radii follow Murray's law with exponent `taper`: r^taper of the parent is the sum over its children.
+    """
+    if len(tips) == 1:
+        return [Branch(root, tips[0], radius, 0.6 * radius, level)]
+    centre = tips.mean(0)
+    spread = tips - centre
+    main = np.linalg.svd(spread, full_matrices=False)[2][0]
+    order = np.argsort(spread @ main)
+    cut = int(np.clip(round(len(tips) * rng.uniform(0.35, 0.65)), 1, len(tips) - 1))
+    branches = []
+    for part in (order[:cut], order[cut:]):
+        wide = radius * (len(part) / len(tips)) ** (1 / taper)
+        goal = tips[part].mean(0)
+        if len(part) == 1:
+            branches += grow_tree(root, wide, tips[part], rng, level, taper)
+            continue
+        fork = root + rng.uniform(0.36, 0.5) * (goal - root) + rng.normal(0, 1.5, 3)
+        branches.append(Branch(root, fork, wide, 0.93 * wide, level))
+        branches += grow_tree(fork, 0.93 * wide, tips[part], rng, level + 1, taper)
+    return branches
+
+
+def lung_points(
+    anatomy: Anatomy, wall: Wall, side: int, count: int, margin: float, rng: np.random.Generator
+) -> np.ndarray:
+    """`count` evenly scattered points (n, 3) at least about `margin` mm inside one lung at full breath."""
+    low = anatomy.place([-105, -172, 5 if side > 0 else -130])
+    high = anatomy.place([125, 16, 130 if side > 0 else -5])
+    tries = rng.uniform(np.minimum(low, high), np.maximum(low, high), (14 * count, 3))
+    z, y, x = tries.T
+    angle = np.arctan2(y - wall.cavity.axis[0], x - wall.cavity.axis[1])
+    cavity = np.hypot(y - wall.cavity.axis[0], x - wall.cavity.axis[1]) - wall.cavity.at(z, angle)
+    inside = tries[lung_distance(anatomy, side, cavity, z, y, x) < -margin]
+    return _even_subset(inside, count)
+
+
+def _even_subset(points: np.ndarray, count: int) -> np.ndarray:
+    """Of the points, drop the second of the closest pair until `count` remain (approximately: farthest first)."""
+    count = min(count, len(points))
+    chosen = [0]
+    distance = np.linalg.norm(points - points[0], axis=1)
+    for _ in range(count - 1):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return points[chosen]
+
+
+@dataclass(frozen=True)
+class LungTrees:
+    """Branches of both lungs, in mm at the patient's breath."""
+
+    arteries: list[Branch]
+    veins: list[Branch]
+    airways: list[Branch]
+
+    @staticmethod
+    def of(anatomy: Anatomy, wall: Wall, vessels: GreatVessels, rng: np.random.Generator) -> "LungTrees":
+        calm = anatomy.exhaled(-anatomy.breath_lift)  # targets belong to the tissue: chosen once, then moved
+        heart, girth = HeartFrame(anatomy), anatomy.girth
+        arteries, veins, airways = [], [], []
+        for name, side in SIDES.items():
+            tips = anatomy.breathe(lung_points(calm, wall, side, 2 * _TIPS, 6.0, rng))
+            line, radii = vessels.right_artery if name == "right" else vessels.left_artery
+            arteries += grow_tree(line[-1], 1.05 * float(radii[-1]), tips[::2], rng)
+            hilum = anatomy.place([2, -74, side * 40 + 4])
+            inflow = heart.at([7, -76, 10 + 20 * side])
+            veins.append(Branch(inflow, hilum, 7.0 * girth, 6.5 * girth, 0))
+            veins += grow_tree(hilum, 6.4 * girth, tips[1::2], rng)
+            bronchus = anatomy.place(BRONCHUS[name])[-1]
+            airways += grow_tree(bronchus, 5.8 * girth, tips[::5], rng, taper=2.2)
+        return LungTrees(arteries, veins, airways)
+
+
+BRONCHUS = {  # reference course from the tracheal fork
+    "right": [[44, -72, 0], [36, -68, -18], [22, -64, -36]],
+    "left": [[44, -72, 0], [36, -66, 22], [24, -60, 46]],
+}
+
+
+def _visible(canvas: Canvas, branches: list[Branch]) -> np.ndarray:
+    """Segments (n, 8) of the branches that a grid this coarse can show (3 % of a voxel's contrast)."""
+    least = 0.17 * 0.5 * canvas.edge
+    return np.array([b.segment for b in branches if b.radius_start > least]).reshape(-1, 8)
+
+
+def paint_trees(canvas: Canvas, anatomy: Anatomy, trees: LungTrees) -> None:
+    """Veins, arteries, then trachea and bronchi with their walls."""
+    for branches, hu, label in (
+        (trees.veins, 0.9 * anatomy.aorta_hu + 15, "veins"),
+        (trees.arteries, anatomy.pulmonary_hu, "pulmonary_artery"),
+    ):
+        canvas.capsules(_visible(canvas, branches), hu, label)
+    g = anatomy.girth
+    shift = 0.4 * anatomy.mediastinum_shift
+    windpipe = smooth_path(
+        anatomy.place([[230, -128, 0], [150, -114, 0], [110, -100, shift], [75, -84, shift], [44, -72, 0]])
+    )
+    tubes = [(windpipe, np.full(len(windpipe), 8.6 * g))]
+    for name, wide in (("right", 7.4), ("left", 6.3)):
+        line = smooth_path(anatomy.place(BRONCHUS[name]), 5)
+        tubes.append((line, np.linspace(wide, 5.8, len(line)) * g))
+    for line, radii in tubes:
+        canvas.tube(line, radii + 1.6, 30)
+    small = [b for b in trees.airways if b.level <= 4]
+    segments = _visible(canvas, small)
+    walls = segments + np.array([0] * 6 + [1.0, 1.0])
+    canvas.capsules(walls, -350)
+    canvas.capsules(segments, -960, "airways")
+    for line, radii in tubes:
+        canvas.tube(line, radii, -985, "airways")
+
+
+def paint_emboli(
+    canvas: Canvas, anatomy: Anatomy, vessels: GreatVessels, trees: LungTrees, rng: np.random.Generator
+) -> None:
+    """Clots of 30-70 HU inside pulmonary arteries, some filling them, some lying in the stream."""
+    large = [b for b in trees.arteries if b.level <= 3 and b.radius_end > 2.0]
+    for _ in range(anatomy.emboli):
+        hu, share = rng.uniform(30, 70), rng.uniform(0.55, 1.0)
+        if rng.random() < 0.3:
+            line, radii = vessels.right_artery if rng.random() < 0.5 else vessels.left_artery
+            first = int(rng.integers(len(line) // 3, max(len(line) // 3 + 1, len(line) - 3)))
+            part = slice(first, first + 4)
+            canvas.tube(line[part], 0.7 * share * radii[part], hu, "emboli")
+            continue
+        b = large[int(rng.integers(len(large)))]
+        begin, stop = rng.uniform(0, 0.25), rng.uniform(0.6, 1.0)
+        ends = np.stack([b.start + begin * (b.end - b.start), b.start + stop * (b.end - b.start)])
+        canvas.tube(ends, share * np.array([b.radius_start, b.radius_end]), hu, "emboli")

@@ -1,0 +1,181 @@
+"""Patches of CT pulmonary angiograms, each with its patient's chest X-ray."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.intensity import hu_to_unit
+from dataset.latents import LatentCache
+from dataset.patches import (
+    Triple,
+    axis_starts,
+    extract_patches_3d,
+    grid_coords,
+    padded_shape,
+    stitch_patches,
+    triple,
+)
+from dataset.sampler import sample_key
+from dataset.store import StoredCase, VolumeStore
+from dataset.xray_io import encoder_view, fov_affine
+
+__all__ = ["EncoderInput", "XrayCTPAPatchDataset", "extract_patches_3d", "stitch_patches"]
+
+STEP = 4  # voxels per latent voxel; patch starts lie on its multiples
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """What the frozen X-ray encoder wants to see: a square of `size` pixels, normalised by `mean` and `std`."""
+
+    size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
+    """`patches_per_volume` draws from every volume and epoch.
+
+    Indices at or beyond `len` belong to later epochs (index = epoch * len + draw), so that a sampler alone decides
+    what an epoch draws.
+
+    Items:
+        ct: float32 (1, d, h, w) in [-1, 1], from HU clipped to `hu_window`; axes foot→head, front→back,
+            patient right→left. With `latents` instead `latent`: float32 (C, d/4, h/4, w/4), unscaled.
+        ct_context: float32 (1, d+2c, h+2c, w+2c), the patch with `context` voxels around it (only if that is > 0);
+            beyond the volume it holds the window's floor.
+        cxr: float32 (3, S, S), normalised for the X-ray encoder. With `latents` instead `xray_tokens` (N, T)
+            and `xray_pooled` (P,).
+        target: float32 (1,), label; NaN where the data set has none.
+        patch_coord: int64 (3,), first voxel (d, h, w) of the patch in the oriented volume.
+        xray: float32 (1, 512, 512) in [0, 1].
+        xray_affine: float32 (2, 3), patient mm (right–left, foot–head, from the volume's centre) → (column, row).
+        spacing: float32 (3,) in mm. volume_shape: int64 (3,), voxels without padding.
+        patient_id: text. sample_key: int64 in [0, 2**32), names this draw. draw: int64, index within the epoch.
+
+    Args:
+        cases: the volumes of `store` to draw from.
+        patch_size: (d, h, w) in voxels, multiples of 4.
+        stride: (d, h, w); the grid from which patches are drawn. None draws them anywhere.
+        xray_fov_mm: side of the (square) X-ray where its geometry is not known.
+
+    Raises:
+        ValueError: no cases, or a patch size that 4 does not divide.
+    """
+
+    def __init__(
+        self,
+        store: VolumeStore,
+        cases: Sequence[StoredCase],
+        patch_size: Sequence[int],
+        patches_per_volume: int,
+        hu_window: tuple[float, float],
+        encoder_input: EncoderInput,
+        xray_fov_mm: float,
+        seed: int,
+        stride: Sequence[int] | None = None,
+        context: int = 0,
+        latents: LatentCache | None = None,
+    ) -> None:
+        self.patch_size = check_patch_size(patch_size)
+        if not cases:
+            raise ValueError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
+        self.store, self.cases, self.latents = store, list(cases), latents
+        self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
+        self.encoder_input, self.xray_fov_mm, self.seed = encoder_input, xray_fov_mm, seed
+        self.stride = None if stride is None else triple(stride, "stride")
+        self.context = context
+
+    def __len__(self) -> int:
+        return len(self.cases) * self.patches_per_volume
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, draw = divmod(index, len(self))
+        case = self.cases[draw // self.patches_per_volume]
+        start = self._start(case, epoch, draw)
+        key = sample_key(self.seed, epoch, draw)
+        item = self._case_item(case) | {
+            "patch_coord": torch.tensor(start),
+            "sample_key": torch.tensor(key),
+            "draw": torch.tensor(draw),
+        }
+        if self.latents is not None:
+            return item | self._latent(self.latents, case, start)
+        return item | self._ct(case, start)
+
+    def _start(self, case: StoredCase, epoch: int, draw: int) -> Triple:
+        volume, nth = divmod(draw, self.patches_per_volume)
+        shape = padded_shape(case.shape, self.patch_size, STEP)
+        if self.stride is None:
+            rng = np.random.default_rng(sample_key(self.seed, epoch, draw))
+            room = [(n - p) // STEP for n, p in zip(shape, self.patch_size, strict=True)]
+            d, h, w = (int(rng.integers(r + 1)) * STEP for r in room)
+            return d, h, w
+        corners = grid_coords(shape, self.patch_size, self.stride)
+        order = np.random.default_rng(sample_key(self.seed, epoch, -2 - volume)).permutation(len(corners))
+        return triple(corners[order[nth % len(corners)]].tolist())
+
+    def _case_item(self, case: StoredCase) -> dict[str, Any]:
+        xray = self.store.read_xray(case)
+        affine = case.xray_affine if case.xray_affine is not None else fov_affine(len(xray), self.xray_fov_mm)
+        return {
+            "xray": torch.from_numpy(xray)[None],
+            "xray_affine": torch.as_tensor(np.asarray(affine), dtype=torch.float32),
+            "target": torch.tensor([float("nan") if case.target is None else case.target]),
+            "spacing": torch.tensor(case.spacing, dtype=torch.float32),
+            "volume_shape": torch.tensor(case.shape),
+            "patient_id": case.patient_id,
+        }
+
+    def _ct(self, case: StoredCase, start: Triple) -> dict[str, Tensor]:
+        d, h, w = (n + 2 * self.context for n in self.patch_size)
+        first = triple([s - self.context for s in start])
+        ct = torch.from_numpy(read_unit(self.store, case, first, (d, h, w), self.hu_window))[None]
+        inner = tuple(slice(self.context, self.context + n) for n in self.patch_size)
+        eye = self.encoder_input
+        cxr = encoder_view(self.store.read_xray(case), eye.size, eye.mean, eye.std)
+        item = {"ct": ct[(slice(None), *inner)], "cxr": cxr}
+        return item | ({"ct_context": ct} if self.context else {})
+
+    def _latent(self, latents: LatentCache, case: StoredCase, start: Triple) -> dict[str, Tensor]:
+        size = triple([n // STEP for n in self.patch_size])
+        latent = latents.read(case, triple([s // STEP for s in start]), size)
+        tokens, pooled = latents.read_xray(case)
+        return {"latent": latent, "xray_tokens": tokens, "xray_pooled": pooled}
+
+
+def check_patch_size(patch_size: Sequence[int]) -> Triple:
+    """The patch size, if the codec's step divides it."""
+    size = triple(patch_size, "patch_size")
+    if any(n <= 0 or n % STEP for n in size):
+        nearest = [max(STEP, round(n / STEP) * STEP) for n in size]
+        raise ValueError(
+            f"patch_size must be multiples of {STEP} (the codec's downsampling), got {list(size)}; nearest is {nearest}"
+        )
+    return size
+
+
+def read_unit(
+    store: VolumeStore, case: StoredCase, start: Triple, size: Triple, hu_window: tuple[float, float]
+) -> np.ndarray:
+    """A box of a volume as float32 (d, h, w) in [-1, 1]; beyond the volume it is the window's floor, -1."""
+    out = np.full(size, -1, dtype=np.float32)
+    low = triple([max(s, 0) for s in start])
+    high = [min(s + n, m) for s, n, m in zip(start, size, case.shape, strict=True)]
+    inside = [b - a for a, b in zip(low, high, strict=True)]
+    if min(inside) > 0:
+        where = tuple(slice(a - s, a - s + n) for a, s, n in zip(low, start, inside, strict=True))
+        out[where] = hu_to_unit(store.read_hu(case, low, triple(inside)), hu_window)
+    return out
+
+
+def coverage(shape: Triple, patch: Triple, stride: Triple) -> int:
+    """Patches that it takes to cover a volume of `shape` voxels once padded."""
+    padded = padded_shape(shape, patch, STEP)
+    d, h, w = (len(axis_starts(n, p, s)) for n, p, s in zip(padded, patch, stride, strict=True))
+    return d * h * w

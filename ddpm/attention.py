@@ -1,0 +1,97 @@
+"""Attention of the 3D UNet: among its own voxels, and from voxels to the tokens of the X-ray."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from ddpm.layers import inverse_rms, zero_init
+from ddpm.position import AXIS_FEATURES
+
+GEOMETRY_LOGIT = 4.0  # at the start, a token exactly where the voxel projects outweighs a far one by about e^4
+
+
+def num_heads(channels: int) -> int:
+    """Heads of 64 channels in wide layers, else of 32; narrower or odd widths get one size that divides them."""
+    sizes = (64, 32) if channels >= 256 else (32, 64)
+    size = next((s for s in sizes if channels % s == 0), None)
+    size = size or max(s for s in range(1, 65) if channels % s == 0)
+    return channels // size
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """(B, C, d, h, w) -> (B, d*h*w, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_volume(rows: Tensor, like: Tensor) -> Tensor:
+    """(B, d*h*w, C) -> the shape of `like` (B, C, d, h, w)."""
+    return rows.transpose(1, 2).reshape(like.shape)
+
+
+class RowNorm(nn.Module):
+    """RMS normalisation of rows (B, N, C) over their channels, with a learned gain."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows * (inverse_rms(rows, -1) * self.gain)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """Multi-head attention of rows (B, N, C) to rows (B, M, C) -> (B, N, C)."""
+    q, k, v = (rows.unflatten(2, (heads, -1)).transpose(1, 2) for rows in (queries, keys, values))
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Residual attention among the voxels of a volume (B, C, d, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = num_heads(channels)
+        self.norm = RowNorm(channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(self.norm(to_rows(x))).chunk(3, -1)
+        return x + to_volume(self.out(attend(q, k, v, self.heads)), x)
+
+
+class CrossAttention(nn.Module):
+    """Residual attention from voxels (B, C, d, h, w) to X-ray tokens, by content and by place.
+
+    Queries carry features of the voxel's position, keys those of the token's position on the X-ray, through projections
+    that start equal on the axes both have: each voxel first looks where it projects to.
+    """
+
+    def __init__(self, channels: int, token_dim: int) -> None:
+        super().__init__()
+        self.heads = num_heads(channels)
+        self.norm = RowNorm(channels)
+        self.token_norm = RowNorm(token_dim)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_kv = nn.Linear(token_dim, 2 * channels, bias=False)
+        self.query_place = nn.Linear(3 * AXIS_FEATURES, channels, bias=False)  # z, y, x
+        self.key_place = nn.Linear(2 * AXIS_FEATURES, channels, bias=False)  # x, z
+        self.out = zero_init(nn.Linear(channels, channels))
+        self._match_places(channels // self.heads)
+
+    @torch.no_grad()
+    def _match_places(self, head_dim: int) -> None:
+        """Equal random projections of x and of z for queries and keys; the query's y starts at 0."""
+        scale = (GEOMETRY_LOGIT / AXIS_FEATURES) ** 0.5 * head_dim**-0.25
+        for axis_of_query, axis_of_key in ((2, 0), (0, 1)):
+            weight = torch.randn(self.query_place.out_features, AXIS_FEATURES, device=self.query_place.weight.device) * scale
+            self.query_place.weight[:, axis_of_query * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight
+            self.key_place.weight[:, axis_of_key * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight
+        self.query_place.weight[:, AXIS_FEATURES : 2 * AXIS_FEATURES] = 0
+
+    def forward(self, x: Tensor, places: Tensor, tokens: Tensor, token_places: Tensor) -> Tensor:
+        """places (B, d*h*w, 3 AXIS_FEATURES), tokens (B, N, T), token_places (B, N, 2 AXIS_FEATURES)."""
+        q = self.to_q(self.norm(to_rows(x))) + self.query_place(places)
+        k, v = self.to_kv(self.token_norm(tokens)).chunk(2, -1)
+        k = k + self.key_place(token_places)
+        return x + to_volume(self.out(attend(q, k, v, self.heads)), x)

@@ -1,0 +1,99 @@
+"""Building blocks of the 3D UNet: per-voxel normalisation, residual blocks, changes of resolution."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.functional import interpolate, silu
+
+EPSILON = 1e-5
+
+
+def inverse_rms(x: Tensor, dim: int) -> Tensor:
+    """1 / root mean square of x over `dim` (kept, size 1), computed in float32 and returned in x's dtype."""
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
+    return (norm.square() / x.shape[dim] + EPSILON).rsqrt().to(x.dtype)
+
+
+class _NormScaleShiftSilu(torch.autograd.Function):
+    """silu(x / rms(x) * scale + shift), keeping only x for the backward pass.
+
+    Autograd would keep three tensors of x's size; recomputing them is a few passes over memory, next to
+    nothing beside a 3x3x3 convolution.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        inverse = inverse_rms(x, 1)
+        ctx.save_for_backward(x, inverse, scale, shift)
+        return silu(torch.addcmul(shift, x * inverse, scale), inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, inverse, scale, shift = ctx.saved_tensors  # type: ignore[attr-defined]
+        normed = x * inverse
+        before_silu = torch.addcmul(shift, normed, scale)
+        grad = torch.ops.aten.silu_backward(grad, before_silu)
+        grad_shift = grad.sum_to_size(shift.shape)
+        grad_scale = (grad * normed).sum_to_size(scale.shape)
+        grad_normed = grad * scale
+        along = (grad_normed * normed).mean(1, keepdim=True)
+        return torch.addcmul(grad_normed, normed, along, value=-1).mul_(inverse), grad_scale, grad_shift
+
+
+def norm_scale_shift_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalise each voxel of x (B, C, d, h, w) over its channels, scale and shift by (B or 1, C), SiLU."""
+    scale, shift = (v.to(x.dtype)[:, :, None, None, None] for v in (scale, shift))
+    return _NormScaleShiftSilu.apply(x, scale, shift)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """The same module with all parameters 0, so that a residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class NormSilu(nn.Module):
+    """Per-voxel RMS normalisation over channels with learned gain and bias, then SiLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, channels))
+        self.bias = nn.Parameter(torch.zeros(1, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm_scale_shift_silu(x, self.gain, self.bias)
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(scale, shift of norm(conv(silu(norm(x)))))); starts as the identity."""
+
+    def __init__(self, channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.norm1 = NormSilu(channels)
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.scale_shift = nn.Linear(embedding_dim, 2 * channels)
+        self.conv2 = zero_init(nn.Conv3d(channels, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, C, d, h, w) and embedding (B, E) -> (B, C, d, h, w)."""
+        scale, shift = self.scale_shift(embedding).chunk(2, 1)
+        h = self.conv1(self.norm1(x))
+        return x + self.conv2(norm_scale_shift_silu(h, 1 + scale, shift))
+
+
+class UpMerge(nn.Module):
+    """Bring coarse features to the next finer level and add the encoder's features there.
+
+    Equals nearest up-sampling, concatenation and a 1x1x1 convolution, but works on the coarse grid
+    and never holds the concatenation.
+    """
+
+    def __init__(self, coarse_channels: int, channels: int) -> None:
+        super().__init__()
+        self.from_coarse = nn.Conv3d(coarse_channels, channels, 1)
+        self.from_skip = nn.Conv3d(channels, channels, 1)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        return self.from_skip(skip) + interpolate(self.from_coarse(coarse), scale_factor=2, mode="nearest")

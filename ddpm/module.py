@@ -1,0 +1,145 @@
+"""Training of the patch diffusion model."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Subset
+
+from dataset.patches import positions_mm, triple
+from ddpm.denoiser import Condition, PatchDenoiser
+from ddpm.diffusion import Diffusion, draw_like
+from ddpm.latent_scale import LatentScale
+
+STEP = 4  # voxels per latent voxel and axis
+STATISTICS_PATCHES = 512
+_GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
+
+
+class Codec(Protocol):
+    """What training needs of `vq_gan_3d.codec.FrozenCodec`."""
+
+    def encode_patch(self, ct_context: Tensor) -> Tensor: ...
+
+
+class XrayEncoder(Protocol):
+    """What training needs of a frozen encoder in `medclip_cond`."""
+
+    grid: tuple[int, int]
+
+    def __call__(self, cxr: Tensor) -> Any: ...
+
+
+class PatchDDPM(pl.LightningModule):
+    """Latent diffusion over CT patches, conditioned on a chest X-ray and on the patch's place.
+
+    Batches hold either cached features (`latent`, `xray_tokens`, `xray_pooled`) or what the frozen networks need
+    (`ct_context`, `cxr`); see `XrayCTPAPatchDataset`.
+
+    Args:
+        denoiser, diffusion: the network, and the noise levels with what it predicts.
+        codec, xray_encoder: frozen; outside the module tree, so that neither optimizer nor checkpoints know them.
+        optimizer: makes the optimizer from the parameters.
+        warmup_steps: steps over which the learning rate rises to its value.
+        condition_dropout: share of samples trained without their X-ray (Ho & Salimans 2021).
+        latent_scale: mean and std of the training set's latents; None computes them at the first start.
+        meta: plain data that goes into every checkpoint under "xray2ctpa".
+    """
+
+    def __init__(
+        self,
+        denoiser: PatchDenoiser,
+        diffusion: Diffusion,
+        codec: Codec,
+        xray_encoder: XrayEncoder,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        warmup_steps: int,
+        condition_dropout: float,
+        latent_scale: LatentScale | None,
+        meta: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(f"need 0 <= condition_dropout < 1, got {condition_dropout}")
+        self.denoiser, self.diffusion = denoiser, diffusion
+        self._frozen = (codec, xray_encoder)
+        self.make_optimizer, self.warmup_steps = optimizer, warmup_steps
+        self.condition_dropout = condition_dropout
+        self.latent_scale = latent_scale or LatentScale.unknown(denoiser.latent_channels)
+        self.meta = dict(meta)
+
+    def on_fit_start(self) -> None:
+        for network in self._frozen:
+            if isinstance(network, nn.Module):
+                network.to(self.device)
+        if not self.latent_scale.is_known:
+            self._measure_latents()
+
+    @torch.no_grad()
+    def _measure_latents(self) -> None:
+        """Mean and std over the first training patches; the same on all ranks, which all see the same ones."""
+        dataset = self.trainer.datamodule.train  # type: ignore[attr-defined]
+        some = Subset(dataset, range(min(STATISTICS_PATCHES, len(dataset))))
+        loader = DataLoader(some, batch_size=1)
+        latents = (self._raw_latents(self.transfer_batch_to_device(b, self.device, 0)) for b in loader)
+        self.latent_scale.measure(latents)
+
+    def _raw_latents(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["latent"] if "latent" in batch else self._frozen[0].encode_patch(batch["ct_context"])
+
+    def condition(self, batch: dict[str, Tensor], drop: Tensor | None = None) -> Condition:
+        """What the batch's X-rays tell; `drop` (B,) hides some of them."""
+        encoder = self._frozen[1]
+        if "xray_tokens" in batch:
+            pooled, tokens = batch["xray_pooled"], batch["xray_tokens"]
+        else:
+            features = encoder(batch["cxr"])
+            pooled, tokens = features.pooled, features.tokens
+        return self.denoiser.encode_condition(
+            pooled, tokens, encoder.grid, batch["xray"], batch["xray_affine"], drop
+        )
+
+    def loss(self, batch: dict[str, Tensor], even_times: bool = False) -> Tensor:
+        """Weighted mean squared error of the prediction.
+
+        Args:
+            even_times: take times spread evenly over the draws instead of random ones.
+        """
+        x0 = self.latent_scale.normalize(self._raw_latents(batch))
+        u, u_drop, noise = draw_like(x0, batch["sample_key"])
+        if even_times:
+            u = (batch["draw"].double() * _GOLDEN).frac().to(u)
+        t = self.diffusion.training_time(u)
+        dropped = (u_drop < self.condition_dropout) & self.training
+        positions = positions_mm(
+            batch["patch_coord"], batch["spacing"], batch["volume_shape"], triple(x0.shape[2:]), STEP
+        )
+        predicted = self.denoiser(
+            self.diffusion.add_noise(x0, noise, t),
+            t,
+            self.condition(batch, dropped),
+            positions,
+            batch["spacing"],
+        )
+        error = (predicted.float() - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
+        return (self.diffusion.loss_weight(t).to(error) * error).mean()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["sample_key"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        loss = self.loss(batch, even_times=True)
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["sample_key"]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
+        warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup_steps)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["xray2ctpa"] = self.meta

@@ -1,0 +1,64 @@
+"""Where a patch sits in the patient, as numbers a network can use. Pure functions, millimetres in."""
+
+import math
+
+import torch
+from torch import Tensor
+
+COORDINATE_SCALE_MM = 200.0  # half the width of a large adult's field of view
+COORDINATE_OCTAVES = 2
+COORDINATE_CHANNELS = 3 * (1 + 2 * COORDINATE_OCTAVES)
+
+PATCH_OCTAVES = 4
+PATCH_EMBEDDING_DIM = 9 * (1 + 2 * PATCH_OCTAVES)
+
+WAVELENGTHS_MM = (1600.0, 800.0, 400.0, 200.0, 100.0)
+AXIS_FEATURES = 2 * len(WAVELENGTHS_MM)
+
+
+def with_octaves(values: Tensor, octaves: int, dim: int) -> Tensor:
+    """Values, then sin and cos of pi * 2^k * values for k < octaves, concatenated along `dim`."""
+    angles = [values * (math.pi * 2**k) for k in range(octaves)]
+    return torch.cat([values, *(f(a) for a in angles for f in (torch.sin, torch.cos))], dim)
+
+
+def coordinate_channels(positions: Tensor) -> Tensor:
+    """Dense coordinates (B, COORDINATE_CHANNELS, d, h, w) of voxel centres (B, 3, d, h, w) in mm.
+
+    A voxel's channels depend on its own position alone: those of a crop are the crop of those of the whole.
+    """
+    return with_octaves(positions / COORDINATE_SCALE_MM, COORDINATE_OCTAVES, dim=1)
+
+
+def grid_step(positions: Tensor) -> Tensor:
+    """Distance in mm (B, 3) between neighbouring voxels of an axis-aligned grid (B, 3, d, h, w); 0 on axes of one voxel."""
+    steps = []
+    for axis in range(3):
+        line = positions[:, axis].movedim(axis + 1, 1)[:, :, 0, 0]  # (B, n)
+        steps.append((line[:, -1] - line[:, 0]) / max(line.shape[1] - 1, 1))
+    return torch.stack(steps, 1)
+
+
+def patch_embedding(positions: Tensor, spacing: Tensor) -> Tensor:
+    """Fourier features (B, PATCH_EMBEDDING_DIM) of a patch's centre, extent and CT voxel spacing.
+
+    Args:
+        positions: (B, 3, d, h, w), voxel centres of the patch in mm from the volume's centre.
+        spacing: (B, 3), size of a CT voxel in mm.
+    """
+    size = torch.tensor(positions.shape[2:], device=positions.device, dtype=positions.dtype)
+    centre = (positions[:, :, 0, 0, 0] + positions[:, :, -1, -1, -1]) / 2
+    extent = (grid_step(positions) * size).abs().clamp_min(1.0)
+    scaled = [centre / COORDINATE_SCALE_MM, (extent / COORDINATE_SCALE_MM).log2(), spacing.log2()]
+    return with_octaves(torch.cat(scaled, 1), PATCH_OCTAVES, dim=1)
+
+
+def axis_waves(positions: Tensor) -> Tensor:
+    """Sines and cosines (B, N, A * AXIS_FEATURES) of N points with A coordinates in mm (B, N, A).
+
+    The dot product of two such vectors is a sum of cosines of the distance along each axis: large where two points
+    share a coordinate, whatever their place.
+    """
+    waves = torch.tensor(WAVELENGTHS_MM, device=positions.device, dtype=positions.dtype)
+    angles = positions[..., None] * (2 * math.pi / waves)  # (B, N, A, waves)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(2)

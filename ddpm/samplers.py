@@ -1,0 +1,116 @@
+"""From noise to data along a Gaussian path. Pure functions of the network's prediction.
+
+`predict(x, t)` gets x (B, ...) and times t (B,) and returns what the diffusion's network predicts there.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ddpm.diffusion import Diffusion
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+Sampler = Callable[[Predict, Diffusion, Tensor, int, torch.Generator | None], Tensor]
+
+
+def ddim(
+    predict: Predict,
+    diffusion: Diffusion,
+    noise: Tensor,
+    steps: int,
+    generator: torch.Generator | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    """DDIM (Song et al. 2021, eq. 12). On a rectified flow, eta 0 is exactly Euler's method.
+
+    Args:
+        noise: (B, ...), unit variance.
+        eta: 0 draws no further noise, 1 is ancestral DDPM sampling at any stride (eq. 16).
+    """
+    x = noise
+    for t, (a, s), (a_next, s_next) in _walk(diffusion, noise, steps):
+        x0, eps = diffusion.split(x, predict(x, t), t)
+        fresh = eta * (s_next / s) * (1 - (a / a_next) ** 2).clamp(min=0).sqrt()
+        x = a_next * x0 + (s_next**2 - fresh**2).clamp(min=0).sqrt() * eps
+        if eta > 0:
+            x = x + fresh * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    return x
+
+
+def ancestral(
+    predict: Predict,
+    diffusion: Diffusion,
+    noise: Tensor,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """DDPM's ancestral sampling (Ho et al. 2020, algorithm 2), at any stride."""
+    return ddim(predict, diffusion, noise, steps, generator, eta=1.0)
+
+
+def heun(
+    predict: Predict,
+    diffusion: Diffusion,
+    noise: Tensor,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Heun's second-order method in x/alpha over sigma/alpha (Karras et al. 2022, algorithm 1).
+
+    Two evaluations per step, but one in the first (alpha is 0 at pure noise) and in the last.
+    """
+    x = noise
+    for t, (a, s), (a_next, s_next) in _walk(diffusion, noise, steps):
+        x0, eps = diffusion.split(x, predict(x, t), t)
+        guess = a_next * x0 + s_next * eps
+        if s_next == 0 or t.max() == 1:
+            x = guess
+            continue
+        t_next = torch.full_like(t, float(_time_of(diffusion, steps, t)))
+        _, eps_next = diffusion.split(guess, predict(guess, t_next), t_next)
+        change = (s_next / a_next - s / a) * (eps + eps_next) / 2
+        x = a_next * (x / a + change)
+    return x
+
+
+def dpmpp_2m(
+    predict: Predict,
+    diffusion: Diffusion,
+    noise: Tensor,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); first order in the first and last step."""
+    x, x0_before, h_before = noise, None, None
+    for t, (a, s), (a_next, s_next) in _walk(diffusion, noise, steps):
+        x0, eps = diffusion.split(x, predict(x, t), t)
+        # Log-SNR is -inf at pure noise and +inf at clean data: there the first-order step, which is DDIM's.
+        h = (a_next / s_next).log() - (a / s).log() if s_next > 0 and a > 1e-4 else None
+        if h is not None and h_before is not None and x0_before is not None:
+            ratio = h_before / h
+            mixed = x0 + (x0 - x0_before) / (2 * ratio)
+            x = (s_next / s) * x - a_next * torch.expm1(-h) * mixed
+        else:
+            x = a_next * x0 + s_next * eps
+        x0_before, h_before = x0, h
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ancestral, "heun": heun, "dpmpp_2m": dpmpp_2m}
+
+Levels = tuple[Tensor, Tensor]
+
+
+def _walk(diffusion: Diffusion, noise: Tensor, steps: int) -> Iterator[tuple[Tensor, Levels, Levels]]:
+    """Times (B,), with the levels at each step's start and end."""
+    times = diffusion.times(steps).to(noise.device)
+    a, s = (level.to(noise.dtype) for level in diffusion.levels(times))
+    for i in range(steps):
+        t = times[i].to(noise.dtype).expand(len(noise))
+        yield t, (a[i], s[i]), (a[i + 1], s[i + 1])
+
+
+def _time_of(diffusion: Diffusion, steps: int, t: Tensor) -> Tensor:
+    times = diffusion.times(steps).to(t)
+    return times[(times - t.max()).abs().argmin() + 1]

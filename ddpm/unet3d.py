@@ -1,0 +1,206 @@
+"""The 3D UNet that predicts noise, velocity or the clean latent from a noisy latent and its conditions."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d, pad
+from torch.utils.checkpoint import checkpoint
+
+from ddpm.attention import CrossAttention, SelfAttention
+from ddpm.layers import NormSilu, ResBlock, UpMerge, zero_init
+from ddpm.position import axis_waves
+
+TIME_FEATURES = 128
+TIME_SCALE = 1000.0  # t in [0, 1] becomes the usual number of steps
+EMBEDDING_MULT = 4  # width of the time and vector embedding, in units of dim
+
+
+def time_features(t: Tensor) -> Tensor:
+    """Sines and cosines (B, TIME_FEATURES) of times (B,) in [0, 1], geometric frequencies (Vaswani et al. 2017)."""
+    half = TIME_FEATURES // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(1e4) / half))
+    angles = TIME_SCALE * t.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def two_linear(in_features: int, out_features: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(in_features, out_features), nn.SiLU(), nn.Linear(out_features, out_features)
+    )
+
+
+def coarsest_levels(num_levels: int, count: int, finest_allowed: int) -> tuple[int, ...]:
+    """The `count` coarsest levels, none finer than `finest_allowed` (0 is the full resolution)."""
+    return tuple(range(max(num_levels - count, finest_allowed, 0), num_levels))
+
+
+class Stage(nn.Module):
+    """Residual blocks at one resolution, then self-attention and attention to the X-ray where asked for."""
+
+    def __init__(
+        self,
+        channels: int,
+        embedding_dim: int,
+        num_blocks: int,
+        self_attention: bool,
+        token_dim: int | None,
+        checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        self.blocks = nn.ModuleList(ResBlock(channels, embedding_dim) for _ in range(num_blocks))
+        self.self_attention = SelfAttention(channels) if self_attention else None
+        self.cross_attention = None if token_dim is None else CrossAttention(channels, token_dim)
+
+    def _run(self, layer: Callable[..., Tensor], *args: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
+
+    def forward(self, x: Tensor, embedding: Tensor, xray: tuple[Tensor, ...]) -> Tensor:
+        """`xray`: places, tokens and token places of `CrossAttention`; unused in stages without it."""
+        for block in self.blocks:
+            x = self._run(block, x, embedding)
+        if self.self_attention is not None:
+            x = self._run(self.self_attention, x)
+        if self.cross_attention is not None:
+            x = self._run(self.cross_attention, x, *xray)
+        return x
+
+
+class UNet3D(nn.Module):
+    """UNet over (B, C, d, h, w) latents of any size; all three axes are convolved and halved alike.
+
+    Every voxel is normalised over its own channels only, so a window's result depends on what the network sees,
+    not on the window's statistics.
+
+    Args:
+        in_channels, out_channels: of the tensors that go in and come out.
+        vector_dim: width of the vector that, with the time, scales and shifts every block.
+        token_dim: width of the X-ray tokens; None builds a network without attention to them.
+        dim: channels at full resolution; level i has `dim * dim_mults[i]` and is 2**i times coarser.
+        num_res_blocks: residual blocks per level on the way down, and again on the way up.
+        middle_blocks: residual blocks more at the coarsest level, where parameters cost least time.
+        attention_levels: levels with self-attention; None means the two coarsest, but none finer than level 1.
+        checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+        channels_last: memory layout of the activations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        vector_dim: int,
+        token_dim: int | None,
+        dim: int = 64,
+        dim_mults: Sequence[int] = (1, 2, 4, 8),
+        num_res_blocks: int = 2,
+        middle_blocks: int = 6,
+        attention_levels: Sequence[int] | None = None,
+        checkpointing: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = [dim * mult for mult in dim_mults]
+        if not widths or min(widths) < 1 or num_res_blocks < 1:
+            raise ValueError(
+                "dim and each of dim_mults (one or more) must be positive, and num_res_blocks at least 1;"
+                f" got dim={dim}, dim_mults={list(dim_mults)}, num_res_blocks={num_res_blocks}"
+            )
+        levels = len(widths)
+        attended = coarsest_levels(levels, 2, 1) if attention_levels is None else tuple(attention_levels)
+        if not set(attended) <= set(range(levels)):
+            raise ValueError(f"attention_levels must lie in 0..{levels - 1} for {levels} dim_mults, got {attended}")
+        self.levels = levels
+        self.token_dim = token_dim
+        self.channels_last = channels_last
+        self.cross_levels = coarsest_levels(levels, 2, 0) if token_dim is not None else ()
+
+        embedding_dim = EMBEDDING_MULT * dim
+
+        def stage(level: int, num_blocks: int) -> Stage:
+            dim_here = token_dim if level in self.cross_levels else None
+            return Stage(widths[level], embedding_dim, num_blocks, level in attended, dim_here, checkpointing)
+
+        self.embed_time = two_linear(TIME_FEATURES, embedding_dim)
+        self.embed_vector = two_linear(vector_dim, embedding_dim)
+        self.stem = nn.Conv3d(in_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels))
+        self.halve = nn.ModuleList(
+            nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.middle = stage(levels - 1, middle_blocks)
+        self.merge = nn.ModuleList(
+            UpMerge(coarse, fine) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels - 1))
+        self.head = nn.Sequential(NormSilu(widths[0]), zero_init(nn.Conv3d(widths[0], out_channels, 3, padding=1)))
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        vector: Tensor,
+        tokens: Tensor | None = None,
+        token_positions: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Predict (B, out_channels, d, h, w).
+
+        Args:
+            x: (B, in_channels, d, h, w).
+            t: (B,) in [0, 1].
+            vector: (B, vector_dim).
+            tokens: (B, N, token_dim); this and the next two are needed where `token_dim` is not None.
+            token_positions: (B, N, 2), x and z of each token in mm from the volume's centre.
+            positions: (B, 3, d, h, w), z, y and x of each voxel in mm from the volume's centre.
+        """
+        size = x.shape[2:]
+        embedding = nn.functional.silu(self.embed_time(time_features(t)) + self.embed_vector(vector))
+        xray = self._xray_inputs(tokens, token_positions, positions)
+        x = self.pad_to_levels(x)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = self.stem(x)
+        skips = []
+        for level in range(self.levels):
+            x = self.down[level](x, embedding, xray[level])
+            if level < self.levels - 1:
+                skips.append(x)
+                x = self.halve[level](x)
+        x = self.middle(x, embedding, xray[-1])
+        for level in reversed(range(self.levels - 1)):
+            x = self.merge[level](x, skips.pop())
+            x = self.up[level](x, embedding, xray[level])
+        d, h, w = size
+        return self.head(x)[..., :d, :h, :w]
+
+    def pad_to_levels(self, x: Tensor) -> Tensor:
+        """Repeat the last voxels of each axis of (B, C, d, h, w) up to a size that every level divides."""
+        multiple = 2 ** (self.levels - 1)
+        missing = [-n % multiple for n in x.shape[2:]]
+        if not any(missing):
+            return x
+        d, h, w = missing
+        return pad(x, (0, w, 0, h, 0, d), mode="replicate")
+
+    def _xray_inputs(
+        self, tokens: Tensor | None, token_positions: Tensor | None, positions: Tensor | None
+    ) -> list[tuple[Tensor, ...]]:
+        """Per level, what its `CrossAttention` needs beside x; empty where there is none."""
+        if self.token_dim is None:
+            return [()] * self.levels
+        if tokens is None or token_positions is None or positions is None:
+            raise ValueError("a UNet3D with a token_dim needs tokens, token_positions and positions in forward")
+        token_places = axis_waves(token_positions)
+        positions = self.pad_to_levels(positions)
+        inputs: list[tuple[Tensor, ...]] = []
+        for level in range(self.levels):
+            if level not in self.cross_levels:
+                inputs.append(())
+                continue
+            places = axis_waves(avg_pool3d(positions, 2**level).flatten(2).transpose(1, 2))
+            inputs.append((places, tokens, token_places))
+        return inputs

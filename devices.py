@@ -1,0 +1,23 @@
+"""Which device a single process works on."""
+
+import os
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto": this process' GPU if there is one, else the CPU; or a device by its name.
+
+    Raises:
+        ValueError: a name that torch does not know, or a GPU that is not there.
+    """
+    if name == "auto":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}, but this machine has {torch.cuda.device_count()} GPUs")
+    return device

@@ -1,0 +1,1 @@
+"""Scoring generated volumes: arrays in, numbers and pictures out."""

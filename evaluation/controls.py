@@ -1,0 +1,148 @@
+"""Does the X-ray decide the CT? Scores with the right X-ray beside three controls.
+
+A model that ignores its X-ray can still score well, because chests resemble each other. So every report sets
+the score against CTs generated from other patients' X-rays, the mean training CT, and the codec's ceiling.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics import Window, psnr, ssim
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ControlScores:
+    """One metric over all cases.
+
+    Attributes:
+        right: mean of g_i against its own c_i.
+        shuffled: mean of g_i against c_j over all i != j.
+        mean_volume: mean of the mean training volume against c_i.
+        codec: mean of the codec's reconstruction r_i against c_i, the ceiling.
+        difference: right - shuffled, with its 95 % bootstrap interval over cases (`low`, `high`).
+        matrix: [i][j] is g_i against c_j.
+    """
+
+    right: float
+    shuffled: float
+    mean_volume: float
+    codec: float
+    difference: float
+    low: float
+    high: float
+    matrix: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """PSNR (dB) and SSIM controls of `num_cases` cases, on HU clipped to `window`."""
+
+    num_cases: int
+    window: Window
+    psnr: ControlScores
+    ssim: ControlScores
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, where an infinite score becomes None."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+
+def compare_with_controls(
+    generated: Sequence[NDArray],
+    real: Sequence[NDArray],
+    mean_volume: NDArray,
+    codec: Sequence[NDArray],
+    window: Window,
+    seed: int = 0,
+) -> Controls:
+    """Score every generated volume against every real one, and the controls.
+
+    Args:
+        generated, real, codec: HU volumes (D, H, W) of the same cases in the same order, on one common grid.
+        mean_volume: mean of the training CTs on that grid.
+        seed: of the bootstrap.
+    """
+    if not (len(generated) == len(real) == len(codec) >= 2):
+        raise ValueError(
+            "controls need the same two or more cases in all lists,"
+            f" got {len(generated)} generated, {len(real)} real, {len(codec)} codec volumes"
+        )
+    scores = [
+        _control_scores(metric, generated, real, mean_volume, codec, window, seed) for metric in (psnr, ssim)
+    ]
+    return Controls(len(real), window, *scores)
+
+
+def _control_scores(
+    metric: Callable[[NDArray, NDArray, Window], float],
+    generated: Sequence[NDArray],
+    real: Sequence[NDArray],
+    mean_volume: NDArray,
+    codec: Sequence[NDArray],
+    window: Window,
+    seed: int,
+) -> ControlScores:
+    matrix = np.array([[metric(g, c, window) for c in real] for g in generated])
+    right, shuffled = right_and_shuffled(matrix, np.ones((1, len(real))))
+    low, high = bootstrap_interval(matrix, seed)
+    return ControlScores(
+        right=float(right[0]),
+        shuffled=float(shuffled[0]),
+        mean_volume=float(np.mean([metric(mean_volume, c, window) for c in real])),
+        codec=float(np.mean([metric(r, c, window) for r, c in zip(codec, real, strict=True)])),
+        difference=float(right[0] - shuffled[0]),
+        low=low,
+        high=high,
+        matrix=matrix.tolist(),
+    )
+
+
+def right_and_shuffled(matrix: Matrix, counts: Matrix) -> tuple[Matrix, Matrix]:
+    """Mean of the diagonal and of the rest, (B,) each, when case i occurs counts[b, i] times.
+
+    A case is never paired with its own copy.
+    """
+    cases = counts.sum(axis=1)
+    right = counts @ np.diag(matrix) / cases
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0.0, matrix)
+    pairs = cases**2 - (counts**2).sum(axis=1)
+    return right, np.einsum("bi,ij,bj->b", counts, wrong, counts) / pairs
+
+
+def bootstrap_interval(matrix: Matrix, seed: int, num_draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of right minus shuffled. Cases are redrawn, so X-rays and CTs vary together."""
+    num_cases = len(matrix)
+    draws = np.random.default_rng(seed).integers(num_cases, size=(num_draws, num_cases))
+    counts = np.stack([np.bincount(draw, minlength=num_cases) for draw in draws]).astype(np.float64)
+    counts = counts[(counts > 0).sum(axis=1) > 1]  # a draw of one case only holds no wrong pairing
+    right, shuffled = right_and_shuffled(matrix, counts)
+    low, high = np.percentile(right - shuffled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Pearson's correlation, e.g. of generated and real lung volumes; None where it is undefined.
+
+    Undefined: fewer than three cases, or one list constant.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"correlation needs lists of one length, got {len(a)} and {len(b)}")
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

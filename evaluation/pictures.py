@@ -1,0 +1,192 @@
+"""Pictures of CT volumes as radiologists look at them, for reports and previews.
+
+Volumes are HU arrays (D, H, W) running foot->head, front->back, patient right->left. Pictures follow
+radiological convention: the patient's right is on the image's left, the head is up, in axial slices the front
+is up, in sagittal slices the front is on the left. All panels of a page have one scale in millimetres.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+# centre and width in HU
+WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "ctpa": (200.0, 700.0)}
+PLANES = ("axial", "coronal", "sagittal")
+
+PANEL = 256  # pixels
+LABEL = 20  # height of the line of text over a panel
+GAP = 4
+PAPER, INK, FAINT = 255, 0, 110
+NOTICE = "Generated volumes are for research, not for diagnosis."
+_SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
+
+
+def middle_slices(hu: NDArray) -> dict[str, NDArray]:
+    """The volume's middle slice in each plane, already in display orientation (rows downwards)."""
+    if hu.ndim != 3:
+        raise ValueError(f"a volume has three axes (D, H, W), got shape {hu.shape}")
+    d, h, w = (n // 2 for n in hu.shape)
+    return {"axial": hu[d], "coronal": hu[::-1, h], "sagittal": hu[::-1, :, w]}
+
+
+def planes(
+    hu: NDArray, spacing: Sequence[float], window: str, size: int = PANEL, extent: float | None = None
+) -> dict[str, Image.Image]:
+    """Middle slices as grey pictures of size x size pixels, in true proportions.
+
+    Args:
+        hu: HU (D, H, W); `spacing` (d, h, w) in mm.
+        window: a name of `WINDOWS`.
+        extent: millimetres that `size` pixels show, the volume's longest side unless given.
+    """
+    if window not in WINDOWS:
+        raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
+    d, h, w = (float(s) for s in spacing)
+    steps = {"axial": (h, w), "coronal": (d, w), "sagittal": (d, h)}
+    extent = extent or longest_side(hu.shape, spacing)
+    pictures = {}
+    for name, pixels in middle_slices(hu).items():
+        grey = Image.fromarray(to_grey(pixels, window))
+        rows, columns = (
+            max(1, round(n * step * size / extent)) for n, step in zip(pixels.shape, steps[name], strict=True)
+        )
+        panel = Image.new("L", (size, size), 0)
+        panel.paste(
+            grey.resize((columns, rows), Image.Resampling.BICUBIC),
+            ((size - columns) // 2, (size - rows) // 2),
+        )
+        pictures[name] = panel
+    return pictures
+
+
+def longest_side(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """Millimetres along the volume's longest axis."""
+    return float(max(n * s for n, s in zip(shape, spacing, strict=True)))
+
+
+def to_grey(hu: NDArray, window: str) -> NDArray[np.uint8]:
+    """HU -> 0..255, black at the window's lower end and below."""
+    centre, width = WINDOWS[window]
+    grey = (np.asarray(hu, dtype=np.float32) - (centre - width / 2)) / width
+    return np.round(255 * np.clip(np.nan_to_num(grey), 0, 1)).astype(np.uint8)
+
+
+def case_page(
+    xray: NDArray,
+    real: NDArray,
+    real_spacing: Sequence[float],
+    generated: NDArray,
+    generated_spacing: Sequence[float],
+    title: str,
+    numbers: Mapping[str, object],
+    windows: Sequence[str] = ("lung", "ctpa"),
+) -> Image.Image:
+    """One case: the X-ray and its numbers on the left, real over generated CT in three planes on the right.
+
+    Args:
+        xray: (h, w) in [0, 1], head up, patient's left on the image's right.
+        real, generated: HU (D, H, W), each with its own spacing (d, h, w) in mm.
+        numbers: what to print below the X-ray, name -> value.
+    """
+    extent = max(longest_side(real.shape, real_spacing), longest_side(generated.shape, generated_spacing))
+    rows = []
+    for window in windows:
+        rows.append((f"real, {_window_text(window)}", planes(real, real_spacing, window, extent=extent)))
+        made = planes(generated, generated_spacing, window, extent=extent)
+        rows.append((f"generated, {_window_text(window)}", made))
+    return _page(xray, rows, title, numbers, xray_size=2 * PANEL + GAP)
+
+
+def preview(xray: NDArray, hu: NDArray, spacing: Sequence[float], path: Path) -> None:
+    """Write a PNG of a generated volume: three planes in three windows beside the X-ray it was made from.
+
+    Args:
+        xray: (h, w) in [0, 1]. hu: (D, H, W) in HU, `spacing` (d, h, w) in mm.
+    """
+    rows = [(_window_text(window), planes(hu, spacing, window)) for window in WINDOWS]
+    size = " x ".join(str(n) for n in hu.shape)
+    step = " x ".join(f"{s:.3g}" for s in spacing)
+    numbers = {"voxels (D, H, W)": size, "spacing": f"{step} mm", "HU": f"{hu.min():.0f} to {hu.max():.0f}"}
+    page = _page(xray, rows, "Generated CT", numbers, xray_size=2 * PANEL + GAP)
+    save_png(page, path)
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write under a temporary name, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def fit(pixels: NDArray, size: int) -> Image.Image:
+    """A picture (h, w) in [0, 1] in the middle of a black square, never squeezed."""
+    grey = Image.fromarray(np.round(255 * np.clip(np.nan_to_num(pixels), 0, 1)).astype(np.uint8))
+    scale = size / max(grey.size)
+    columns, rows = (max(1, round(n * scale)) for n in grey.size)
+    panel = Image.new("L", (size, size), 0)
+    panel.paste(
+        grey.resize((columns, rows), Image.Resampling.BICUBIC), ((size - columns) // 2, (size - rows) // 2)
+    )
+    return panel
+
+
+def _window_text(window: str) -> str:
+    centre, width = WINDOWS[window]
+    name = "CTPA" if window == "ctpa" else window
+    return f"{name} {centre - width / 2:.0f} to {centre + width / 2:.0f} HU"
+
+
+def _page(
+    xray: NDArray,
+    rows: Sequence[tuple[str, Mapping[str, Image.Image]]],
+    title: str,
+    numbers: Mapping[str, object],
+    xray_size: int,
+) -> Image.Image:
+    left, top = xray_size + 3 * GAP, 2 * LABEL
+    width = left + len(PLANES) * (PANEL + GAP) + GAP
+    height = top + max(len(rows) * (PANEL + LABEL), LABEL + xray_size + LABEL * (len(numbers) + 2)) + GAP
+    page = Image.new("L", (width, height), PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((2 * GAP, GAP), title, INK, _font(22))
+    draw.text((width - 2 * GAP, 2 * GAP), NOTICE, FAINT, _font(15), anchor="ra")
+    _panel(page, fit(xray, xray_size), (GAP, top), "X-ray", ("R", "L"))
+    _numbers(draw, numbers, (2 * GAP, top + LABEL + xray_size + LABEL), xray_size)
+    for i, (text, pictures) in enumerate(rows):
+        for k, name in enumerate(PLANES):
+            corner = (left + k * (PANEL + GAP), top + i * (PANEL + LABEL))
+            _panel(page, pictures[name], corner, f"{name}, {text}", _SIDES[name])
+    return page
+
+
+def _panel(
+    page: Image.Image, picture: Image.Image, corner: tuple[int, int], label: str, sides: tuple[str, str]
+) -> None:
+    """Put a picture with a label over it and the names of its sides at its left and right edge."""
+    x, y = corner
+    draw = ImageDraw.Draw(page)
+    draw.text((x, y + 2), label, INK, _font(13))
+    page.paste(picture, (x, y + LABEL))
+    middle = y + LABEL + picture.height // 2
+    for text, place, anchor in ((sides[0], x + 4, "lm"), (sides[1], x + picture.width - 4, "rm")):
+        draw.text((place, middle), text, 255, _font(15), anchor=anchor, stroke_width=2, stroke_fill=0)
+
+
+def _numbers(
+    draw: ImageDraw.ImageDraw, numbers: Mapping[str, object], corner: tuple[int, int], width: int
+) -> None:
+    x, y = corner
+    for i, (name, value) in enumerate(numbers.items()):
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        draw.text((x, y + i * LABEL), name, FAINT, _font(15))
+        draw.text((x + width // 2, y + i * LABEL), text, INK, _font(15))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)  # comes with Pillow, so pages look alike on every machine

@@ -1,0 +1,68 @@
+"""Frozen X-ray encoders behind one interface."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class XrayFeatures:
+    """What an encoder says of a batch of X-rays.
+
+    Attributes:
+        pooled: float32 (B, P), one vector per X-ray.
+        tokens: float32 (B, N, T), the token grid row by row from the image's top left.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+
+
+class XrayEncoder(nn.Module):
+    """A pretrained network that never trains: no gradient, no train mode.
+
+    Attributes:
+        size: side of the square image it takes, in pixels.
+        mean, std: per channel (3), of the normalisation its images need.
+        pooled_dim, token_dim: widths of its features.
+        grid: (rows, columns) of its tokens; together they tile the image.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pooled_dim: int
+    token_dim: int
+    grid: tuple[int, int]
+
+    @abstractmethod
+    def encode(self, cxr: Tensor) -> XrayFeatures:
+        """Features of images whose size is already checked."""
+
+    def freeze(self) -> None:
+        """To be called at the end of a constructor, once all parts are there."""
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> XrayEncoder:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, cxr: Tensor) -> XrayFeatures:
+        """Encode normalised X-rays (B, 3, size, size).
+
+        Raises:
+            ValueError: for another shape.
+        """
+        wanted = (3, self.size, self.size)
+        if cxr.ndim != 4 or tuple(cxr.shape[1:]) != wanted:
+            raise ValueError(
+                f"this encoder takes images (B, {wanted[0]}, {wanted[1]}, {wanted[2]}), got {tuple(cxr.shape)}:"
+                " make them with dataset.xray_io.encoder_view"
+            )
+        features = self.encode(cxr)
+        return XrayFeatures(features.pooled.float(), features.tokens.float())

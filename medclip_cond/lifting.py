@@ -1,0 +1,116 @@
+"""Trainable features of the X-ray, brought to the 3D places that project onto them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample, pixel_unshuffle, silu
+
+FIRST_STRIDE = 4
+
+
+class PixelNorm(nn.Module):
+    """RMS normalisation of each pixel of (B, C, h, w) over its channels, with a learned gain."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt() * self.gain
+
+
+class PyramidLevel(nn.Module):
+    """A convolution that changes width (and halves the size when asked), then a residual one."""
+
+    def __init__(self, in_channels: int, channels: int, halve: bool) -> None:
+        super().__init__()
+        # kernel 4 with padding 1 keeps pixels exactly centred on the 2 x 2 they replace; kernel 3 would shift them
+        kernel, stride = (4, 2) if halve else (3, 1)
+        self.enter = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=1)
+        self.norm1 = PixelNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = PixelNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = silu(self.norm1(self.enter(x)))
+        return silu(self.norm2(x + self.conv(x)))
+
+
+def plane_to_pixels(xray_affine: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Pixels (..., 2) as (column, row) of patient positions x and z (...) in mm, by affines (..., 2, 3)."""
+    a = xray_affine  # products by element: autocast would round a matrix product to bfloat16, several pixels off
+    rows = [a[..., i, 0] * x + a[..., i, 1] * z + a[..., i, 2] for i in range(2)]
+    return torch.stack(rows, -1)
+
+
+def sample_plane(maps: Tensor, pixels: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Features (B, C, d, w) of maps (B, C, h, w) that tile the image, at its pixels (B, d, w, 2) (column, row).
+
+    Bilinear between the centres of the map's cells, 0 outside the image. Pixel centres of the image are integers.
+    """
+    height, width = image_size
+    size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)
+    grid = (2 * pixels + 1) / size - 1  # -1 and 1 are the outer edges of the image, and of every map that tiles it
+    return grid_sample(maps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+class XrayLifter(nn.Module):
+    """A small pyramid over the whole X-ray whose features are read where each voxel projects to.
+
+    Rays of the frontal view are parallel, front to back, so all voxels of a column along h see the same pixel:
+    features are read and mixed on the (d, w) plane and repeated along h.
+
+    Args:
+        channels: of the lifted features.
+        widths: channels of the pyramid's levels, at strides 4, 8, 16, ... of the image.
+    """
+
+    def __init__(self, channels: int = 32, widths: Sequence[int] = (16, 24, 32, 48)) -> None:
+        super().__init__()
+        inputs = [FIRST_STRIDE**2, *widths[:-1]]
+        self.channels = channels
+        self.levels = nn.ModuleList(
+            PyramidLevel(before, width, halve=i > 0)
+            for i, (before, width) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.mix = nn.Linear(sum(widths), channels)
+        self.coarsest = FIRST_STRIDE * 2 ** (len(widths) - 1)
+
+    def pyramid(self, xray: Tensor) -> list[Tensor]:
+        """X-ray (B, 1, H, W) in [0, 1] -> maps (B, width, H / stride, W / stride), fine to coarse.
+
+        Raises:
+            ValueError: when the coarsest stride does not divide H or W.
+        """
+        if xray.shape[-1] % self.coarsest or xray.shape[-2] % self.coarsest:
+            raise ValueError(
+                f"the X-ray's height and width must be multiples of {self.coarsest} for {len(self.levels)} levels,"
+                f" got {tuple(xray.shape[-2:])}: resize it to 512 x 512"
+            )
+        maps, x = [], pixel_unshuffle(2 * xray - 1, FIRST_STRIDE)
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        return maps
+
+    def lift(self, maps: Sequence[Tensor], xray_affine: Tensor, positions: Tensor) -> Tensor:
+        """Features (B, channels, d, h, w) of the voxels of an axis-aligned grid.
+
+        Args:
+            maps: of `pyramid`, batch B, or 1 for windows of one patient.
+            xray_affine: (B or 1, 2, 3), (x mm, z mm, 1) -> (column, row) of the image.
+            positions: (B, 3, d, h, w), z, y, x of voxel centres in mm from the volume's centre; z may vary along d
+                alone, x along w alone.
+        """
+        batch, _, depth, height, width = positions.shape
+        z, x = positions[:, 0, :, 0, :], positions[:, 2, :, 0, :]  # (B, d, w)
+        pixels = plane_to_pixels(xray_affine[:, None, None], x, z)
+        shared = maps[0].shape[0]
+        pixels = pixels.reshape(shared, -1, width, 2)  # windows of one image become rows of one plane
+        stride = [FIRST_STRIDE * 2**i for i in range(len(maps))]
+        planes = [
+            sample_plane(m, pixels, (m.shape[2] * s, m.shape[3] * s)) for m, s in zip(maps, stride, strict=True)
+        ]
+        mixed = self.mix(torch.cat(planes, 1).movedim(1, -1)).reshape(batch, depth, 1, width, self.channels)
+        return mixed.expand(-1, -1, height, -1, -1).movedim(-1, 1)

@@ -1,0 +1,49 @@
+"""A tiny Vision Transformer with random weights: for tests and the demo, where no pretrained weights are at hand."""
+
+import torch
+from torch import Tensor
+from transformers import ViTConfig, ViTModel
+
+from medclip_cond.encoders import XrayEncoder, XrayFeatures
+
+
+class TinyRandomEncoder(XrayEncoder):
+    """A randomly initialised ViT, the same on every machine for the same arguments.
+
+    Random features still tell X-rays apart and keep places, so all code of the real encoders runs.
+
+    Args:
+        seed: of the weights; the global random state is left alone.
+        size: side of the image in pixels, a multiple of `patch`.
+        patch: side of a token's square in pixels.
+        width: of tokens and pooled vector.
+        layers: transformer blocks.
+    """
+
+    def __init__(self, seed: int = 0, size: int = 224, patch: int = 32, width: int = 64, layers: int = 2) -> None:
+        super().__init__()
+        if size % patch or width % 32:
+            raise ValueError(
+                f"size must be a multiple of patch and width one of 32, got size={size}, patch={patch}, width={width}"
+            )
+        self.size, self.grid = size, (size // patch, size // patch)
+        self.mean, self.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        self.pooled_dim = self.token_dim = width
+        config = ViTConfig(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            intermediate_size=2 * width,
+            image_size=size,
+            patch_size=patch,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs
+            self.vit = ViTModel(config, add_pooling_layer=False)
+        self.freeze()
+
+    def encode(self, cxr: Tensor) -> XrayFeatures:
+        tokens = self.vit(cxr).last_hidden_state[:, 1:]  # without the class token
+        return XrayFeatures(pooled=tokens.mean(1), tokens=tokens)

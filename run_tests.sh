@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Environment, linters, types, all tests. Arguments go to pytest: ./run_tests.sh -k metrics
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+./make_env.sh
+PATH="$PWD/.venv/bin:$PATH"
+
+failed=()
+check() {
+    local name="$1"
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" || failed+=("$name")
+}
+
+check "ruff check" ruff check .
+check "ruff format" ruff format --check .
+check "mypy" mypy
+check "pytest" python -m pytest "$@"
+
+echo
+if ((${#failed[@]})); then
+    printf 'run_tests.sh: failed: %s\n' "${failed[@]}"
+    exit 1
+fi
+echo "run_tests.sh: everything passed"

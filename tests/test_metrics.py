@@ -1,0 +1,242 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from evaluation.common_grid import CommonGrid, axis_weights, choose_grid, to_grid
+from evaluation.controls import bootstrap_interval, compare_with_controls, correlation, right_and_shuffled
+from evaluation.metrics import PRESETS, hu_mae, psnr, score, slice_psnr, ssim, window_preset
+
+WINDOW = (-1000.0, 1000.0)
+
+
+def volume(seed, shape=(12, 14, 10)):
+    return np.random.default_rng(seed).uniform(-1200, 1200, shape).astype(np.float32)
+
+
+# --- metrics
+
+
+def test_psnr_of_a_known_error():
+    real = np.zeros((8, 8, 8))
+    assert psnr(real + 20, real, WINDOW) == pytest.approx(20 * math.log10(2000 / 20))
+    assert psnr(real + 20, real, (-200, 500)) == pytest.approx(20 * math.log10(700 / 20))
+    assert hu_mae(real - 20, real, WINDOW) == pytest.approx(20)
+
+
+def test_what_lies_outside_the_window_does_not_count():
+    real = np.full((8, 8, 8), -1000, dtype=np.int16)
+    generated = np.full((8, 8, 8), -2048, dtype=np.int16)
+    assert psnr(generated, real, WINDOW) == math.inf
+    assert hu_mae(generated, real, WINDOW) == 0
+    assert ssim(generated, real, WINDOW) == pytest.approx(1)
+
+
+def test_int16_differences_do_not_wrap():
+    low, high = (np.full((8, 8, 8), v, dtype=np.int16) for v in (-32000, 32000))
+    assert hu_mae(low, high, (-32000, 32000)) == pytest.approx(64000)
+
+
+@pytest.mark.parametrize("depth", [7, 32, 38, 39, 75])
+def test_ssim_in_slabs_is_that_of_scikit_image(depth):
+    a, b = volume(0, (depth, 9, 11)), volume(1, (depth, 9, 11))
+    mixed = 0.7 * a + 0.3 * b
+    unit = [(np.clip(v, *WINDOW) + 1000) / 2000 for v in (a, mixed)]
+    expected = structural_similarity(*unit, data_range=1.0)
+    assert ssim(a, mixed, WINDOW) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_x2ct_preset_adds_the_published_4_29_db():
+    real = volume(0)
+    generated = real + np.random.default_rng(1).normal(0, 50, real.shape)
+    compat = score(generated, real, (1, 1, 1), PRESETS["x2ct_compat"])
+    plain = slice_psnr(generated, real, (-1000, 1500), 2500)
+    assert compat.psnr - plain == pytest.approx(20 * math.log10(4095 / 2500)) == pytest.approx(4.29, abs=0.01)
+
+
+def test_slice_psnr_is_the_mean_over_slices_of_three_axes():
+    real = np.zeros((40, 8, 8))
+    generated = real.copy()
+    generated[35] = 20  # one slice along D, one row in every slice along H and W
+    hit = 20 * math.log10(2000 / 20)
+    spread = 20 * math.log10(2000 / math.sqrt(20**2 / 40))
+    expected = ((39 * 100 + hit) / 40 + spread + spread) / 3
+    assert slice_psnr(generated, real, WINDOW, 2000) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_record_says_what_the_numbers_depend_on(name):
+    record = score(volume(0), volume(1), (2.5, 0.7, 0.7), PRESETS[name]).as_dict()
+    assert json.loads(json.dumps(record, allow_nan=False))["spacing"] == [2.5, 0.7, 0.7]
+    assert record["preset"] == name
+    assert (record["window"], record["data_range"], record["mode"]) == (
+        PRESETS[name].window,
+        PRESETS[name].data_range,
+        PRESETS[name].mode,
+    )
+
+
+def test_equal_volumes_make_valid_json():
+    same = volume(0)
+    record = score(same, same, (1, 1, 1), window_preset(WINDOW)).as_dict()
+    assert record["psnr"] is None
+    assert record["ssim"] == pytest.approx(1)
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, hu_mae])
+def test_volumes_of_two_shapes_are_refused(metric):
+    with pytest.raises(ValueError, match="one shape.*to_grid"):
+        metric(volume(0), volume(0, (12, 14, 11)), WINDOW)
+
+
+def test_a_volume_too_small_for_ssim_is_refused():
+    with pytest.raises(ValueError, match=r"at least 7 voxels.*\(6, 9, 9\)"):
+        ssim(volume(0, (6, 9, 9)), volume(0, (6, 9, 9)), WINDOW)
+
+
+def test_an_empty_window_is_refused():
+    with pytest.raises(ValueError, match="low < high, got 500 and -200"):
+        psnr(volume(0), volume(1), (500, -200))
+
+
+# --- common grid
+
+
+def test_a_volume_on_its_own_grid_stays_as_it_is():
+    hu = volume(0)
+    same = to_grid(hu, (2.0, 0.7, 0.9), CommonGrid(hu.shape, (2.0, 0.7, 0.9)), WINDOW)
+    np.testing.assert_allclose(same, np.clip(hu, *WINDOW), atol=1e-3)
+
+
+@pytest.mark.parametrize("step", [0.8, 2.0, 5.0])
+def test_positions_in_millimetres_are_kept(step):
+    """A linear ramp over millimetres from the centre reads the same on every grid, away from the border."""
+    shape, spacing = (20, 30, 26), (2.5, 1.5, 1.1)
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    grid = CommonGrid((5, 5, 5), (step, step, step))
+    out = to_grid(10 * z + 4 * y - 7 * x, spacing, grid, (-2000.0, 2000.0))
+    points = (np.arange(5) - 2) * step
+    z, y, x = np.meshgrid(points, points, points, indexing="ij")
+    inside = (abs(z) <= 25 - step) & (abs(y) <= 22 - step) & (abs(x) <= 14 - step)
+    assert inside.sum() > 20
+    np.testing.assert_allclose(out[inside], (10 * z + 4 * y - 7 * x)[inside], atol=step)
+
+
+def test_outside_the_volume_lies_the_windows_floor():
+    grid = CommonGrid((20, 10, 10), (1.0, 1.0, 1.0))
+    out = to_grid(np.full((10, 10, 10), 300), (1.0, 1.0, 1.0), grid, WINDOW)
+    np.testing.assert_allclose(out[5:15], 300, atol=1e-3)
+    assert (out[:5] == -1000).all()
+    assert (out[15:] == -1000).all()
+
+
+def test_coarsening_averages_rather_than_picks():
+    stripes = np.zeros((64, 8, 8))
+    stripes[::2] = 1000
+    out = to_grid(stripes, (1.0, 1.0, 1.0), CommonGrid((8, 8, 8), (8.0, 1.0, 1.0)), WINDOW)
+    np.testing.assert_allclose(out, 500, atol=40)
+
+
+def test_weights_sum_to_one_or_nothing():
+    for size, step, new_size, new_step in [
+        (5, 1.0, 9, 1.3),
+        (50, 0.7, 9, 4.0),
+        (1, 8.0, 6, 2.0),
+        (7, 3, 7, 3),
+    ]:
+        sums = axis_weights(size, step, new_size, new_step).sum(axis=1)
+        assert np.all(np.isclose(sums, 1, atol=1e-5) | (sums == 0))
+        assert np.isclose(sums, 1, atol=1e-5).any()
+
+
+def test_the_grid_has_the_median_extent_and_cubic_voxels():
+    grid = choose_grid([((133, 512, 512), (2.5, 0.7, 0.7)), ((191, 167, 233), (1.5, 1.5, 1.5))] * 2)
+    assert len(set(grid.spacing)) == 1
+    assert max(grid.shape) <= 96
+    extent = [(133 * 2.5 + 191 * 1.5) / 2, (512 * 0.7 + 167 * 1.5) / 2, (512 * 0.7 + 233 * 1.5) / 2]
+    np.testing.assert_allclose([n * grid.spacing[0] for n in grid.shape], extent, atol=grid.spacing[0])
+
+
+def test_a_coarse_data_set_is_not_made_finer():
+    assert choose_grid([((64, 64, 64), (5.0, 5.0, 5.0))]) == CommonGrid((64, 64, 64), (5.0, 5.0, 5.0))
+
+
+def test_a_grid_of_no_case_is_refused():
+    with pytest.raises(ValueError, match="at least one case"):
+        choose_grid([])
+
+
+# --- controls
+
+
+def four_cases():
+    real = [volume(i) for i in range(4)]
+    generated = [0.8 * c + 0.2 * volume(10 + i) for i, c in enumerate(real)]
+    codec = [0.95 * c for c in real]
+    return generated, real, np.mean(real, axis=0), codec
+
+
+def test_controls_are_means_over_the_right_pairings():
+    generated, real, mean, codec = four_cases()
+    controls = compare_with_controls(generated, real, mean, codec, WINDOW)
+    pairs = [[psnr(g, c, WINDOW) for c in real] for g in generated]
+    assert controls.psnr.right == pytest.approx(np.mean([pairs[i][i] for i in range(4)]))
+    off = [pairs[i][j] for i in range(4) for j in range(4) if i != j]
+    assert controls.psnr.shuffled == pytest.approx(np.mean(off))
+    assert controls.psnr.mean_volume == pytest.approx(np.mean([psnr(mean, c, WINDOW) for c in real]))
+    assert controls.psnr.codec == pytest.approx(
+        np.mean([psnr(r, c, WINDOW) for r, c in zip(codec, real, strict=True)])
+    )
+    assert controls.ssim.matrix[1][2] == pytest.approx(ssim(generated[1], real[2], WINDOW))
+    assert controls.psnr.low <= controls.psnr.difference <= controls.psnr.high
+    json.dumps(controls.as_dict(), allow_nan=False)
+
+
+def test_a_model_that_ignores_the_xray_shows_no_difference():
+    _, real, mean, codec = four_cases()
+    controls = compare_with_controls([mean] * 4, real, mean, codec, WINDOW)
+    assert controls.psnr.difference == pytest.approx(0, abs=1e-9)
+    assert controls.psnr.right == pytest.approx(controls.psnr.mean_volume)
+
+
+def test_the_interval_is_the_same_with_the_same_seed_and_narrows_with_more_cases():
+    rng = np.random.default_rng(0)
+
+    def matrix(n):
+        return rng.normal(16, 1, (n, n)) + np.diag(rng.normal(4, 1, n))
+
+    few, many = matrix(6), matrix(60)
+    assert bootstrap_interval(few, seed=3) == bootstrap_interval(few, seed=3)
+    assert bootstrap_interval(few, seed=3) != bootstrap_interval(few, seed=4)
+    widths = [high - low for low, high in (bootstrap_interval(few, 0), bootstrap_interval(many, 0))]
+    assert widths[1] < 0.6 * widths[0]
+    low, high = bootstrap_interval(many, 0)
+    assert low < 4 < high
+
+
+def test_a_redrawn_case_is_not_paired_with_its_copy():
+    matrix = np.array([[20.0, 10.0, 11.0], [12.0, 22.0, 13.0], [14.0, 15.0, 24.0]])
+    right, wrong = right_and_shuffled(matrix, np.array([[2.0, 1.0, 0.0]]))
+    assert right[0] == pytest.approx((20 + 20 + 22) / 3)
+    assert wrong[0] == pytest.approx((10 + 12) / 2)
+
+
+def test_two_cases_give_an_interval_and_one_is_refused():
+    generated, real, mean, codec = four_cases()
+    two = compare_with_controls(generated[:2], real[:2], mean, codec[:2], WINDOW)
+    assert math.isfinite(two.psnr.low)
+    with pytest.raises(ValueError, match="two or more cases"):
+        compare_with_controls(generated[:1], real[:1], mean, codec[:1], WINDOW)
+
+
+def test_correlation_of_volumes():
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+    assert correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert correlation([1, 1, 1], [1, 2, 3]) is None
+    assert correlation([1, 2], [1, 2]) is None
+    with pytest.raises(ValueError, match="one length"):
+        correlation([1, 2, 3], [1, 2])

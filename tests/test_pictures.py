@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.pictures import PANEL, WINDOWS, case_page, fit, planes, preview, to_grey
+
+AIR, TISSUE = -1000.0, 1000.0
+SIDES = {  # which half of the volume (D, H, W) is bright, and where it must appear
+    "right": ((slice(None), slice(None), slice(0, 10)), {"axial": "left", "coronal": "left"}),
+    "left": ((slice(None), slice(None), slice(10, 20)), {"axial": "right", "coronal": "right"}),
+    "front": ((slice(None), slice(0, 10), slice(None)), {"axial": "top", "sagittal": "left"}),
+    "back": ((slice(None), slice(10, 20), slice(None)), {"axial": "bottom", "sagittal": "right"}),
+    "head": ((slice(10, 20), slice(None), slice(None)), {"coronal": "top", "sagittal": "top"}),
+    "foot": ((slice(0, 10), slice(None), slice(None)), {"coronal": "bottom", "sagittal": "bottom"}),
+}
+HALVES = {
+    "left": (slice(None), slice(0, 14)),
+    "right": (slice(None), slice(-14, None)),
+    "top": (slice(0, 14), slice(None)),
+    "bottom": (slice(-14, None), slice(None)),
+}
+OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_every_side_of_the_patient_appears_where_radiologists_expect_it(side):
+    box, expected = SIDES[side]
+    hu = np.full((20, 20, 20), AIR)
+    hu[box] = TISSUE
+    pictures = planes(hu, (1, 1, 1), "lung", size=32)
+    for plane, where in expected.items():
+        pixels = np.asarray(pictures[plane])
+        assert pixels[HALVES[where]].mean() > 230
+        assert pixels[HALVES[OPPOSITE[where]]].mean() < 70  # lung window: air is dark grey, not black
+
+
+def test_proportions_follow_the_spacing():
+    hu = np.full((10, 40, 20), TISSUE)  # 50, 40 and 40 mm
+    pictures = planes(hu, (5.0, 1.0, 2.0), "lung", size=100)
+    lit = {name: np.asarray(picture) > 0 for name, picture in pictures.items()}
+    sizes = {name: (int(p.any(0).sum()), int(p.any(1).sum())) for name, p in lit.items()}  # width, height
+    assert sizes == {"axial": (80, 80), "coronal": (80, 100), "sagittal": (80, 100)}
+
+
+def test_windows_map_their_ends_to_black_and_white():
+    assert WINDOWS == {"lung": (-600, 1500), "mediastinal": (40, 400), "ctpa": (200, 700)}
+    assert to_grey(np.array([-2048, -150, 200, 550, 3000]), "ctpa").tolist() == [0, 0, 128, 255, 255]
+    assert to_grey(np.array([np.nan]), "mediastinal").tolist() == [0]
+
+
+def test_an_unknown_window_is_refused():
+    with pytest.raises(ValueError, match="lung, mediastinal, ctpa, got 'bone'"):
+        planes(np.zeros((4, 4, 4)), (1, 1, 1), "bone")
+
+
+def test_an_xray_is_padded_not_squeezed():
+    picture = fit(np.ones((10, 20)), 40)
+    assert picture.size == (40, 40)
+    assert picture.getbbox() == (0, 10, 40, 30)
+
+
+def test_a_case_page_shows_real_over_generated_in_two_windows():
+    """Real and generated differ in shape and spacing; both appear at one scale."""
+    xray = np.linspace(0, 1, 64 * 48).reshape(64, 48)
+    real, generated = np.full((20, 20, 20), TISSUE), np.full((10, 10, 10), TISSUE)
+    numbers = {"PSNR, dB": 21.8, "SSIM": 0.71}
+    page = case_page(xray, real, (1, 1, 1), generated, (2, 2, 2), "case 7", numbers)
+    pixels = np.asarray(page)
+    column = pixels[:, page.width - PANEL // 2 - 8]  # through the four sagittal panels
+    assert (np.diff((column == 255).astype(int)) == 1).sum() >= 4
+    assert pixels.shape[0] > 4 * PANEL
+    blank = case_page(xray, real, (1, 1, 1), generated, (2, 2, 2), "case 7", {})
+    assert (np.asarray(blank.crop((0, 620, 500, 800))) == 255).all()
+    assert not (np.asarray(page.crop((0, 600, 500, 800))) == 255).all()  # the numbers stand there
+
+
+def test_a_preview_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "preview.png"
+    hu = np.random.default_rng(0).uniform(-1000, 1000, (8, 16, 16)).astype(np.int16)
+    preview(np.zeros((32, 32)), hu, (3.0, 1.0, 1.0), path)
+    with Image.open(path) as picture:
+        assert picture.width > 5 * PANEL
+        assert picture.height > 3 * PANEL
+    assert [p.name for p in path.parent.iterdir()] == ["preview.png"]

@@ -1,0 +1,58 @@
+"""Train the patch diffusion model (stage 2). Launched by launch_ddpm_patches_4gpu.sh."""
+
+import logging
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+import assembly
+from assembly import Frozen
+from cli import script
+from dataset.datamodule import PatchDataModule
+from ddpm.latent_scale import LatentScale
+
+log = logging.getLogger(__name__)
+
+
+@script("train_ddpm")
+def main(cfg: DictConfig) -> None:
+    assembly.check_run(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    frozen = Frozen.load(cfg)
+    store = assembly.open_store(cfg.dataset)
+    source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
+    latents = assembly.open_latents(cfg.dataset, source, store.cases)
+    views = {
+        "encoder_input": assembly.encoder_input(frozen.encoder),
+        "latents": latents,
+        "context": 0 if latents else frozen.codec.context,
+    }
+    data = PatchDataModule(
+        assembly.make_dataset(cfg, store, "train", **views),
+        assembly.make_dataset(cfg, store, "val", **views),
+        cfg.model.batch_size,
+        cfg.model.num_workers,
+    )
+    for key in ("pooled_dim", "token_dim"):
+        cfg.module.denoiser[key] = getattr(frozen.encoder, key)
+    meta = assembly.ddpm_meta(cfg, store, frozen, source)
+    module = instantiate(
+        cfg.module,
+        codec=frozen.codec,
+        xray_encoder=frozen.encoder,
+        latent_scale=LatentScale(latents.mean, latents.std) if latents else None,
+        meta=meta,
+        _convert_="all",
+    )
+    resume_from = assembly.start_from(cfg, module, meta)
+    cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"
+    log.info(
+        "%d training and %d validation patches an epoch, %s", len(data.train), len(data.val), cached
+    )
+    if not cfg.check:
+        assembly.fit(cfg, module, data, resume_from)
+
+
+if __name__ == "__main__":
+    main()

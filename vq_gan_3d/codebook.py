@@ -1,0 +1,127 @@
+"""Codebooks that follow the vectors they encode. Same state on all ranks of a distributed run."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_DISTANCES_AT_ONCE = 2**26  # 256 MiB in float32
+
+
+class Codebooks(nn.Module):
+    """`groups` independent codebooks of `n_codes` vectors (dim,), fitted by moving averages.
+
+    All state is in buffers: `codes` (G, K, dim), the averages `counts` (G, K) and `sums` (G, K, dim), and
+    the flag `initialized`, so that a loaded codebook is never drawn again. Codes that encode fewer than
+    `DEAD_BELOW` of the average share are replaced by random vectors of the batch.
+    """
+
+    codes: Tensor
+    counts: Tensor
+    sums: Tensor
+    initialized: Tensor
+
+    DEAD_BELOW = 0.25
+    REBORN_AT = 0.5  # of the average share: unused again, a new code lives for 70 steps at decay 0.99
+    INITIAL_ITERATIONS = 4
+
+    def __init__(self, groups: int, n_codes: int, dim: int, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"need 0 <= decay < 1, got {decay}")
+        self.decay = decay
+        self.register_buffer("codes", torch.randn(groups, n_codes, dim))
+        self.register_buffer("counts", torch.ones(groups, n_codes))
+        self.register_buffer("sums", self.codes.clone())
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Index (G, N) of the code nearest to each vector (G, N, dim), in chunks that bound the memory."""
+        rows = max(1, _DISTANCES_AT_ONCE // self.codes.shape[1])
+        index = [
+            torch.cat([_nearest(part, codes) for part in group.split(rows)])
+            for group, codes in zip(vectors, self.codes, strict=True)
+        ]
+        return torch.stack(index)
+
+    def look_up(self, index: Tensor) -> Tensor:
+        """Codes (G, N, dim) of the indices (G, N)."""
+        return torch.stack([codes[i] for codes, i in zip(self.codes, index, strict=True)])
+
+    def count(self, index: Tensor) -> Tensor:
+        """How often each code occurs, float (G, K)."""
+        counts = self.counts.new_zeros(self.counts.shape)
+        return counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
+
+    def initialize_once(self, vectors: Tensor) -> None:
+        if not self.initialized:
+            self.initialize(vectors)
+
+    @torch.no_grad()
+    def initialize(self, vectors: Tensor) -> None:
+        """Random training vectors (G, N, dim) refined by a few steps of k-means."""
+        chosen = _random_rows(vectors, self.codes.shape[1])
+        self.codes.copy_(from_rank_zero(chosen))
+        for _ in range(self.INITIAL_ITERATIONS):
+            self._move(vectors, self.nearest(vectors), decay=0.0)
+        self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor, index: Tensor) -> Tensor:
+        """One step of the moving averages; returns the counts (G, K) of this batch over all ranks."""
+        return self._move(vectors, index, self.decay)
+
+    def _move(self, vectors: Tensor, index: Tensor, decay: float) -> Tensor:
+        sums = torch.zeros_like(self.sums)
+        sums.scatter_add_(1, index[..., None].expand_as(vectors), vectors)
+        counts, sums = sum_over_ranks(self.count(index)), sum_over_ranks(sums)
+        self.counts.lerp_(counts, 1 - decay)
+        self.sums.lerp_(sums, 1 - decay)
+        self._replace_dead(vectors, counts.sum(1, keepdim=True) / counts.shape[1])
+        self.codes.copy_(self.sums / self.counts[..., None])
+        return counts
+
+    def _replace_dead(self, vectors: Tensor, average: Tensor) -> None:
+        dead = self.counts < self.DEAD_BELOW * average
+        if not dead.any():  # the counts are those of all ranks, so all ranks take the same branch
+            return
+        fresh = from_rank_zero(_random_rows(vectors, dead.shape[1]))
+        reborn = (self.REBORN_AT * average).expand_as(self.counts)
+        self.counts.copy_(torch.where(dead, reborn, self.counts))
+        self.sums.copy_(torch.where(dead[..., None], fresh * reborn[..., None], self.sums))
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Effective number of codes in use, exp of the entropy of the counts (G, K), averaged over groups."""
+    share = counts / counts.sum(1, keepdim=True)
+    return torch.special.entr(share).sum(1).exp().mean()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def from_rank_zero(values: Tensor) -> Tensor:
+    """`values` of rank 0 on every rank."""
+    if dist.is_available() and dist.is_initialized():
+        values = values.contiguous()
+        dist.broadcast(values, src=0)
+    return values
+
+
+def _nearest(vectors: Tensor, codes: Tensor) -> Tensor:
+    # |v - c|² without |v|², which is the same for all codes
+    return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).argmin(1)
+
+
+def _random_rows(vectors: Tensor, count: int) -> Tensor:
+    """`count` random vectors of each group, (G, count, dim), without repetition where there are enough."""
+    available = vectors.shape[1]
+    if available >= count:
+        rows = torch.randperm(available, device=vectors.device)[:count]
+    else:
+        rows = torch.randint(available, (count,), device=vectors.device)
+    return vectors[:, rows]

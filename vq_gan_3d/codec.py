@@ -1,0 +1,124 @@
+"""The trained VQ-GAN as stage 2 uses it: frozen, exact in tiles, whatever the volume's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vq_gan_3d.layers import crop
+from vq_gan_3d.tiling import Triple, assemble, read_padded, reader_of, tile_boxes
+from vq_gan_3d.vqgan import VQGAN
+
+FLOOR = -1.0  # intensity outside a CT: the low end of the HU window
+
+
+class FrozenCodec(nn.Module):
+    """CT in [-1, 1] <-> latents before quantisation, unscaled. Never trains, gives no gradients.
+
+    A CT continues beyond its faces with the window's floor, a latent with the latent of such a floor. Every
+    way to encode a volume (whole, in tiles, patch by patch with context) gives the same latent, and so does
+    every way to decode it. Results are float32, also under autocast.
+    """
+
+    floor_latent: Tensor
+
+    def __init__(self, vqgan: VQGAN) -> None:
+        super().__init__()
+        self.vqgan = vqgan.requires_grad_(False)
+        self.channels = vqgan.embedding_dim
+        self.downsample = vqgan.downsample
+        self.encoder_halo = vqgan.encoder_halo
+        self.decoder_halo = vqgan.decoder_halo
+        self.eval()
+        self.register_buffer("floor_latent", self._encode_floor(), persistent=False)
+
+    @property
+    def context(self) -> int:
+        """Voxels of CT that an exact latent patch needs around it on every side, a multiple of 4."""
+        return self.encoder_halo * self.downsample
+
+    def train(self, mode: bool = True) -> FrozenCodec:
+        return super().train(False)  # training mode would rewrite the codebook
+
+    @torch.no_grad()
+    def encode_patch(self, ct_context: Tensor) -> Tensor:
+        """(B, 1, D + 2c, H + 2c, W + 2c) with c = `context`, -1 outside the volume -> (B, C, D/4, H/4, W/4)."""
+        if min(ct_context.shape[2:]) <= 2 * self.context:
+            raise ValueError(
+                f"a patch needs {self.context} voxels of context on every side, got {tuple(ct_context.shape[2:])}"
+                " voxels in all; cut `ct_context` from the volume, padded with -1 where it ends"
+            )
+        return self.vqgan.encode(ct_context, self.encoder_halo).float()
+
+    def encode_volume(self, ct: Tensor, tile: int = 32) -> Tensor:
+        """(1, D, H, W), sizes multiples of 4 -> (C, D/4, H/4, W/4) on the device of `ct`."""
+        shape = _triple(ct.shape[1:])
+        z = ct.new_empty((self.channels, *(n // self.downsample for n in shape)), dtype=torch.float32)
+        return assemble(self.encode_tiles(reader_of(ct), shape, tile), z)
+
+    @torch.no_grad()
+    def encode_tiles(
+        self, read: Callable[[Triple, Triple], Tensor], shape: Triple, tile: int = 32
+    ) -> Iterator[tuple[Triple, Tensor]]:
+        """Encodes a volume box by box without ever holding it whole.
+
+        Args:
+            read: (first voxel, size) of a box inside the volume -> (1, d, h, w) in [-1, 1].
+            shape: (D, H, W) of the volume in voxels, multiples of 4.
+            tile: largest side of a tile in latent voxels.
+
+        Yields:
+            first latent voxel (d, h, w) and latent (C, d, h, w), on the codec's device.
+        """
+        factor, halo = self.downsample, self.encoder_halo
+        if any(n % factor for n in shape):
+            raise ValueError(
+                f"volume sizes must be multiples of {factor} voxels, got {shape}; pad the high ends with -1"
+            )
+        floor = torch.tensor([FLOOR])
+        d, h, w = shape
+        for start, size in tile_boxes((d // factor, h // factor, w // factor), tile):
+            voxels = (
+                _triple([factor * (s - halo) for s in start]),
+                _triple([factor * (n + 2 * halo) for n in size]),
+            )
+            box = read_padded(read, shape, *voxels, floor).to(self.floor_latent.device)
+            yield start, self.vqgan.encode(box[None], halo)[0].float()
+
+    @torch.no_grad()
+    def decode_tiles(self, z: Tensor, tile: int = 32) -> Iterator[tuple[Triple, Tensor]]:
+        """Quantises and decodes a latent (C, d, h, w) tile by tile.
+
+        Args:
+            tile: largest side of a tile in latent voxels.
+
+        Yields:
+            first voxel (d, h, w) and block (1, D, H, W), on the codec's device.
+        """
+        halo, factor = self.decoder_halo, self.downsample
+        shape = _triple(z.shape[1:])
+        floor = self.floor_latent.to(z.device)
+        for start, size in tile_boxes(shape, tile):
+            outer = _triple([s - halo for s in start]), _triple([n + 2 * halo for n in size])
+            box = read_padded(reader_of(z), shape, *outer, floor).to(self.floor_latent.device)
+            block = self.vqgan.decode(self.vqgan.quantize(box[None]), halo)[0].float()
+            yield _triple([factor * s for s in start]), block
+
+    def decode_volume(self, z: Tensor, tile: int = 32) -> Tensor:
+        """(C, d, h, w) -> (1, 4d, 4h, 4w) on the device of `z`."""
+        shape = [n * self.downsample for n in z.shape[1:]]
+        return assemble(self.decode_tiles(z, tile), z.new_empty((1, *shape), dtype=torch.float32))
+
+    @torch.no_grad()
+    def _encode_floor(self) -> Tensor:
+        side = self.downsample * (2 * self.encoder_halo + 1)
+        device = self.vqgan.decoder.linear.weight.device
+        volume = torch.full((1, 1, side, side, side), FLOOR, device=device)
+        return crop(self.vqgan.encode(volume), self.encoder_halo).flatten().float()
+
+
+def _triple(values: object) -> Triple:
+    d, h, w = (int(v) for v in values)  # type: ignore[attr-defined]
+    return d, h, w

@@ -1,0 +1,75 @@
+"""Building blocks of the 3D autoencoder. All act per voxel or within a few voxels: no attention, no pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelRMSNorm(nn.Module):
+    """Scales the channel vector of every voxel to unit root mean square, then by a learned gain per channel.
+
+    Statistics never cross voxels, so the result at a voxel does not depend on the tile it is computed in.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> same shape and dtype; the mean square is taken in float32."""
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+        scale = torch.rsqrt(length.square() / x.shape[1] + self.eps)
+        return x * scale.to(x.dtype) * self.gain.to(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """x + conv1(silu(conv3(norm(x)))): one 3x3x3 convolution per block keeps the receptive field small."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            ChannelRMSNorm(channels),
+            nn.Conv3d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv3d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class SpaceToChannels(nn.Module):
+    """(B, C, f·D, f·H, f·W) -> (B, C·f³, D, H, W): every f³ block of voxels becomes one voxel's channels."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.factor
+        b, c, d, h, w = x.shape
+        x = x.reshape(b, c, d // f, f, h // f, f, w // f, f)
+        return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * f**3, d // f, h // f, w // f)
+
+
+class ChannelsToSpace(nn.Module):
+    """Inverse of `SpaceToChannels`: (B, C·f³, D, H, W) -> (B, C, f·D, f·H, f·W)."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.factor
+        b, c, d, h, w = x.shape
+        x = x.reshape(b, c // f**3, f, f, f, d, h, w)
+        return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // f**3, d * f, h * f, w * f)
+
+
+def crop(x: Tensor, margin: int) -> Tensor:
+    """Cuts `margin` voxels off both ends of the last three axes."""
+    if margin == 0:
+        return x
+    return x[..., margin:-margin, margin:-margin, margin:-margin]

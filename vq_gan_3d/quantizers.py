@@ -1,0 +1,209 @@
+"""What lies between encoder and decoder: one interface, three kinds.
+
+`VectorQuantizer` (one codebook, or several over channel groups), `FiniteScalarQuantizer` and
+`KLBottleneck`. All work on latents (B, C, d, h, w) voxel by voxel and compute in float32 under any
+autocast. Latents outside are always those *before* quantisation; `quantize` gives what the decoder
+receives.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from vq_gan_3d.codebook import Codebooks, from_rank_zero, perplexity
+
+
+@dataclass(frozen=True)
+class QuantizerOutput:
+    """loss: to be added to the reconstruction loss, a scalar with gradient. perplexity: effective number of
+    codes in
+    use in this batch, a scalar, None where nothing is discrete."""
+
+    loss: Tensor
+    perplexity: Tensor | None
+
+
+class Quantizer(nn.Module, ABC):
+    """dim: latent channels. bits: information per latent voxel, inf where nothing is discrete."""
+
+    dim: int
+    bits: float
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        """Latent (B, C, d, h, w) -> the decoder's input with a gradient to z, and the loss."""
+
+    @abstractmethod
+    def quantize(self, z: Tensor) -> Tensor:
+        """The decoder's input for a latent (B, C, d, h, w); float32, deterministic, changes no state."""
+
+    @abstractmethod
+    def init_from(self, z: Tensor) -> None:
+        """Fits the initial state to latents (B, C, d, h, w) of training data; the same on all ranks."""
+
+
+class FiniteScalarQuantizer(Quantizer):
+    """Rounds every channel to a fixed number of levels (FSQ; Mentzer et al. 2023): no codebook that could
+    collapse.
+
+    A channel is bounded by tanh, its range cut into equal bins, and bin centres are mapped back through the
+    inverse, so that the output lives on the scale of the input. The bounding function's centre and width
+    are fitted once to data.
+
+    Args:
+        levels: levels per latent channel; their count is the latent's channel count.
+    """
+
+    levels: Tensor
+    centre: Tensor
+    width: Tensor
+
+    # tanh with 1.7 standard deviations puts 5 to 16 levels near the best places for a normal distribution
+    WIDTH_IN_STD = 1.7
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        if not levels or min(levels) < 2:
+            raise ValueError(f"levels needs one number >= 2 per latent channel, got {list(levels)}")
+        self.dim = len(levels)
+        self.bits = sum(math.log2(level) for level in levels)
+        shape = (1, self.dim, 1, 1, 1)
+        self.register_buffer(
+            "levels", torch.tensor(levels, dtype=torch.float32).view(shape), persistent=False
+        )
+        self.register_buffer("centre", torch.zeros(shape))
+        self.register_buffer("width", torch.full(shape, self.WIDTH_IN_STD))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        with torch.autocast(z.device.type, enabled=False):
+            bounded = self._bound(z.float())
+            index = self._index(bounded)
+            straight_through = bounded + (self._level(index) - bounded).detach()
+            z_q = self._unbound(straight_through)
+        return z_q, QuantizerOutput(z_q.new_zeros(()), self._perplexity(index))
+
+    @torch.no_grad()
+    def quantize(self, z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            return self._unbound(self._level(self._index(self._bound(z.float()))))
+
+    @torch.no_grad()
+    def init_from(self, z: Tensor) -> None:
+        values = z.float().movedim(1, 0).flatten(1)
+        self.centre.copy_(from_rank_zero(values.mean(1)).view_as(self.centre))
+        width = self.WIDTH_IN_STD * values.std(1).clamp_min(1e-4)
+        self.width.copy_(from_rank_zero(width).view_as(self.width))
+
+    def _bound(self, z: Tensor) -> Tensor:
+        return torch.tanh((z - self.centre) / self.width)
+
+    def _unbound(self, bounded: Tensor) -> Tensor:
+        return self.centre + self.width * torch.atanh(bounded)
+
+    def _index(self, bounded: Tensor) -> Tensor:
+        return ((bounded + 1) / 2 * self.levels).floor().clamp_min(0).minimum(self.levels - 1)
+
+    def _level(self, index: Tensor) -> Tensor:
+        return (2 * index + 1 - self.levels) / self.levels
+
+    def _perplexity(self, index: Tensor) -> Tensor:
+        """Effective number of levels in use, averaged over channels."""
+        rows = index.detach().movedim(1, 0).flatten(1).long()
+        counts = rows.new_zeros(self.dim, int(self.levels.max())).scatter_add_(1, rows, torch.ones_like(rows))
+        return perplexity(counts)
+
+
+class KLBottleneck(Quantizer):
+    """A normal posterior around z, drawn from in training, its mean at inference (Kingma & Welling 2014).
+
+    Args:
+        dim: latent channels.
+        weight: of the Kullback-Leibler term, per latent value.
+    """
+
+    def __init__(self, dim: int, weight: float = 1e-4, initial_std: float = 0.05) -> None:
+        super().__init__()
+        self.dim, self.weight, self.bits = dim, weight, math.inf
+        self.log_variance = nn.Conv3d(dim, dim, 1)
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.constant_(self.log_variance.bias, 2 * math.log(initial_std))  # type: ignore[arg-type]
+
+    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            log_variance = self.log_variance(z).clamp(-30, 20)
+            kl = 0.5 * (z.square() + log_variance.exp() - 1 - log_variance)
+            noisy = z + torch.randn_like(z) * (0.5 * log_variance).exp() if self.training else z
+        return noisy, QuantizerOutput(self.weight * kl.mean(), None)
+
+    def quantize(self, z: Tensor) -> Tensor:
+        return z.float()
+
+    def init_from(self, z: Tensor) -> None:
+        """Nothing to fit."""
+
+
+class VectorQuantizer(Quantizer):
+    """Nearest code of a codebook that follows the latents by moving averages (van den Oord et al. 2017,
+    appendix A).
+
+    With `groups` > 1 the channels are split into that many equal runs, each with its own codebook. The
+    codebook, its averages and whether it has been initialised are buffers: saved, loaded and never redrawn
+    after loading. Training state is the same on all ranks.
+
+    Args:
+        n_codes: codes per codebook.
+        dim: latent channels.
+        groups: codebooks.
+        commitment: weight of the pull of z towards its code.
+        decay: of the moving averages per step.
+    """
+
+    def __init__(
+        self, n_codes: int, dim: int, groups: int = 1, commitment: float = 0.25, decay: float = 0.99
+    ) -> None:
+        super().__init__()
+        if dim % groups:
+            raise ValueError(
+                f"groups must divide the latent channels, got {groups} groups and {dim} channels"
+            )
+        self.dim, self.groups, self.bits = dim, groups, groups * math.log2(n_codes)
+        self.commitment = commitment
+        self.books = Codebooks(groups, n_codes, dim // groups, decay)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            vectors = self._vectors(z.detach())
+            if self.training:
+                self.books.initialize_once(vectors)
+            index = self.books.nearest(vectors)
+            z_q = self._latent(self.books.look_up(index), z)
+            counts = self.books.update(vectors, index) if self.training else self.books.count(index)
+            loss = self.commitment * mse_loss(z, z_q)
+        return z + (z_q - z).detach(), QuantizerOutput(loss, perplexity(counts))
+
+    @torch.no_grad()
+    def quantize(self, z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            return self._latent(self.books.look_up(self.books.nearest(self._vectors(z))), z)
+
+    def init_from(self, z: Tensor) -> None:
+        self.books.initialize(self._vectors(z.detach().float()))
+
+    def _vectors(self, z: Tensor) -> Tensor:
+        """(B, C, d, h, w) -> (groups, B·d·h·w, C / groups)."""
+        return z.movedim(1, -1).reshape(-1, self.groups, self.dim // self.groups).transpose(0, 1)
+
+    def _latent(self, vectors: Tensor, like: Tensor) -> Tensor:
+        """Inverse of `_vectors` for a latent of the shape of `like`."""
+        b, c, d, h, w = like.shape
+        return vectors.transpose(0, 1).reshape(b, d, h, w, c).movedim(-1, 1)

@@ -1,0 +1,64 @@
+"""Cutting a latent grid into tiles, and reading boxes that reach beyond a volume. Pure geometry."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+Triple = tuple[int, int, int]
+Box = tuple[Triple, Triple]  # first voxel, size
+
+
+def tile_boxes(shape: Triple, tile: int) -> Iterator[Box]:
+    """Disjoint boxes that cover `shape`, none larger than `tile` per axis, of nearly equal sizes."""
+    if tile < 1:
+        raise ValueError(f"a tile needs at least 1 latent voxel per side, got {tile}")
+    for spans in itertools.product(*(_axis_spans(size, tile) for size in shape)):
+        (d, h, w), (nd, nh, nw) = zip(*spans, strict=True)
+        yield (d, h, w), (nd, nh, nw)
+
+
+def _axis_spans(size: int, tile: int) -> list[tuple[int, int]]:
+    count = -(-size // tile)
+    edges = [size * i // count for i in range(count + 1)]
+    return [(low, high - low) for low, high in itertools.pairwise(edges)]
+
+
+def read_padded(
+    read: Callable[[Triple, Triple], Tensor], shape: Triple, start: Triple, size: Triple, fill: Tensor
+) -> Tensor:
+    """Box (C, d, h, w) that may reach beyond a volume of `shape`.
+
+    Args:
+        read: (first voxel, size) of a box inside the volume -> (C, d, h, w).
+        fill: (C,), the value of every voxel outside.
+    """
+    low = [max(0, s) for s in start]
+    high = [min(n, s + length) for n, s, length in zip(shape, start, size, strict=True)]
+    result = fill.view(-1, 1, 1, 1).expand(-1, *size).clone()
+    if any(a >= b for a, b in zip(low, high, strict=True)):
+        return result
+    d, h, w = low
+    inside = read((d, h, w), (high[0] - d, high[1] - h, high[2] - w))
+    box = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+    result[(slice(None), *box)] = inside.to(result)
+    return result
+
+
+def assemble(pieces: Iterator[tuple[Triple, Tensor]], result: Tensor) -> Tensor:
+    """Writes pieces (first voxel, (C, d, h, w)) into `result` (C, D, H, W) and returns it."""
+    for (d, h, w), piece in pieces:
+        result[:, d : d + piece.shape[1], h : h + piece.shape[2], w : w + piece.shape[3]] = piece
+    return result
+
+
+def reader_of(volume: Tensor) -> Callable[[Triple, Triple], Tensor]:
+    """Box reader of a volume (C, D, H, W) in memory."""
+
+    def read(start: Triple, size: Triple) -> Tensor:
+        d, h, w = (slice(s, s + n) for s, n in zip(start, size, strict=True))
+        return volume[:, d, h, w]
+
+    return read

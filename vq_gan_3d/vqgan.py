@@ -1,0 +1,223 @@
+"""The 3D VQ-GAN's autoencoder: 4x4x4 down, a codebook, 4x4x4 up. Convolutions with a finite receptive field
+only."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vq_gan_3d.layers import ChannelsToSpace, ResBlock, SpaceToChannels, crop
+from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
+from vq_gan_3d.receptive_field import margin
+
+DOWNSAMPLE = 4
+
+
+class Encoder(nn.Module):
+    """CT (B, 1, D, H, W) -> latent (B, C, D/4, H/4, W/4).
+
+    A linear map of every 4x4x4 block, plus a convolutional correction that starts at zero.
+
+    Args:
+        widths: channels at half and at quarter resolution.
+        num_blocks: residual blocks at half and at quarter resolution.
+    """
+
+    def __init__(self, embedding_dim: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
+        super().__init__()
+        half, quarter = widths
+        self.convs = nn.Sequential(
+            SpaceToChannels(2),  # nothing is computed at full resolution
+            nn.Conv3d(8, half, 1),
+            *(ResBlock(half) for _ in range(num_blocks[0])),
+            nn.Conv3d(half, quarter, 4, stride=2, padding=1),
+            *(ResBlock(quarter) for _ in range(num_blocks[1])),
+            nn.Conv3d(quarter, embedding_dim, 1),
+        )
+        self.to_blocks = SpaceToChannels(DOWNSAMPLE)
+        self.linear = nn.Conv3d(DOWNSAMPLE**3, embedding_dim, 1)
+        _zero(self.convs[-1])
+        self.halo = -(-margin([self.convs], output_block=1, input_block=DOWNSAMPLE) // DOWNSAMPLE)
+
+    def forward(self, x: Tensor, context: int = 0) -> Tensor:
+        """`context`: latent voxels on every side of `x` that are only context and are cut off the result."""
+        return crop(self.convs(x) + self.linear(self.to_blocks(x)), context)
+
+
+class Decoder(nn.Module):
+    """Latent (B, C, d, h, w) -> CT (B, 1, 4d, 4h, 4w). The transpose of `Encoder`'s linear map plus a
+    correction.
+
+    Args:
+        widths: channels at quarter, half and full resolution.
+        num_blocks: residual blocks at quarter, half and full resolution.
+    """
+
+    def __init__(self, embedding_dim: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
+        super().__init__()
+        stages = [nn.Sequential(nn.Conv3d(embedding_dim, widths[0], 1), *_blocks(widths[0], num_blocks[0]))]
+        for (before, width), count in zip(itertools.pairwise(widths), num_blocks[1:], strict=True):
+            up = [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv3d(before, width, 3, padding=1)]
+            stages.append(nn.Sequential(*up, *_blocks(width, count)))
+        stages[-1].append(nn.Conv3d(widths[-1], 1, 3, padding=1))
+        self.stages = nn.ModuleList(stages)
+        self.linear = nn.Conv3d(embedding_dim, DOWNSAMPLE**3, 1)
+        self.from_blocks = ChannelsToSpace(DOWNSAMPLE)
+        _zero(stages[-1][-1])
+        self.halo = margin(stages, output_block=DOWNSAMPLE, input_block=1)
+        # what the later stages still need around a latent voxel, in voxels of each stage's output
+        self.margins = [margin(stages[i + 1 :], DOWNSAMPLE, 2**i) for i in range(len(stages))]
+
+    def forward(self, z: Tensor, context: int = 0) -> Tensor:
+        """`context`: latent voxels on every side of `z` that are only context and are cut off the result.
+
+        They are cut as soon as the remaining layers no longer need them: the expensive fine layers run on
+        little more than the result.
+        """
+        x, current = z, context
+        for i, (stage, needed) in enumerate(zip(self.stages, self.margins, strict=True)):
+            current *= 1 if i == 0 else 2
+            x = crop(stage(x), max(0, current - needed))
+            current = min(current, needed)
+        return x + self.from_blocks(self.linear(crop(z, context)))
+
+
+class VQGAN(nn.Module):
+    """Autoencoder with a quantised latent.
+
+    Intensities are in [-1, 1]; latents are unscaled, about unit root mean square over all channels after
+    `init_linear_from`. `encode` returns the latent *before* quantisation.
+
+    Args:
+        n_hiddens: base width; all others are multiples of it.
+        embedding_dim: latent channels.
+        quantizer: its `dim` must equal `embedding_dim`.
+        encoder_mults, encoder_blocks: width multiples and residual blocks at half and quarter resolution.
+        decoder_mults, decoder_blocks: the same at quarter, half and full resolution.
+    """
+
+    def __init__(
+        self,
+        n_hiddens: int,
+        embedding_dim: int,
+        quantizer: Quantizer,
+        encoder_mults: Sequence[int] = (1, 4),
+        encoder_blocks: Sequence[int] = (1, 3),
+        decoder_mults: Sequence[int] = (6, 2, 1),
+        decoder_blocks: Sequence[int] = (3, 3, 1),
+    ) -> None:
+        super().__init__()
+        _check_levels("encoder", encoder_mults, encoder_blocks, 2)
+        _check_levels("decoder", decoder_mults, decoder_blocks, 3)
+        if quantizer.dim != embedding_dim:
+            raise ValueError(
+                f"the quantizer works on vectors of embedding_dim channels, got {quantizer.dim} and"
+                f" embedding_dim={embedding_dim}; give both the same number"
+            )
+        self.embedding_dim = embedding_dim
+        self.encoder = Encoder(embedding_dim, [n_hiddens * m for m in encoder_mults], encoder_blocks)
+        self.decoder = Decoder(embedding_dim, [n_hiddens * m for m in decoder_mults], decoder_blocks)
+        self.quantizer = quantizer
+        self._tie_linear_maps()
+
+    @property
+    def downsample(self) -> int:
+        return DOWNSAMPLE
+
+    @property
+    def encoder_halo(self) -> int:
+        """Latent voxels of context that an exact latent needs on every side."""
+        return self.encoder.halo
+
+    @property
+    def decoder_halo(self) -> int:
+        """Latent voxels of context that exact voxels need on every side."""
+        return self.decoder.halo
+
+    def encode(self, x: Tensor, context: int = 0) -> Tensor:
+        """(B, 1, D, H, W) in [-1, 1], sizes multiples of 4 -> (B, C, D/4, H/4, W/4), not quantised.
+
+        Without `context` the result near the faces depends on zero padding: fine for training, not for tiles.
+        """
+        if any(size % DOWNSAMPLE for size in x.shape[2:]):
+            raise ValueError(
+                f"volume sizes must be multiples of {DOWNSAMPLE} voxels, got {tuple(x.shape[2:])};"
+                " pad the high ends with the window's floor (-1)"
+            )
+        return self.encoder(x, context)
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """The latent that the decoder receives, (B, C, d, h, w). Changes nothing in the codebook."""
+        return self.quantizer.quantize(z)
+
+    def decode(self, z: Tensor, context: int = 0) -> Tensor:
+        """(B, C, d, h, w), quantised -> (B, 1, 4d, 4h, 4w), about [-1, 1], not clipped."""
+        return self.decoder(z, context)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        """(B, 1, D, H, W) -> its reconstruction, same shape, and what the quantiser reports."""
+        z_q, info = self.quantizer(self.encode(x))
+        return self.decode(z_q), info
+
+    @torch.no_grad()
+    def init_linear_from(self, patches: Tensor) -> None:
+        """Sets both linear maps to the principal components of the 4x4x4 blocks of `patches` (B, 1, D, H, W).
+
+        Training then starts from the best linear codec of `embedding_dim` channels. Component i is channel
+        i. One common scale brings the latent to unit root mean square, so that distances between latents
+        stay proportional to distances between blocks of voxels; a codebook needs that. Initialises the
+        quantiser on these latents too.
+        """
+        basis, mean, scale = block_components(patches, self.embedding_dim)
+        encode, decode = self.encoder.linear, self.decoder.linear
+        encode.weight.copy_((basis.T / scale)[..., None, None, None])
+        encode.bias.copy_(-(mean @ basis) / scale)  # type: ignore[union-attr]
+        decode.weight.copy_((basis * scale)[..., None, None, None])
+        decode.bias.copy_(mean)  # type: ignore[union-attr]
+        self.quantizer.init_from(self.encode(patches))
+
+    @torch.no_grad()
+    def _tie_linear_maps(self) -> None:
+        """Orthogonal rows and their transpose, scaled for blocks of unit root mean square."""
+        encode, decode = self.encoder.linear, self.decoder.linear
+        nn.init.orthogonal_(encode.weight)
+        decode.weight.copy_(encode.weight.transpose(0, 1))
+        for conv in (encode, decode):
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+
+def block_components(patches: Tensor, num_components: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal components of 4x4x4 blocks: basis (64, num_components), mean block (64,), latent scale ().
+
+    Columns beyond the 64th are zero. The scale is the root mean square of the scores over the components.
+    """
+    blocks = SpaceToChannels(DOWNSAMPLE)(patches.double()).movedim(1, -1).flatten(0, -2)
+    mean = blocks.mean(0)
+    centred = blocks - mean
+    variance, vectors = torch.linalg.eigh(centred.T @ centred / len(blocks))
+    kept = min(num_components, DOWNSAMPLE**3)
+    basis = vectors.new_zeros(DOWNSAMPLE**3, num_components)
+    basis[:, :kept] = vectors.flip(1)[:, :kept]
+    scale = variance.flip(0)[:kept].clamp_min(0).mean().sqrt().clamp_min(1e-3)
+    dtype = patches.dtype
+    return basis.to(dtype), mean.to(dtype), scale.to(dtype)
+
+
+def _blocks(width: int, count: int) -> list[nn.Module]:
+    return [ResBlock(width) for _ in range(count)]
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _check_levels(part: str, mults: Sequence[int], blocks: Sequence[int], levels: int) -> None:
+    if len(mults) != levels or len(blocks) != levels:
+        raise ValueError(
+            f"{part}_mults and {part}_blocks need {levels} numbers each (one per resolution),"
+            f" got {list(mults)} and {list(blocks)}"
+        )
