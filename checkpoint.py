@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dataset.patches import triple
 from ddpm.ema import load_weights
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
-from dataset.patches import triple
 from parts import build
 from tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
@@ -33,7 +33,10 @@ def versions() -> dict[str, str]:
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
-    return {name: version(name) for name in packages} | {"python": platform.python_version(), "commit": commit}
+    return {name: version(name) for name in packages} | {
+        "python": platform.python_version(),
+        "commit": commit,
+    }
 
 
 def read(path: str | Path, stage: str) -> dict[str, Any]:
@@ -99,7 +102,9 @@ def load_generator(
     ):
         found = tensor_hash(network)
         if found != stored:
-            raise ValueError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
+            raise ValueError(
+                f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}"
+            )
     denoiser, scale = build(meta["parts"]["denoiser"]), submodule_state(content, "latent_scale")
     _load(denoiser, submodule_state(content, "denoiser"), path)
     if averaged:

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
@@ -13,9 +14,9 @@ from typing import Any
 import hydra
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 CONFIG_DIR = Path(__file__).parent / "config"
 USER_ERROR = 2  # exit status, as of argparse
@@ -53,6 +54,8 @@ def register_resolvers() -> None:
         "precision": _precision,
         "local_processes": _local_processes,  # of torchrun
         "nodes": _nodes,
+        "half": lambda n: int(n) // 2,
+        "repeated": lambda value, times: [value] * int(times),
         "strategy": lambda: "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
     }
     for name, resolver in resolvers.items():
@@ -63,19 +66,32 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """`hydra.main` for our scripts: exit status 2 and one message for mistakes, a traceback for our bugs."""
 
     def decorate(task: Task) -> Callable[[], None]:
+        mistakes: list[BaseException] = []
+
+        @wraps(task)
+        def guarded(cfg: DictConfig) -> None:
+            try:
+                task(cfg)
+            except USER_MISTAKES as error:
+                mistakes.append(error)  # out of Hydra's sight, which would print a report of its own
+
         @wraps(task)
         def start() -> None:
             register_resolvers()
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own report
-            run = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of composing reach us
+            main = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
             try:
-                run()
+                main(task if wants_traceback else guarded)()
             except USER_MISTAKES as error:
                 if wants_traceback:
                     raise
-                _report(explain(error, config_name))
+                mistakes.append(error)
+            if mistakes:
+                _report(explain(mistakes[0], config_name))
 
         return start
 
@@ -101,9 +117,9 @@ def explain(error: BaseException, config_name: str) -> str:
     """One message for a mistake: the rule, what was found, what to do."""
     while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__:
         error = error.__cause__
-    if isinstance(error, MissingMandatoryValue):
-        key = error.full_key or str(error).rsplit(": ", 1)[-1]
-        return f"{key} has no value; give one on the command line: {key}=..."
+    missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+    if missing:
+        return f"{missing[1]} has no value; give one on the command line: {missing[1]}=..."
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"out of GPU memory: {error}\n"
@@ -115,10 +131,10 @@ def explain(error: BaseException, config_name: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'|Could not find '([^']+)'", str(error))
     if isinstance(error, HydraException | OmegaConfBaseException) and unknown:
         return _unknown(str(error), unknown[1] or unknown[2], config_name)
-    if isinstance(error, HydraException) and "parsing override" in str(error):
+    if isinstance(error, OverrideParseException):
         return (
-            f"{str(error).splitlines()[0]}\n"
-            "Values with =, commas, spaces or brackets need quotes inside quotes, e.g. 'dataset.root=\"/data/a=b\"'"
+            f"cannot read {error.override!r} as key=value; values with =, commas, spaces or brackets"
+            " need quotes inside quotes, e.g. 'dataset.root=\"/data/a=b\"'"
         )
     return str(error)
 
@@ -128,7 +144,7 @@ def _unknown(message: str, key: str, config_name: str) -> str:
         return message.strip()  # a group's choice that does not exist; Hydra lists those that do
     known = list(_leaf_keys(_shipped(config_name)))
     full = [k for k in known if k.rsplit(".", 1)[-1] == key]
-    meant = full or get_close_matches(key, known, n=3)
+    meant = full or get_close_matches(key, known, n=2)
     hint = f"did you mean {' or '.join(meant)}?" if meant else "--cfg job lists the settings there are"
     return f"unknown setting {key!r}; {hint}"
 

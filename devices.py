@@ -6,14 +6,18 @@ import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto": this process' GPU if there is one, else the CPU; or a device by its name.
+    """ "auto": this process' GPU if there is one, else the CPU; or a device by its name.
 
     Raises:
         ValueError: a name that torch does not know, or a GPU that is not there.
     """
     if name == "auto":
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        return torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+        return (
+            torch.device("cuda", local % torch.cuda.device_count())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     try:
         device = torch.device(name)
     except RuntimeError as error:

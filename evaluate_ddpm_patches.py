@@ -113,10 +113,14 @@ def _compare(
     picture = case_page(image, real, spacing, generated, spacing, name, numbers)
     save_png(picture, folder / f"{name}.png")
     write_ct(
-        folder / "volumes" / f"{name}.nii.gz", draws[0], np.asarray(case.affine), case.source_axes, description=NOTICE
+        folder / "volumes" / f"{name}.nii.gz",
+        draws[0],
+        np.asarray(case.affine),
+        case.source_axes,
+        description=NOTICE,
     )
     on_grid = [to_grid(hu, spacing, grid, window) for hu in (generated, real, codec)]
-    return Compared(*on_grid, numbers, CaseRow(name, numbers, picture))
+    return Compared(on_grid[0], on_grid[1], on_grid[2], numbers, CaseRow(name, numbers, picture))
 
 
 @torch.no_grad()
@@ -138,7 +142,10 @@ def _mean_volume(store: VolumeStore, grid: CommonGrid, window: tuple[float, floa
 
 
 def _summary(compared: Sequence[Compared], controls: Controls | None) -> dict[str, Any]:
-    own = {f"{k} (own grid)": float(np.mean([c.numbers[k] for c in compared])) for k in ("psnr", "ssim", "hu_mae")}
+    own = {
+        f"{k} (own grid)": float(np.mean([c.numbers[k] for c in compared]))
+        for k in ("psnr", "ssim", "hu_mae")
+    }
     lungs = [[c.numbers[key] for c in compared] for key in ("lung_ml", "lung_ml_real")]
     summary: dict[str, Any] = own | {"lung_volume_correlation": correlation(*lungs)}
     if controls is None:

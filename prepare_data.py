@@ -16,7 +16,9 @@ def main(cfg: DictConfig) -> None:
     report = prepare(**prepare_arguments(cfg.dataset), strict=cfg.strict)
     splits = sorted({case.split for case in report.cases})
     counts = ", ".join(f"{sum(c.split == name for c in report.cases)} {name}" for name in splits)
-    log.info("%d good cases (%s), %d made now; %s", len(report.cases), counts, report.prepared, cfg.dataset.store)
+    log.info(
+        "%d good cases (%s), %d made now; %s", len(report.cases), counts, report.prepared, cfg.dataset.store
+    )
     if report.problems:
         log.warning("%d problems; see %s/%s", len(report.problems), cfg.dataset.store, REPORT)
 

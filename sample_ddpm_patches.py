@@ -119,7 +119,9 @@ def jobs(xray: Path, output: Path) -> list[tuple[Path, Path]]:
         pairs = [(xray, output)]
     for image, target in pairs:
         if target.with_name(f"{_stem(target)}.png").absolute() == image.absolute():
-            raise ValueError(f"the preview beside {target} would overwrite {image}; choose another output folder")
+            raise ValueError(
+                f"the preview beside {target} would overwrite {image}; choose another output folder"
+            )
     return pairs
 
 
@@ -129,7 +131,9 @@ def main(cfg: DictConfig) -> None:
     for folder in {target.parent for _, target in pairs}:
         folder.mkdir(parents=True, exist_ok=True)
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device)
-    settings = {k: plain(cfg[k]) for k in ("shape", "spacing", "reference", "steps", "sampler", "mode", "guidance")}
+    settings = {
+        k: plain(cfg[k]) for k in ("shape", "spacing", "reference", "steps", "sampler", "mode", "guidance")
+    }
     for image, target in pairs:
         sample(
             image,

@@ -100,7 +100,12 @@ class CTSampler:
         return self.generator.evaluations(grid, plan)
 
     def draw(
-        self, xray: XrayInput, grid: Grid, plan: SamplingPlan, seed: int, progress: Callable[[], Any] = lambda: None
+        self,
+        xray: XrayInput,
+        grid: Grid,
+        plan: SamplingPlan,
+        seed: int,
+        progress: Callable[[], Any] = lambda: None,
     ) -> np.ndarray:
         """One CT: int16 HU (D, H, W) within the training's HU window."""
         latent = self.generator.latent(xray, grid, plan, seed, progress)

@@ -47,9 +47,7 @@ def main(cfg: DictConfig) -> None:
     )
     resume_from = assembly.start_from(cfg, module, meta)
     cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"
-    log.info(
-        "%d training and %d validation patches an epoch, %s", len(data.train), len(data.val), cached
-    )
+    log.info("%d training and %d validation patches an epoch, %s", len(data.train), len(data.val), cached)
     if not cfg.check:
         assembly.fit(cfg, module, data, resume_from)
 

@@ -48,8 +48,8 @@ def find_cases(
 
     `root/pairs.csv` (patient_id, ct, xray[, target][, split], paths relative to root), else one folder per
     patient, in which the patterns name CT and X-ray; they may hold wildcards and `{id}`, the folder's name.
-    Without `ct_pattern` the CT is {id}.nii.gz, {id}.nii or the only folder (of DICOM slices). A `store` that lies
-    among the patients is passed over.
+    Without `ct_pattern` the CT is {id}.nii.gz, {id}.nii or the only folder (of DICOM slices). A `store` that
+    lies among the patients is passed over.
 
     Raises:
         FileNotFoundError: no such folder. ValueError: pairs.csv lacks a column, or there is no case folder.
@@ -150,7 +150,10 @@ def _row_problems(row: dict[str, str], root: Path, where: str) -> list[Problem]:
 def _from_folders(
     root: Path, ct_pattern: str | None, xray_pattern: str, store: Path | None
 ) -> tuple[list[Case], list[Problem]]:
-    folders = sorted(f for f in root.iterdir() if not f.name.startswith(".") and f.is_dir() and f != store)
+    passed_over = None if store is None else store.resolve()
+    folders = sorted(
+        f for f in root.iterdir() if not f.name.startswith(".") and f.is_dir() and f.resolve() != passed_over
+    )
     if not folders:
         raise ValueError(
             f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root."

@@ -1,4 +1,4 @@
-"""A folder of DICOM files -> one CT array with its affine. Only geometry and voxels are read, no patient tags."""
+"""A folder of DICOM files -> one CT array with its affine. Geometry and voxels are kept, no patient tags."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.config import IGNORE, settings
 
+from dataset.dicom_file import quiet_pydicom
 from dataset.errors import BadFileError
 
 _OTHER_FILES = {".txt", ".json", ".xml", ".csv", ".md", ".html", ".htm", ".pdf", ".jpg", ".jpeg", ".png"}
 _SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README"}
 _HEADER_TAGS = [
-    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns", "NumberOfFrames",
+    "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
@@ -31,7 +31,9 @@ class Slice:
 
     path: Path
     frame: int
-    series: tuple[Any, ...]  # UID, series number, rows, columns, orientation, pixel size: equal within a volume
+    series: tuple[
+        Any, ...
+    ]  # UID, series number, rows, columns, orientation, pixel size: equal within a volume
     position: np.ndarray
     orientation: np.ndarray  # (6,) direction of a row, direction of a column
     pixel_mm: tuple[float, float]  # between rows, between columns
@@ -51,7 +53,8 @@ def read_dicom_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     slices = [piece for path in _image_files(folder) for piece in _read_headers(path)]
     chosen = _the_volume(slices, folder)
-    chosen.sort(key=lambda piece: float(piece.position @ chosen[0].normal))
+    normal = chosen[0].normal
+    chosen = sorted(chosen, key=lambda piece: float(piece.position @ normal))
     step = _check_positions(chosen, folder)
     return _read_voxels(chosen), _affine(chosen[0], step)
 
@@ -70,9 +73,9 @@ def _image_files(folder: Path) -> list[Path]:
 def _read_headers(path: Path) -> Iterator[Slice]:
     """The slices of one file; none if it holds another kind of object."""
     try:
-        with _lenient():
+        with quiet_pydicom():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-            if header.get("Modality") != "CT" or "LOCALIZER" in header.get("ImageType", []):
+            if header.get("Modality") != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
                 return
             yield from _slices_of(header, path)
     except OSError:
@@ -80,7 +83,7 @@ def _read_headers(path: Path) -> Iterator[Slice]:
     except Exception as error:  # what pydicom raises on damaged bytes is an open list; its text may hold tags
         raise BadFileError(
             path,
-            "a file of a DICOM series is a whole CT slice with position, orientation, pixel spacing and rescale",
+            "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale",
             f"a damaged or other file ({type(error).__name__})",
             _EXPORT,
         ) from None
@@ -140,7 +143,7 @@ def _the_volume(slices: list[Slice], folder: Path) -> list[Slice]:
     if len(volumes) == 1:
         return volumes[0]
     listed = "; ".join(
-        f"series {series[1]}: {len(pieces)} slices of {series[2]} x {series[3]}, pixels of {series[5][0]:g} mm,"
+        f"series {series[1]}: {len(pieces)} slices of {series[2]} x {series[3]}, {series[5][0]:g} mm pixels,"
         f" in {pieces[0].path.relative_to(folder).parent}"
         for series, pieces in by_series.items()
     )
@@ -208,7 +211,7 @@ def _read_voxels(slices: list[Slice]) -> np.ndarray:
 def _stored_values(path: Path) -> np.ndarray:
     """Stored numbers (rows, columns) or (frames, rows, columns), decompressed."""
     try:
-        with _lenient():
+        with quiet_pydicom():
             return pydicom.dcmread(path).pixel_array
     except Exception as error:  # as above
         raise BadFileError(

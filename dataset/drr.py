@@ -16,7 +16,9 @@ FULL_SCALE = 8.0  # line integral that becomes white: 0.41 m of water
 
 def attenuation(hu: np.ndarray) -> np.ndarray:
     """HU of any shape -> linear attenuation, float32 per mm, 0 for air."""
-    return np.clip(hu, -1000, 3000).astype(np.float32) * np.float32(WATER_PER_MM / 1000) + np.float32(WATER_PER_MM)
+    return np.clip(hu, -1000, 3000).astype(np.float32) * np.float32(WATER_PER_MM / 1000) + np.float32(
+        WATER_PER_MM
+    )
 
 
 def resampling_matrix(at_mm: np.ndarray, size: int, spacing: float) -> np.ndarray:

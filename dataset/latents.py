@@ -112,6 +112,7 @@ class LatentWriter:
         pooled: Tensor,
     ) -> None:
         """Store a volume's latents from tiles (start, (C, d, h, w)) that do not overlap and cover `shape`."""
+        (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
         stem = self.folder / case.patient_id
         partial = stem.with_name(f"{case.patient_id}.partial.npy")
         stored: np.ndarray | None = None

@@ -106,7 +106,9 @@ def stitch_patches(
     """
     shape = triple(volume_shape, "volume_shape")
     if len(patches) != len(coords) or len(patches) == 0:
-        raise ValueError(f"need one coordinate per patch, got {len(patches)} patches and {len(coords)} coordinates")
+        raise ValueError(
+            f"need one coordinate per patch, got {len(patches)} patches and {len(coords)} coordinates"
+        )
     first = patches[0]
     size = triple(first.shape[1:], "patch")
     weights = blend_window(size, blend).to(first)
@@ -122,9 +124,7 @@ def stitch_patches(
     return total / weight
 
 
-def positions_mm(
-    coord: Tensor, spacing: Tensor, volume_shape: Tensor, size: Triple, step: int = 1
-) -> Tensor:
+def positions_mm(coord: Tensor, spacing: Tensor, volume_shape: Tensor, size: Triple, step: int = 1) -> Tensor:
     """Where the blocks of a patch lie in the patient.
 
     Args:

@@ -65,7 +65,7 @@ def render(anatomy: Anatomy, shape: Sequence[int], spacing: Sequence[float]) -> 
     if len(spacing) != 3 or min(spacing) <= 0:
         raise ValueError(f"spacing must be three positive lengths (d, h, w) in mm, got {tuple(spacing)}")
     wall = build_wall(anatomy)
-    canvas = Canvas(shape, spacing, view_centre(anatomy, wall))
+    canvas = Canvas(shape, spacing, view_centre(anatomy, wall, shape[0] * spacing[0]))
     course, organs, grain = (np.random.default_rng((anatomy.seed, n)) for n in range(3))
     vessels = GreatVessels.of(anatomy)
     trees = LungTrees.of(anatomy, wall, vessels, course)
@@ -81,7 +81,7 @@ def render(anatomy: Anatomy, shape: Sequence[int], spacing: Sequence[float]) -> 
     paint_trees(canvas, anatomy, trees)
     paint_emboli(canvas, anatomy, vessels, trees, course)
     paint_ribs(canvas, anatomy, wall)
-    paint_sternum(canvas, anatomy, wall)
+    paint_sternum(canvas, anatomy)
     paint_shoulders(canvas, anatomy, wall, polar)
     if anatomy.table:
         _paint_table(canvas, anatomy, wall)
@@ -89,10 +89,11 @@ def render(anatomy: Anatomy, shape: Sequence[int], spacing: Sequence[float]) -> 
     return _finish(canvas, lungs, anatomy)
 
 
-def view_centre(anatomy: Anatomy, wall: Wall) -> np.ndarray:
-    """(z, y, x) anatomical mm of the middle of the field of view, as a radiographer would set it."""
+def view_centre(anatomy: Anatomy, wall: Wall, height_mm: float) -> np.ndarray:
+    """(z, y, x) anatomical mm of the middle of a field of view of this height, from just above the lungs."""
     back, front = (float(wall.skin.at(np.zeros(1), np.array([a]))[0]) for a in (np.pi / 2, -np.pi / 2))
-    middle = np.array([-14 * anatomy.height_scale, wall.skin.axis[0] + (back - front) / 2, 0.0])
+    top = max(anatomy.apex_right, anatomy.apex_left) * anatomy.height_scale + 28
+    middle = np.array([top - height_mm / 2, wall.skin.axis[0] + (back - front) / 2, 0.0])
     return middle + anatomy.off_centre
 
 

@@ -40,18 +40,20 @@ def _paint_in(
 
 
 def _paint_liver(canvas: Canvas, box: Box, room: np.ndarray, anatomy: Anatomy) -> None:
-    """Fills the right dome and thins out to the left; its lower edge rises from right to left."""
-    z, y, x = canvas.grid(box)
-    zr, yr, xr = z / anatomy.height_scale, y / anatomy.depth_scale, x / anatomy.width_scale
+    """A right lobe that fills the right dome and a thinner left lobe before the stomach, run into each other."""
+    grid = canvas.grid(box)
     dome = anatomy.dome_right + anatomy.breath_lift
-    low = dome - 138 + np.float32(0.62) * (xr + 105) + np.float32(0.12) * (yr + 90)
-    left = xr - (38 + 0.35 * (-yr - 95))
-    behind = yr + 48 - 0.28 * np.clip(-xr - 20, 0, 110)
-    distance = np.maximum(np.maximum(low - zr, left), behind)
+    right = ellipsoid(grid, anatomy.place([dome - 58, -98, -62]), np.array([96, 82, 66]) * anatomy.scale)
+    left = ellipsoid(grid, anatomy.place([dome - 42, -132, 12]), np.array([36, 40, 66]) * anatomy.scale)
+    blend = np.float32(14)  # mm: a smooth minimum
+    distance = np.minimum(right, left)
+    distance -= np.clip(blend - np.abs(right - left), 0, None) ** 2 / (4 * blend)
     canvas.paint(box, canvas.cover(distance) * room, 105, "liver")
 
 
-def _paint_stomach(canvas: Canvas, box: Box, room: np.ndarray, anatomy: Anatomy, rng: np.random.Generator) -> None:
+def _paint_stomach(
+    canvas: Canvas, box: Box, room: np.ndarray, anatomy: Anatomy, rng: np.random.Generator
+) -> None:
     """Wall, contents, and gas in front, where it rises to in a patient lying on the back."""
     grid = canvas.grid(box)
     dome = anatomy.dome_left + anatomy.breath_lift
@@ -65,14 +67,18 @@ def _paint_stomach(canvas: Canvas, box: Box, room: np.ndarray, anatomy: Anatomy,
     canvas.paint(box, canvas.cover(gas) * room, -980, "stomach")
 
 
-def _paint_bowel(canvas: Canvas, box: Box, room: np.ndarray, anatomy: Anatomy, rng: np.random.Generator) -> None:
+def _paint_bowel(
+    canvas: Canvas, box: Box, room: np.ndarray, anatomy: Anatomy, rng: np.random.Generator
+) -> None:
     """Loops of bowel below the liver, some with gas."""
     grid = canvas.grid(box)
-    for _ in range(7):
-        z, y, x = rng.uniform((-215, -150, -80), (-135, -75, 100))
-        wide = rng.uniform(16, 26)
+    for _ in range(12):
+        z, y, x = rng.uniform((-225, -160, -95), (-110, -75, 110))
+        wide = rng.uniform(13, 24)
         centre = anatomy.place([z + anatomy.breath_lift, y, x])
         loop = ellipsoid(grid, centre, [wide, wide * rng.uniform(0.8, 1.2), wide * rng.uniform(1.0, 1.8)])
         canvas.paint(box, canvas.cover(loop) * room, 40, "bowel")
         if rng.random() < 0.6:
-            canvas.paint(box, canvas.cover(np.maximum(loop + 4, grid[1] - centre[1] + 3)) * room, -950, "bowel")
+            canvas.paint(
+                box, canvas.cover(np.maximum(loop + 4, grid[1] - centre[1] + 3)) * room, -950, "bowel"
+            )

@@ -5,6 +5,7 @@ in the eighth thoracic vertebra. The reference body was measured on a chest CT o
 scales it to the patient.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -68,13 +69,13 @@ class Anatomy:
         """Factor for radii of organs that grow with the body."""
         return float(np.cbrt(self.scale.prod()))
 
-    def place(self, points: np.ndarray | list) -> np.ndarray:
+    def place(self, points: Sequence | np.ndarray) -> np.ndarray:
         """Reference points (..., 3) -> this patient's mm, sideways with the spine's bow."""
         placed = np.asarray(points, np.float64) * self.scale
         placed[..., 2] += self.sway(placed[..., 0])
         return placed
 
-    def sway(self, z: np.ndarray) -> np.ndarray:
+    def sway(self, z: np.ndarray | float) -> np.ndarray:
         """Sideways offset (mm) of the spine at height z (mm)."""
         return self.scoliosis_mm * np.sin(np.asarray(z) / (75 * self.height_scale) + self.scoliosis_phase)
 
@@ -102,11 +103,11 @@ def draw_anatomy(rng: np.random.Generator, embolism: bool | None = None) -> Anat
     log_depth = 0.6 * log_width + 0.03 * weight + 0.03 * normal()
     log_height = 0.07 * build + 0.05 * normal()
     inspiration = 14 * normal()
-    dome_right = -22 - inspiration + 7 * normal()
+    dome_right = -27 - inspiration + 7 * normal()
     raised = _seldom(rng, 0.12, 22, 45)
     side = bool(rng.random() < 0.5)
     has_emboli = bool(rng.random() < 0.5) if embolism is None else embolism
-    log_heart = 0.06 * build + 0.04 * weight + 0.08 * normal() + _seldom(rng, 0.25, 0.1, 0.28)
+    log_heart = 0.03 * build + 0.03 * weight + 0.06 * normal() + _seldom(rng, 0.22, 0.08, 0.2)
     spread = float(np.clip(normal(), -2, 2))
     return Anatomy(
         seed=int(rng.integers(2**31)),
@@ -119,7 +120,7 @@ def draw_anatomy(rng: np.random.Generator, embolism: bool | None = None) -> Anat
         wall_waves=tuple(float(v) for v in np.repeat((1.6, 1.2, 0.7), 2) * normal(6)),
         scoliosis_mm=float(4 * normal() + _seldom(rng, 0.15, 8, 20)),
         scoliosis_phase=float(uniform(-np.pi, np.pi)),
-        kyphosis_scale=float(np.exp(0.15 * normal())),
+        kyphosis_scale=float(np.exp(0.1 * normal())),
         dome_right=float(dome_right + raised * (not side)),
         dome_left=float(dome_right - 11 + 8 * normal() + raised * side),
         apex_right=float(122 + 6 * normal()),
@@ -148,7 +149,7 @@ def draw_anatomy(rng: np.random.Generator, embolism: bool | None = None) -> Anat
         spongiosa_hu=float(uniform(150, 300)),
         cortex_hu=float(uniform(550, 950)),
         noise_hu=float(uniform(10, 28)),
-        off_centre=(float(8 * normal()), float(4 * normal()), float(7 * normal())),
+        off_centre=(float(8 * normal()), float(2 * normal()), float(7 * normal())),
     )
 
 

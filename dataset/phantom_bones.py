@@ -5,7 +5,7 @@ import numpy as np
 from dataset.phantom_anatomy import Anatomy
 from dataset.phantom_canvas import Canvas, smooth_path, smooth_step
 from dataset.phantom_lungs import PolarGrid
-from dataset.phantom_wall import Wall, spine_y
+from dataset.phantom_wall import Wall, cavity_front, spine_y
 
 # Heights (mm, reference) of the middles of the vertebral bodies L4, L3 ... T1, C7, C6, C5, C4.
 VERTEBRAE = np.array(
@@ -23,7 +23,9 @@ def paint_spine(canvas: Canvas, anatomy: Anatomy) -> None:
     ys = spine_y(canvas.axes[0], anatomy)
     shift = anatomy.sway(canvas.axes[0])
     half = 42 * anatomy.girth
-    box = canvas.box((z_low, ys.min() - half, shift.min() - half), (z_high, ys.max() + half, shift.max() + half))
+    box = canvas.box(
+        (z_low, ys.min() - half, shift.min() - half), (z_high, ys.max() + half, shift.max() + half)
+    )
     if box is not None:
         _paint_bodies(canvas, box, anatomy)
     for number, height in enumerate(VERTEBRAE * anatomy.height_scale):
@@ -91,7 +93,11 @@ def rib_path(anatomy: Anatomy, wall: Wall, number: int, side: int) -> np.ndarray
     from_back = np.radians(17) + (reach - np.radians(17)) * t
     z = (start - RIB_FALL[number - 1] * (0.12 * t + 0.88 * t**1.15)) * anatomy.height_scale
     path = wall.ribs.point(z, np.pi / 2 - side * from_back)
-    spine = [z[0] + 1, float(spine_y(z[0], anatomy)) + 8 * anatomy.girth, anatomy.sway(z[0]) + side * 17 * anatomy.girth]
+    spine = [
+        z[0] + 1,
+        float(spine_y(z[0], anatomy)) + 8 * anatomy.girth,
+        anatomy.sway(z[0]) + side * 17 * anatomy.girth,
+    ]
     return np.concatenate([[spine], path])
 
 
@@ -100,11 +106,11 @@ def paint_ribs(canvas: Canvas, anatomy: Anatomy, wall: Wall) -> None:
     for side in (-1, 1):
         for number in range(1, 13):
             path = rib_path(anatomy, wall, number, side)
-            wide = (6.0 if number < 11 else 4.6) * anatomy.girth
+            wide = (4.4 if number < 11 else 3.6) * anatomy.girth
             radii = np.full(len(path), wide)
-            radii[0], radii[-1] = 0.8 * wide, wide * 1.1
-            canvas.tube(path, radii, anatomy.cortex_hu * 0.8, "ribs")
-            canvas.tube(path, radii - 2.0, anatomy.spongiosa_hu * 0.7, "ribs")
+            radii[0], radii[-1] = 0.9 * wide, wide * 1.1
+            canvas.tube(path, radii, anatomy.cortex_hu * 0.9, "ribs", tall=1.55)
+            canvas.tube(path, radii - 1.7, anatomy.spongiosa_hu * 0.7, "ribs", tall=1.7)
             if number <= 10:
                 _paint_cartilage(canvas, anatomy, wall, path[-1], number, side)
 
@@ -116,25 +122,36 @@ def _paint_cartilage(
     z = np.array([end[0], end[0] - 4 + 0.3 * upward, min(end[0] - 2 + upward, 118) * 1.0])
     start = np.arctan2(end[1] - wall.ribs.axis[0], end[2] - wall.ribs.axis[1])
     middle = -np.pi / 2 + side * 0.17
-    angle = np.array([start, 0.5 * (start + middle), middle]) if side > 0 else np.array(
-        [start % (2 * np.pi), 0.5 * (start % (2 * np.pi) + middle % (2 * np.pi)), middle % (2 * np.pi)]
+    angle = (
+        np.array([start, 0.5 * (start + middle), middle])
+        if side > 0
+        else np.array(
+            [start % (2 * np.pi), 0.5 * (start % (2 * np.pi) + middle % (2 * np.pi)), middle % (2 * np.pi)]
+        )
     )
-    canvas.tube(wall.ribs.point(z, angle), np.full(3, 4.8 * anatomy.girth), 90 + 250 * anatomy.calcified, "ribs")
+    canvas.tube(
+        wall.ribs.point(z, angle), np.full(3, 4.2 * anatomy.girth), 80 + 170 * anatomy.calcified, "ribs"
+    )
 
 
-def paint_sternum(canvas: Canvas, anatomy: Anatomy, wall: Wall) -> None:
-    """Manubrium, body and xiphoid in front of the midline: flat, so three strips side by side."""
-    z = np.linspace(-45, 116, 16) * anatomy.height_scale
-    front = wall.ribs.point(z, np.full(len(z), -np.pi / 2), 2.0)
-    wide = np.interp(z / anatomy.height_scale, [-45, -28, 0, 75, 90, 116], [2, 9, 12, 9, 16, 19])
-    for layer, hu in ((0.0, anatomy.cortex_hu * 0.6), (2.0, anatomy.spongiosa_hu * 0.75)):
-        strips = []
-        for offset in (-1.0, -0.33, 0.33, 1.0):
-            strip = front.copy()
-            strip[:, 2] += offset * wide
-            radii = np.full((len(z) - 1, 2), 5.8 * anatomy.girth - layer)
-            strips.append(np.concatenate([strip[:-1], strip[1:], radii], 1))
-        canvas.capsules(np.concatenate(strips), hu, "sternum")
+def paint_sternum(canvas: Canvas, anatomy: Anatomy) -> None:
+    """Manubrium, body and xiphoid: a rounded slab in front of the midline, wide at the top."""
+    h, d = anatomy.height_scale, anatomy.depth_scale
+    box = canvas.box((-48 * h, -190 * d, -50), (122 * h, -118 * d, 50))
+    if box is None:
+        return
+    z, y, x = canvas.grid(box)
+    height = z[:, 0, 0] / h
+    course = np.minimum(np.interp(height, [-48, 20, 60, 90, 120], [-180, -178, -170, -157, -141]) * d,
+                        cavity_front(z[:, 0, 0], anatomy) - 8)  # fmt: skip
+    wide = (
+        np.interp(height, [-48, -30, 0, 60, 78, 95, 112, 122], [1, 7, 15, 13, 10, 19, 24, 20]) * anatomy.girth
+    )
+    behind = np.abs(y - course.astype(np.float32)[:, None, None])
+    sideways = np.abs(x - anatomy.sway(z).astype(np.float32) * 0.4) - wide.astype(np.float32)[:, None, None]
+    slab = np.hypot(np.clip(behind - 1.5, 0, None), np.clip(sideways + 4.5, 0, None)) - np.float32(4.5)
+    canvas.paint(box, canvas.cover(slab), anatomy.cortex_hu * 0.65, "sternum")
+    canvas.paint(box, canvas.cover(slab + 2), anatomy.spongiosa_hu * 0.75, "sternum")
 
 
 def paint_shoulders(canvas: Canvas, anatomy: Anatomy, wall: Wall, polar: PolarGrid) -> None:
@@ -150,8 +167,10 @@ def paint_shoulders(canvas: Canvas, anatomy: Anatomy, wall: Wall, polar: PolarGr
         canvas.tube(np.stack([head, head + 1]), np.full(2, 22.0), anatomy.cortex_hu * 0.6, "humeri")
         canvas.tube(np.stack([head, shaft]), np.array([14.0, 11.0]), anatomy.cortex_hu * 0.9, "humeri")
         canvas.tube(np.stack([head, head + 1]), np.full(2, 19.0), anatomy.spongiosa_hu * 0.8, "humeri")
-        ridge = anatomy.place([[112, 22, side * 52], [126, -2, side * 95], [142, -48, side * 126]])
-        canvas.tube(smooth_path(ridge), np.full(len(smooth_path(ridge)), 4.5), anatomy.cortex_hu * 0.8, "scapulae")
+        heights = np.array([100, 108, 116]) * anatomy.height_scale
+        spine = wall.ribs.point(heights, np.pi / 2 - side * np.array([0.6, 0.85, 1.1]), 24.0)
+        ridge = smooth_path([*spine, anatomy.place([138, -52, side * 128])])
+        canvas.tube(ridge, np.full(len(ridge), 4.5), anatomy.cortex_hu * 0.8, "scapulae")
     _paint_blades(canvas, anatomy, wall, polar)
 
 

@@ -1,17 +1,21 @@
 """Painting of soft-edged shapes into a CT, each only inside its bounding box. Millimetres; axes D, H, W."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 
 Box = tuple[slice, slice, slice]
+Point = Sequence[float] | np.ndarray  # (z, y, x) mm
 LABELS = (
     "air", "fat", "muscle", "skin", "mediastinum", "lung_right", "lung_left", "effusion", "consolidation",
     "abdomen", "liver", "spleen", "kidneys", "stomach", "bowel", "heart", "aorta", "pulmonary_artery", "emboli",
     "veins", "airways", "oesophagus", "spine", "ribs", "sternum", "clavicles", "scapulae", "humeri", "table",
 )  # fmt: skip
 LABEL_ID = {name: i for i, name in enumerate(LABELS)}
+
+
+_BATCH_VOXELS = 1 << 19  # of capsules worked on at a time: their arrays stay in the cache
 
 
 class Canvas:
@@ -21,7 +25,7 @@ class Canvas:
     patient right -> left); a voxel that an organ fills in part gets that part of its HU.
     """
 
-    def __init__(self, shape: Sequence[int], spacing: Sequence[float], centre: Sequence[float]) -> None:
+    def __init__(self, shape: Sequence[int], spacing: Sequence[float], centre: Point) -> None:
         self.spacing = tuple(float(s) for s in spacing)
         self.axes = tuple(
             ((np.arange(n) - (n - 1) / 2) * s + c).astype(np.float32)
@@ -36,7 +40,7 @@ class Canvas:
         d, h, w = self.hu.shape
         return slice(0, d), slice(0, h), slice(0, w)
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> Box | None:
+    def box(self, low: Point, high: Point) -> Box | None:
         """The voxels within [low, high] mm, or None where that misses the volume."""
         sides = []
         for axis, lo, hi in zip(self.axes, low, high, strict=True):
@@ -62,61 +66,105 @@ class Canvas:
         if label is not None:
             self.labels[box][cover > 0.5] = LABEL_ID[label]
 
-    def blob(self, centre: Sequence[float], radii: Sequence[float], hu: float, label: str | None = None) -> None:
-        """Paint an ellipsoid with axes along the volume's; `centre` and `radii` are (z, y, x) mm."""
-        low, high = np.subtract(centre, radii), np.add(centre, radii)
-        box = self.box(low, high)
-        if box is not None:
-            self.paint(box, self.cover(ellipsoid(self.grid(box), centre, radii)), hu, label)
-
-    def tube(self, points: np.ndarray, radii: np.ndarray, hu: float, label: str | None = None) -> None:
+    def tube(
+        self, points: np.ndarray, radii: np.ndarray, hu: float, label: str | None = None, tall: float = 1.0
+    ) -> None:
         """Paint a chain of tapered capsules through `points` (n, 3) with `radii` (n,), both mm."""
         segments = np.concatenate([points[:-1], points[1:], radii[:-1, None], radii[1:, None]], 1)
-        self.capsules(segments, hu, label)
+        self.capsules(segments, hu, label, tall)
 
-    def capsules(self, segments: np.ndarray, hu: float, label: str | None = None) -> None:
-        """Paint the union of tapered capsules, rows of (z, y, x of one end, of the other, radius, radius)."""
-        margin = segments[:, 6:].max()
+    def capsules(self, segments: np.ndarray, hu: float, label: str | None = None, tall: float = 1.0) -> None:
+        """Paint the union of tapered capsules, rows of (z, y, x of one end, of the other, radius, radius).
+
+        `tall` times as high as thick: 1 is round.
+        """
+        if not len(segments):
+            return
+        margin = max(0.5 * self.edge, segments[:, 6:].max()) * np.array([tall, 1, 1])
         ends = segments[:, :6].reshape(-1, 3)
         box = self.box(ends.min(0) - margin, ends.max(0) + margin)
         if box is None:
             return
         cover = np.zeros(self.hu[box].shape, np.float32)
-        for segment in segments:
-            self._add_capsule(cover, box, segment)
+        for first, size, group in self._grouped(segments, box, tall):
+            self._add_capsules(cover, box, first, size, group, tall)
         self.paint(box, cover, hu, label)
 
-    def _add_capsule(self, cover: np.ndarray, outer: Box, segment: np.ndarray) -> None:
-        a, b, ra, rb = segment[:3], segment[3:6], float(segment[6]), float(segment[7])
-        thin = max(0.5 * self.edge, ra, rb)
-        box = self.box(np.minimum(a, b) - thin, np.maximum(a, b) + thin)
-        if box is None:
-            return
-        t, distance2 = along_segment(self.grid(box), a, b)
+    def _grouped(
+        self, segments: np.ndarray, outer: Box, tall: float
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Segments whose bounding boxes share a size: (first voxels (n, 3) in `outer`, size (3,), segments)."""
+        reach = np.maximum(0.5 * self.edge, segments[:, 6:].max(1))[:, None] * [tall, 1, 1] + 0.5 * self.edge
+        origin = [axis[side.start] for axis, side in zip(self.axes, outer, strict=True)]
+        a, b = segments[:, :3], segments[:, 3:6]
+        first = np.floor((np.minimum(a, b) - reach - origin) / self.spacing).astype(int)
+        last = np.ceil((np.maximum(a, b) + reach - origin) / self.spacing).astype(int)
+        first, last = np.maximum(first, 0), np.minimum(last, np.array(self.hu[outer].shape) - 1)
+        seen = np.flatnonzero((first <= last).all(1))
+        sizes = (last - first + 2) // 2 * 2  # even: fewer different ones
+        for size in np.unique(sizes[seen], axis=0):
+            same = seen[(sizes[seen] == size).all(1)]
+            for part in np.array_split(same, -(-len(same) * int(size.prod()) // _BATCH_VOXELS)):
+                yield first[part], size, segments[part]
+
+    def _add_capsules(
+        self,
+        cover: np.ndarray,
+        outer: Box,
+        first: np.ndarray,
+        size: np.ndarray,
+        segments: np.ndarray,
+        tall: float,
+    ) -> None:
+        index = [(start[:, None] + np.arange(n)) for start, n in zip(first.T, size, strict=True)]
+        inside = [i < n for i, n in zip(index, cover.shape, strict=True)]
+        index = [np.minimum(i, n - 1) for i, n in zip(index, cover.shape, strict=True)]
+        z, y, x = (axis[side][i] for axis, side, i in zip(self.axes, outer, index, strict=True))
+        squash = np.array([1 / tall, 1, 1], np.float32)  # into a space where the capsules are round
+        ends = segments.astype(np.float32)
+        t, distance2 = along_segments((z * squash[0], y, x), ends[:, :3] * squash, ends[:, 3:6] * squash)
+        ra, rb = ends[:, 6, None, None, None], ends[:, 7, None, None, None]
         radius = ra + (rb - ra) * t
         # A tube thinner than a voxel is drawn a voxel wide, fainter by the ratio of the cross-sections.
-        drawn = np.maximum(radius, 0.5 * self.edge)
+        drawn = np.maximum(radius, np.float32(0.5 * self.edge))
         share = self.cover(np.sqrt(distance2) - drawn) * (radius / drawn) ** 2
-        inner = tuple(
-            slice(i.start - o.start, i.stop - o.start) for i, o in zip(box, outer, strict=True)
-        )
-        np.maximum(cover[inner], share, out=cover[inner])
+        share *= _outer(inside)
+        _, h, w = cover.shape
+        flat = _outer([index[0] * (h * w), np.ones_like(index[1]), np.ones_like(index[2])])
+        flat = flat + (index[1] * w)[:, None, :, None] + index[2][:, None, None, :]
+        np.maximum.at(cover.reshape(-1), flat.reshape(-1), share.reshape(-1))
 
 
-def along_segment(
-    grid: tuple[np.ndarray, np.ndarray, np.ndarray], a: np.ndarray, b: np.ndarray
+def _outer(factors: Sequence[np.ndarray]) -> np.ndarray:
+    """Products (n, d, h, w) of (n, d), (n, h) and (n, w)."""
+    z, y, x = factors
+    return z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
+
+
+def along_segments(
+    points: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Place t in [0, 1] on the segment a-b nearest to each point, and the squared distance to it, (d, h, w)."""
-    direction = np.asarray(b - a, np.float32)
-    length2 = np.float32(max(float(direction @ direction), 1e-6))
-    offsets = [axis - np.float32(start) for axis, start in zip(grid, a, strict=True)]
-    along = sum(offset * d for offset, d in zip(offsets, direction, strict=True))
-    t = np.clip(along / length2, 0, 1)
-    distance2 = sum((offset - t * d) ** 2 for offset, d in zip(offsets, direction, strict=True))
-    return t, distance2
+    """Nearest place on segment i to each point of its own grid.
+
+    Args:
+        points: coordinates (n, d), (n, h), (n, w) of n grids.
+        a, b: ends (n, 3).
+
+    Returns:
+        t (n, d, h, w) in [0, 1] from a to b, and the squared distance to the segment there.
+    """
+    step = b - a
+    length2 = np.maximum((step**2).sum(1), np.float32(1e-6))[:, None, None, None]
+    offset = [axis - start[:, None] for axis, start in zip(points, a.T, strict=True)]
+    along = [o * d[:, None] for o, d in zip(offset, step.T, strict=True)]
+    dot = along[0][:, :, None, None] + along[1][:, None, :, None] + along[2][:, None, None, :]
+    squares = [o * o for o in offset]
+    far = squares[0][:, :, None, None] + squares[1][:, None, :, None] + squares[2][:, None, None, :]
+    t = np.clip(dot / length2, 0, 1)
+    return t, np.maximum(far - t * (2 * dot - t * length2), 0)
 
 
-def ellipsoid(grid: Sequence[np.ndarray], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+def ellipsoid(grid: Sequence[np.ndarray], centre: Point, radii: Point) -> np.ndarray:
     """Approximate signed distance (mm) of points to an ellipsoid with axes along the coordinate axes."""
     unit = sum(
         ((axis - np.float32(c)) / np.float32(r)) ** 2 for axis, c, r in zip(grid, centre, radii, strict=True)
@@ -124,9 +172,7 @@ def ellipsoid(grid: Sequence[np.ndarray], centre: Sequence[float], radii: Sequen
     return (np.sqrt(unit) - 1) * np.float32(min(radii))
 
 
-def turned_ellipsoid(
-    grid: Sequence[np.ndarray], centre: Sequence[float], radii: Sequence[float], axes: np.ndarray
-) -> np.ndarray:
+def turned_ellipsoid(grid: Sequence[np.ndarray], centre: Point, radii: Point, axes: np.ndarray) -> np.ndarray:
     """As `ellipsoid`, with `radii` along the rows of `axes` (3, 3), unit vectors (z, y, x)."""
     offsets = [axis - np.float32(c) for axis, c in zip(grid, centre, strict=True)]
     unit = sum(
@@ -136,7 +182,7 @@ def turned_ellipsoid(
     return (np.sqrt(unit) - 1) * np.float32(min(radii))
 
 
-def smooth_path(knots: Sequence[Sequence[float]], step: float = 8.0) -> np.ndarray:
+def smooth_path(knots: Sequence[Point] | np.ndarray, step: float = 8.0) -> np.ndarray:
     """Points (n, 3) about `step` mm apart on a smooth curve through the knots (k, 3)."""
     points = np.asarray(knots, np.float64)
     place = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])

@@ -48,7 +48,13 @@ class PhantomSettings:
     def __post_init__(self) -> None:
         for name, pair in (("shape_range", self.shape_range), ("spacing_range", self.spacing_range)):
             low, high = np.asarray(pair[0]), np.asarray(pair[-1])
-            if len(pair) != 2 or low.shape != (3,) or high.shape != (3,) or (low <= 0).any() or (low > high).any():
+            if (
+                len(pair) != 2
+                or low.shape != (3,)
+                or high.shape != (3,)
+                or (low <= 0).any()
+                or (low > high).any()
+            ):
                 raise ValueError(
                     f"{name} is [smallest, largest], each three positive numbers (d, h, w), got {pair}"
                 )
@@ -103,7 +109,9 @@ def make_phantom_data(
             _log.info("phantom CTs: %d of %d", done, len(missing))
     truths = [json.loads(_truth_path(root, i).read_text(encoding="utf-8")) for i in range(num_cases)]
     _write_table(root / TRUTH_TABLE, [{"patient_id": t["patient_id"], **t["volumes_ml"]} for t in truths])
-    _write_table(root / CASE_TABLE, [{k: t[k] for k in ("patient_id", "ct", "xray", "target")} for t in truths])
+    _write_table(
+        root / CASE_TABLE, [{k: t[k] for k in ("patient_id", "ct", "xray", "target")} for t in truths]
+    )
     return root / CASE_TABLE
 
 

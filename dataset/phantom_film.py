@@ -71,7 +71,9 @@ def phantom_xray(
     return image, affine
 
 
-def misalign(image: np.ndarray, pixel_mm: float, settings: XraySettings, rng: np.random.Generator) -> np.ndarray:
+def misalign(
+    image: np.ndarray, pixel_mm: float, settings: XraySettings, rng: np.random.Generator
+) -> np.ndarray:
     """Turn, shift and magnify a square picture about its middle at random; what comes in from outside is 0."""
     angle = np.radians(rng.uniform(-1, 1) * settings.rotation_deg)
     shift = rng.uniform(-1, 1, 2) * settings.shift_mm / pixel_mm

@@ -1,5 +1,6 @@
 """The heart's chambers and the great vessels in the middle of the chest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from dataset.phantom_anatomy import Anatomy
 from dataset.phantom_canvas import Canvas, smooth_path, turned_ellipsoid
 from dataset.phantom_wall import spine_y
 
-_CENTRE = np.array([-10.0, -108.0, 32.0])  # of the heart, reference
+_CENTRE = np.array([-10.0, -106.0, 33.0])  # of the heart, reference
 _DOMES = -28.0  # mean reference height of the diaphragm
 _LONG = np.array([-0.55, -0.42, 0.72])  # from the base to the tip
 
@@ -35,18 +36,18 @@ class HeartFrame:
         centre = a.breathe(a.place(_CENTRE))
         lowered = 0.5 * ((a.dome_right + a.dome_left) / 2 - _DOMES)
         # A large heart grows to the left, downwards and forwards-backwards about its attachment.
-        grown = (a.heart_scale - 1) * np.array([-14.0, 0.0, 22.0])
+        grown = (a.heart_scale - 1) * np.array([-14.0, -12.0, 22.0])
         return centre + [lowered, 0, a.heart_shift + 0.7 * a.mediastinum_shift] + grown
 
     @property
     def size(self) -> float:
-        return self.anatomy.heart_scale * self.anatomy.girth
+        return 1.08 * self.anatomy.heart_scale * self.anatomy.girth
 
     @property
     def axes(self) -> np.ndarray:
         return _frame(self.anatomy.heart_tilt)
 
-    def at(self, points: list | np.ndarray) -> np.ndarray:
+    def at(self, points: Sequence | np.ndarray) -> np.ndarray:
         """Reference points (..., 3) of the heart -> mm."""
         turn = self.axes.T @ _frame(0.0)
         return self.centre + self.size * (np.asarray(points, np.float64) - _CENTRE) @ turn.T
@@ -82,10 +83,18 @@ def _aorta(anatomy: Anatomy, heart: HeartFrame) -> tuple[np.ndarray, np.ndarray]
     top, out = anatomy.aorta_top, anatomy.aorta_bulge
     shift = anatomy.mediastinum_shift
     ascending = [heart.at([4, -108, 14]), heart.at([24, -114, 0])]
-    arch = [[58, -116, -11 - 0.4 * out], [top - 6, -106, -3], [top, -88, 10], [top - 8, -68, 20 + 0.6 * out]]
+    arch = [[58, -117, -10 - 0.4 * out], [top - 8, -110, -3], [top, -93, 15], [top - 8, -70, 24 + 0.6 * out]]
     arch_mm = anatomy.place(np.array(arch) + [0, 0, 0.5 * shift])
     down = []
-    for z, x in ((52, 25 + out), (20, 22 + out), (-20, 17 + 0.7 * out), (-70, 9), (-120, 4), (-190, 1), (-250, 0)):
+    for z, x in (
+        (52, 25 + out),
+        (20, 22 + out),
+        (-20, 17 + 0.7 * out),
+        (-70, 9),
+        (-120, 4),
+        (-190, 1),
+        (-250, 0),
+    ):
         height = z * anatomy.height_scale
         y = float(spine_y(height, anatomy)) - 29 * anatomy.depth_scale
         down.append([height, y, x * anatomy.width_scale + float(anatomy.sway(np.float64(height)))])
@@ -121,7 +130,15 @@ def paint_heart(canvas: Canvas, anatomy: Anatomy) -> None:
         centre, radii = _CHAMBERS[name]
         shape = np.array(radii) * heart.size * [1 / anatomy.heart_round, 1, 1]
         grow = 1.08 if name == "fat" else 1.0
-        _paint_chamber(canvas, heart, heart.at(centre), shape * grow, hu, "mediastinum" if name == "fat" else "heart")
+        _paint_chamber(
+            canvas, heart, heart.at(centre), shape * grow, hu, "mediastinum" if name == "fat" else "heart"
+        )
+
+
+def heart_distance(heart: HeartFrame, points: Sequence[np.ndarray]) -> np.ndarray:
+    """Approximate signed distance (mm) to the heart's outside, from coordinate arrays (z, y, x)."""
+    centre, radii = _CHAMBERS["fat"]
+    return turned_ellipsoid(points, heart.at(centre), np.array(radii) * heart.size, heart.axes)
 
 
 def _paint_chamber(
@@ -150,13 +167,17 @@ def paint_great_vessels(canvas: Canvas, anatomy: Anatomy, vessels: GreatVessels)
     gullet[:, 2] += anatomy.sway(gullet[:, 0])
     canvas.tube(gullet, np.full(len(gullet), 7.5 * g), 40, "oesophagus")
     atrium = heart.at([4, -103, -17])
-    cava = smooth_path([place([80, -110, -20 + 0.5 * anatomy.mediastinum_shift]), place([45, -102, -22]), atrium])
+    cava = smooth_path(
+        [place([80, -110, -20 + 0.5 * anatomy.mediastinum_shift]), place([45, -102, -22]), atrium]
+    )
     canvas.tube(cava, np.full(len(cava), 9.5 * g), anatomy.pulmonary_hu + 130, "veins")
-    lower = smooth_path([heart.at([-32, -100, -12]), place([-75, -92, -10]), place([-130, -78, -12]), place([-240, -75, -14])])
+    lower = smooth_path(
+        [heart.at([-32, -100, -12]), place([-75, -92, -10]), place([-130, -78, -12]), place([-240, -75, -14])]
+    )
     canvas.tube(lower, np.full(len(lower), 11.0 * g), 95, "veins")
     for course in (
-        [[80, -110, -20], [96, -116, -22], [112, -108, -34], [122, -98, -62], [126, -92, -100]],
-        [[80, -112, -17], [90, -120, 4], [108, -116, 26], [122, -100, 58], [126, -92, 100]],
+        [[80, -110, -20], [96, -116, -22], [112, -122, -38], [118, -132, -66], [124, -118, -105]],
+        [[80, -112, -17], [90, -120, 4], [108, -122, 30], [118, -132, 62], [124, -118, 105]],
     ):
         line = smooth_path(place(course))
         hu = anatomy.pulmonary_hu + 130 if course[0][2] < -18 else 110.0

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import RectBivariateSpline
 
 from dataset.phantom_anatomy import Anatomy
 from dataset.phantom_canvas import LABEL_ID, Canvas, smooth_step
-from dataset.phantom_wall import ANGLES, Surface, Wall, spine_y
+from dataset.phantom_wall import ANGLES, Surface, Wall, cavity_front, spine_y
 
 SIDES = {"right": -1, "left": 1}
 
@@ -44,16 +45,18 @@ def paint_body(canvas: Canvas, wall: Wall, polar: PolarGrid, anatomy: Anatomy) -
     muscle = polar.outside(wall.muscle, z)
     canvas.paint(canvas.whole, canvas.cover(muscle), anatomy.muscle_hu, "muscle")
     cavity = polar.outside(wall.cavity, z)
-    # Two sheets of fat part the muscle layers: around the ribs' outside, and half way to the skin.
-    share = canvas.cover(np.abs(muscle + cavity) - 1.2) * canvas.cover(muscle + 5)
-    canvas.paint(canvas.whole, share * np.float32(0.8), anatomy.fat_hu)
+    # A sheet of fat, here thick and there thin, parts the muscle layers half way to the ribs.
+    turn = np.arctan2(canvas.axes[1] - wall.cavity.axis[0], np.float32(60))[:, None] * 5 + canvas.axes[2] / 23
+    sheet = 1.3 + np.sin(turn + z[:, None, None] / 19)
+    share = canvas.cover(np.abs(muscle + cavity) - sheet.astype(np.float32)) * canvas.cover(muscle + 4)
+    canvas.paint(canvas.whole, share, anatomy.fat_hu)
     canvas.paint(canvas.whole, canvas.cover(cavity + 1), anatomy.fat_hu, "mediastinum")
     return cavity
 
 
 def diaphragm(anatomy: Anatomy, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Height (mm) of the diaphragm over columns (y, x), arrays that broadcast."""
-    return sum(  # type: ignore[return-value]
+    return sum(
         share * _dome(anatomy, side, y, x)
         for side, share in ((-1, smooth_step(x, 25, -25)), (1, smooth_step(x, -25, 25)))
     )
@@ -65,24 +68,56 @@ def _dome(anatomy: Anatomy, side: int, y: np.ndarray, x: np.ndarray) -> np.ndarr
     lateral, medial = np.clip(sideways, 0, None), np.clip(-sideways, 0, None)
     backward = (y / anatomy.depth_scale + 95) / 105
     behind, before = np.clip(backward, 0, None), np.clip(-backward, 0, None)
-    drop = 62 * lateral**2.6 + 16 * medial**2 + 78 * behind**2.2 + 42 * (before * 1.25) ** 2.4
-    return top - drop
+    before = 1.2 * before
+    drop = 62 * lateral**2 + 16 * medial**2 + 84 * behind**2 + 42 * before**2
+    return top - drop * (lateral**2 + medial**2 + behind**2 + before**2) ** 0.2
+
+
+# Distance (mm) of the lungs' medial surfaces from the midline: rows by height, columns from the breastbone (0) to
+# the vertebral bodies (1). The heart and the great vessels displace the lungs beyond this.
+_EDGE_Z = (-50, -10, 10, 25, 40, 55, 70, 85, 100, 120)
+_EDGE_PLACE = (0.0, 0.13, 0.25, 0.4, 0.53, 0.65, 0.75, 0.85, 0.95, 1.04, 1.16)
+_EDGE = {
+    "right": [
+        [20, 16, 12, 10, 8, -2, -6, 3, 14, 20, 30],
+        [4, 3, 10, 17, 16, 12, -4, -3, 14, 20, 33],
+        [5, 1, 10, 19, 30, 30, -3, -4, 14, 19, 30],
+        [5, 2, 12, 24, 34, 27, -3, -4, 12, 18, 31],
+        [5, 2, 12, 27, 32, 22, 0, -2, 12, 18, 30],
+        [4, 0, 10, 25, 25, 14, 2, 2, 12, 18, 26],
+        [5, 1, 9, 22, 20, 9, 0, 4, 12, 18, 27],
+        [28, 18, 15, 20, 17, 10, 3, 8, 16, 21, 25],
+        [32, 30, 28, 19, 14, 11, 10, 14, 20, 24, 28],
+        [34, 34, 34, 32, 20, 19, 24, 26, 28, 30, 34],
+    ],
+    "left": [
+        [20, 18, 18, 20, 20, 24, 30, 35, 33, 26, 33],
+        [7, 9, 15, 22, 25, 26, 28, 32, 32, 26, 31],
+        [7, 10, 18, 28, 30, 32, 32, 32, 32, 22, 27],
+        [7, 11, 19, 30, 34, 37, 37, 31, 31, 20, 26],
+        [6, 10, 19, 32, 36, 38, 37, 32, 28, 18, 25],
+        [6, 9, 18, 30, 36, 37, 31, 31, 22, 18, 27],
+        [7, 10, 18, 26, 29, 31, 30, 25, 18, 20, 29],
+        [26, 17, 22, 24, 24, 25, 22, 17, 17, 21, 27],
+        [30, 34, 25, 22, 20, 14, 12, 16, 18, 23, 32],
+        [30, 30, 30, 31, 24, 16, 16, 20, 26, 30, 34],
+    ],
+}  # fmt: skip
+_EDGE_CURVE = {
+    side: RectBivariateSpline(_EDGE_Z, _EDGE_PLACE, np.array(table, float), kx=2, ky=2, s=0)
+    for side, table in _EDGE.items()
+}
 
 
 def mediastinum_edge(anatomy: Anatomy, side: int, z: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Distance (mm) of a lung's medial surface from the midline at (z, y), arrays that broadcast."""
-    z_ref = z / anatomy.height_scale
-    spine = spine_y(z, anatomy).astype(np.float32)
-    front = np.float32(-166 * anatomy.depth_scale) + 24 * smooth_step(z_ref, 0, 75) + 20 * smooth_step(z_ref, 70, 130)
-    place = (y - front) / (spine - front)  # 0 behind the sternum, 1 at the vertebral bodies
-    middle = smooth_step(place, 0.1, 0.45) * (22 + 7 * smooth_step(z_ref, 60, 115))
-    recess = -6 * np.exp(-(((place - 0.75) / 0.16) ** 2)) * smooth_step(z_ref, 40, 0)
-    spinal = 3 * smooth_step(place, 0.8, 1.05)
-    fat_pads = 16 * smooth_step(z_ref, 10, -50) * smooth_step(place, 0.55, 0.2)
-    thymus = 9 * smooth_step(z_ref, 30, 100) * smooth_step(place, 0.4, 0.05)
-    soft = (middle * (1 - 0.25 * spinal / 3) + recess + fat_pads + thymus) * anatomy.mediastinum_scale
-    knob = 6 * np.exp(-(((z_ref - 62) / 16) ** 2)) * smooth_step(place, 0.5, 0.75) if side > 0 else 0.0
-    return 6 + soft + spinal + knob + side * (anatomy.mediastinum_shift + anatomy.sway(z))
+    front, spine = cavity_front(z, anatomy), spine_y(z, anatomy)
+    place = (y - front) / (spine - front)
+    flat_z = np.broadcast_to(z / anatomy.height_scale, place.shape)
+    edge = _EDGE_CURVE["right" if side < 0 else "left"].ev(flat_z, place)
+    soft = 1 + (anatomy.mediastinum_scale - 1) * smooth_step(place, 0.95, 0.7)
+    drift = smooth_step(place, 1.0, 0.6) * anatomy.mediastinum_shift + anatomy.sway(z)
+    return edge * soft * anatomy.width_scale + side * drift
 
 
 def lung_distance(
@@ -91,7 +126,7 @@ def lung_distance(
     """Approximate signed distance (mm) to one lung; `cavity` is the distance beyond the pleura."""
     apex = (anatomy.apex_right if side < 0 else anatomy.apex_left) * anatomy.height_scale
     off_x = (x * side / anatomy.width_scale - 48) / 50
-    off_y = (y / anatomy.depth_scale + 78) / 50
+    off_y = (y / anatomy.depth_scale + 66) / 50
     top = apex - 20 * (off_x**2 + off_y**2)
     medial = mediastinum_edge(anatomy, side, z, y).astype(np.float32) - x * np.float32(side)
     lower = (diaphragm(anatomy, y, x) * anatomy.height_scale).astype(np.float32)
@@ -137,7 +172,9 @@ def _paint_effusion(canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, depth: f
     canvas.paint(canvas.whole, canvas.cover(surface) * lung, 12, "effusion")
 
 
-def _paint_consolidation(canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, rng: np.random.Generator) -> None:
+def _paint_consolidation(
+    canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, rng: np.random.Generator
+) -> None:
     """A dense area with an uneven border inside one lung."""
     side, height, radius = anatomy.consolidation
     low = (anatomy.dome_right if side < 0 else anatomy.dome_left) + anatomy.breath_lift

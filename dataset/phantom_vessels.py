@@ -6,11 +6,11 @@ import numpy as np
 
 from dataset.phantom_anatomy import Anatomy
 from dataset.phantom_canvas import Canvas, smooth_path
-from dataset.phantom_heart import GreatVessels, HeartFrame
+from dataset.phantom_heart import GreatVessels, HeartFrame, heart_distance
 from dataset.phantom_lungs import SIDES, lung_distance
 from dataset.phantom_wall import Wall
 
-_TIPS = 110  # end branches per lung and tree
+_TIPS = 260  # end branches per lung and tree
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,12 @@ class Branch:
 
 
 def grow_tree(
-    root: np.ndarray, radius: float, tips: np.ndarray, rng: np.random.Generator, level: int = 1, taper: float = 2.6
+    root: np.ndarray,
+    radius: float,
+    tips: np.ndarray,
+    rng: np.random.Generator,
+    level: int = 1,
+    taper: float = 2.6,
 ) -> list[Branch]:
     """A tree from `root` that reaches all `tips` (n, 3), halving them at each fork.
 
@@ -37,21 +42,20 @@ def grow_tree(
     """
     if len(tips) == 1:
         return [Branch(root, tips[0], radius, 0.6 * radius, level)]
-    centre = tips.mean(0)
-    spread = tips - centre
-    main = np.linalg.svd(spread, full_matrices=False)[2][0]
+    spread = tips - tips.sum(0) / len(tips)
+    main = np.linalg.eigh(spread.T @ spread)[1][:, -1]
     order = np.argsort(spread @ main)
     cut = int(np.clip(round(len(tips) * rng.uniform(0.35, 0.65)), 1, len(tips) - 1))
     branches = []
     for part in (order[:cut], order[cut:]):
         wide = radius * (len(part) / len(tips)) ** (1 / taper)
-        goal = tips[part].mean(0)
         if len(part) == 1:
             branches += grow_tree(root, wide, tips[part], rng, level, taper)
             continue
-        fork = root + rng.uniform(0.36, 0.5) * (goal - root) + rng.normal(0, 1.5, 3)
-        branches.append(Branch(root, fork, wide, 0.93 * wide, level))
-        branches += grow_tree(fork, 0.93 * wide, tips[part], rng, level + 1, taper)
+        goal = tips[part].sum(0) / len(part)
+        fork = root + rng.uniform(0.34, 0.48) * (goal - root) + rng.normal(0, 1.5, 3)
+        branches.append(Branch(root, fork, wide, 0.98 * wide, level))
+        branches += grow_tree(fork, 0.98 * wide, tips[part], rng, level + 1, taper)
     return branches
 
 
@@ -65,18 +69,20 @@ def lung_points(
     z, y, x = tries.T
     angle = np.arctan2(y - wall.cavity.axis[0], x - wall.cavity.axis[1])
     cavity = np.hypot(y - wall.cavity.axis[0], x - wall.cavity.axis[1]) - wall.cavity.at(z, angle)
-    inside = tries[lung_distance(anatomy, side, cavity, z, y, x) < -margin]
-    return _even_subset(inside, count)
+    heart = heart_distance(HeartFrame(anatomy), (z, y, x))
+    inside = np.maximum(lung_distance(anatomy, side, cavity, z, y, x), -heart) < -margin
+    return _even_subset(tries[inside], count)
 
 
 def _even_subset(points: np.ndarray, count: int) -> np.ndarray:
-    """Of the points, drop the second of the closest pair until `count` remain (approximately: farthest first)."""
-    count = min(count, len(points))
+    """`count` of the points (n, 3) far from one another: always the one farthest from those chosen."""
+    columns = np.ascontiguousarray(points.T, np.float32)
     chosen = [0]
-    distance = np.linalg.norm(points - points[0], axis=1)
-    for _ in range(count - 1):
+    distance = np.full(len(points), np.inf, np.float32)
+    for _ in range(min(count, len(points)) - 1):
+        offset = columns - columns[:, chosen[-1], None]
+        np.minimum(distance, np.einsum("ij,ij->j", offset, offset), out=distance)
         chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return points[chosen]
 
 
@@ -102,7 +108,7 @@ class LungTrees:
             veins.append(Branch(inflow, hilum, 7.0 * girth, 6.5 * girth, 0))
             veins += grow_tree(hilum, 6.4 * girth, tips[1::2], rng)
             bronchus = anatomy.place(BRONCHUS[name])[-1]
-            airways += grow_tree(bronchus, 5.8 * girth, tips[::5], rng, taper=2.2)
+            airways += grow_tree(bronchus, 5.8 * girth, tips[::8], rng, taper=2.2)
         return LungTrees(arteries, veins, airways)
 
 
@@ -113,8 +119,8 @@ BRONCHUS = {  # reference course from the tracheal fork
 
 
 def _visible(canvas: Canvas, branches: list[Branch]) -> np.ndarray:
-    """Segments (n, 8) of the branches that a grid this coarse can show (3 % of a voxel's contrast)."""
-    least = 0.17 * 0.5 * canvas.edge
+    """Segments (n, 8) of the branches that a grid this coarse can show (5 % of a voxel's contrast)."""
+    least = 0.22 * 0.5 * canvas.edge
     return np.array([b.segment for b in branches if b.radius_start > least]).reshape(-1, 8)
 
 
@@ -128,7 +134,9 @@ def paint_trees(canvas: Canvas, anatomy: Anatomy, trees: LungTrees) -> None:
     g = anatomy.girth
     shift = 0.4 * anatomy.mediastinum_shift
     windpipe = smooth_path(
-        anatomy.place([[230, -128, 0], [150, -114, 0], [110, -100, shift], [75, -84, shift], [44, -72, 0]])
+        anatomy.place(
+            [[230, -128, 0], [150, -114, 0], [110, -100, shift - 2], [75, -84, shift - 5], [44, -72, 0]]
+        )
     )
     tubes = [(windpipe, np.full(len(windpipe), 8.6 * g))]
     for name, wide in (("right", 7.4), ("left", 6.3)):

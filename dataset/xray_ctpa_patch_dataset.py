@@ -33,9 +33,9 @@ STEP = 4  # voxels per latent voxel; patch starts lie on its multiples
 class EncoderInput:
     """What the frozen X-ray encoder wants to see: a square of `size` pixels, normalised by `mean` and `std`."""
 
-    size: int
-    mean: Sequence[float]
-    std: Sequence[float]
+    size: int = 224
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
 
 
 class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
@@ -75,9 +75,9 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         patch_size: Sequence[int],
         patches_per_volume: int,
         hu_window: tuple[float, float],
-        encoder_input: EncoderInput,
         xray_fov_mm: float,
         seed: int,
+        encoder_input: EncoderInput = EncoderInput(),
         stride: Sequence[int] | None = None,
         context: int = 0,
         latents: LatentCache | None = None,

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dataset.atomic import replacing, write_text
+from dataset.dicom_file import is_dicom
 from dataset.errors import BadFileError
-from dataset.xray_dicom import is_dicom, read_xray_dicom
+from dataset.xray_dicom import read_xray_dicom
 
 if TYPE_CHECKING:  # preparation workers start without torch
     from torch import Tensor
@@ -64,8 +65,9 @@ def read_xray(path: Path | str) -> Xray:
     """
     path = Path(path)
     if is_dicom(path):
-        image, affine = read_xray_dicom(path, lambda size: _check_size(size, path))
-        return Xray(image, "dicom", affine, False)
+        image, pixel_mm = read_xray_dicom(path, lambda size: _check_size(size, path))
+        h, w = image.shape
+        return Xray(image, "dicom", None if pixel_mm is None else centred_affine((h, w), pixel_mm), False)
     image, kind = _read_picture(path)
     affine, synthetic = _read_sidecar(path.with_suffix(".json"))
     return Xray(image, kind, affine, synthetic)
@@ -136,9 +138,7 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
     """Smoothed resize of a square float32 image; never leaves the range of its values."""
     if image.shape == (size, size):
         return image.astype(np.float32)
-    return np.asarray(
-        Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32
-    )
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _check_size(size: tuple[int, int], path: Path) -> None:

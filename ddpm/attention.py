@@ -7,11 +7,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from ddpm.layers import inverse_rms, zero_init
 from ddpm.position import AXIS_FEATURES
 
-GEOMETRY_LOGIT = 4.0  # at the start, a token exactly where the voxel projects outweighs a far one by about e^4
+GEOMETRY_LOGIT = (
+    4.0  # at the start, a token exactly where the voxel projects outweighs a far one by about e^4
+)
 
 
 def num_heads(channels: int) -> int:
-    """Heads of 64 channels in wide layers, else of 32; narrower or odd widths get one size that divides them."""
+    """Heads of 64 channels in wide layers, else of 32; other widths the largest size that divides them."""
     sizes = (64, 32) if channels >= 256 else (32, 64)
     size = next((s for s in sizes if channels % s == 0), None)
     size = size or max(s for s in range(1, 65) if channels % s == 0)
@@ -63,8 +65,8 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Residual attention from voxels (B, C, d, h, w) to X-ray tokens, by content and by place.
 
-    Queries carry features of the voxel's position, keys those of the token's position on the X-ray, through projections
-    that start equal on the axes both have: each voxel first looks where it projects to.
+    Queries carry features of the voxel's position, keys those of the token's position on the X-ray, through
+    projections that start equal on the axes both have: each voxel first looks where it projects to.
     """
 
     def __init__(self, channels: int, token_dim: int) -> None:
@@ -84,7 +86,12 @@ class CrossAttention(nn.Module):
         """Equal random projections of x and of z for queries and keys; the query's y starts at 0."""
         scale = (GEOMETRY_LOGIT / AXIS_FEATURES) ** 0.5 * head_dim**-0.25
         for axis_of_query, axis_of_key in ((2, 0), (0, 1)):
-            weight = torch.randn(self.query_place.out_features, AXIS_FEATURES, device=self.query_place.weight.device) * scale
+            weight = (
+                torch.randn(
+                    self.query_place.out_features, AXIS_FEATURES, device=self.query_place.weight.device
+                )
+                * scale
+            )
             self.query_place.weight[:, axis_of_query * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight
             self.key_place.weight[:, axis_of_key * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight
         self.query_place.weight[:, AXIS_FEATURES : 2 * AXIS_FEATURES] = 0

@@ -151,7 +151,10 @@ class VolumeGenerator(nn.Module):
 
     def _predictor(self, condition: Condition, grid: Grid, guidance: float) -> PredictWindows:
         device = self.latent_scale.mean.device
-        spacing, volume = torch.tensor([grid.spacing], device=device), torch.tensor([grid.shape], device=device)
+        spacing, volume = (
+            torch.tensor([grid.spacing], device=device),
+            torch.tensor([grid.shape], device=device),
+        )
 
         def predict(x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
             n = len(x)

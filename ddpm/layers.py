@@ -9,8 +9,9 @@ EPSILON = 1e-5
 
 
 def inverse_rms(x: Tensor, dim: int) -> Tensor:
-    """1 / root mean square of x over `dim` (kept, size 1), computed in float32 and returned in x's dtype."""
-    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
+    """1 / root mean square of x over `dim` (kept, size 1), computed in at least float32, in x's dtype."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=wide)
     return (norm.square() / x.shape[dim] + EPSILON).rsqrt().to(x.dtype)
 
 

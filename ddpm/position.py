@@ -31,7 +31,7 @@ def coordinate_channels(positions: Tensor) -> Tensor:
 
 
 def grid_step(positions: Tensor) -> Tensor:
-    """Distance in mm (B, 3) between neighbouring voxels of an axis-aligned grid (B, 3, d, h, w); 0 on axes of one voxel."""
+    """Millimetres (B, 3) between neighbours on an axis-aligned grid (B, 3, d, h, w); 0 along one voxel."""
     steps = []
     for axis in range(3):
         line = positions[:, axis].movedim(axis + 1, 1)[:, :, 0, 0]  # (B, n)
@@ -56,8 +56,8 @@ def patch_embedding(positions: Tensor, spacing: Tensor) -> Tensor:
 def axis_waves(positions: Tensor) -> Tensor:
     """Sines and cosines (B, N, A * AXIS_FEATURES) of N points with A coordinates in mm (B, N, A).
 
-    The dot product of two such vectors is a sum of cosines of the distance along each axis: large where two points
-    share a coordinate, whatever their place.
+    The dot product of two such vectors is a sum of cosines of the distance along each axis: large where
+    two points share a coordinate, whatever their place.
     """
     waves = torch.tensor(WAVELENGTHS_MM, device=positions.device, dtype=positions.dtype)
     angles = positions[..., None] * (2 * math.pi / waves)  # (B, N, A, waves)

@@ -18,7 +18,7 @@ EMBEDDING_MULT = 4  # width of the time and vector embedding, in units of dim
 
 
 def time_features(t: Tensor) -> Tensor:
-    """Sines and cosines (B, TIME_FEATURES) of times (B,) in [0, 1], geometric frequencies (Vaswani et al. 2017)."""
+    """Sines and cosines (B, TIME_FEATURES) of times (B,) in [0, 1] at geometric frequencies."""
     half = TIME_FEATURES // 2
     frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(1e4) / half))
     angles = TIME_SCALE * t.float()[:, None] * frequencies
@@ -73,8 +73,8 @@ class Stage(nn.Module):
 class UNet3D(nn.Module):
     """UNet over (B, C, d, h, w) latents of any size; all three axes are convolved and halved alike.
 
-    Every voxel is normalised over its own channels only, so a window's result depends on what the network sees,
-    not on the window's statistics.
+    Every voxel is normalised over its own channels only, so a result depends on what the network sees, not
+    on the statistics of the window it is cut to.
 
     Args:
         in_channels, out_channels: of the tensors that go in and come out.
@@ -83,7 +83,7 @@ class UNet3D(nn.Module):
         dim: channels at full resolution; level i has `dim * dim_mults[i]` and is 2**i times coarser.
         num_res_blocks: residual blocks per level on the way down, and again on the way up.
         middle_blocks: residual blocks more at the coarsest level, where parameters cost least time.
-        attention_levels: levels with self-attention; None means the two coarsest, but none finer than level 1.
+        attention_levels: levels with self-attention; None means the two coarsest, without level 0.
         checkpointing: recompute blocks in the backward pass instead of keeping their activations.
         channels_last: memory layout of the activations.
     """
@@ -112,7 +112,9 @@ class UNet3D(nn.Module):
         levels = len(widths)
         attended = coarsest_levels(levels, 2, 1) if attention_levels is None else tuple(attention_levels)
         if not set(attended) <= set(range(levels)):
-            raise ValueError(f"attention_levels must lie in 0..{levels - 1} for {levels} dim_mults, got {attended}")
+            raise ValueError(
+                f"attention_levels must lie in 0..{levels - 1} for {levels} dim_mults, got {attended}"
+            )
         self.levels = levels
         self.token_dim = token_dim
         self.channels_last = channels_last
@@ -136,7 +138,9 @@ class UNet3D(nn.Module):
             UpMerge(coarse, fine) for fine, coarse in zip(widths, widths[1:], strict=False)
         )
         self.up = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels - 1))
-        self.head = nn.Sequential(NormSilu(widths[0]), zero_init(nn.Conv3d(widths[0], out_channels, 3, padding=1)))
+        self.head = nn.Sequential(
+            NormSilu(widths[0]), zero_init(nn.Conv3d(widths[0], out_channels, 3, padding=1))
+        )
 
     def forward(
         self,
@@ -193,7 +197,9 @@ class UNet3D(nn.Module):
         if self.token_dim is None:
             return [()] * self.levels
         if tokens is None or token_positions is None or positions is None:
-            raise ValueError("a UNet3D with a token_dim needs tokens, token_positions and positions in forward")
+            raise ValueError(
+                "a UNet3D with a token_dim needs tokens, token_positions and positions in forward"
+            )
         token_places = axis_waves(token_positions)
         positions = self.pad_to_levels(positions)
         inputs: list[tuple[Tensor, ...]] = []

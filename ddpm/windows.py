@@ -18,9 +18,7 @@ def fit_window(shape: Triple, window: Triple, stride: Triple) -> tuple[Triple, T
     return w, triple([min(a, b) for a, b in zip(stride, w, strict=True)])
 
 
-def fused(
-    predict: PredictWindows, shape: Triple, window: Triple, stride: Triple, batch: int
-) -> Predict:
+def fused(predict: PredictWindows, shape: Triple, window: Triple, stride: Triple, batch: int) -> Predict:
     """Predict a volume (1, C, D, H, W) as the Hann-weighted mean of its windows' predictions.
 
     Blending at every step keeps neighbouring windows consistent (MultiDiffusion, Bar-Tal et al. 2023); weights are

@@ -3,7 +3,7 @@
 import base64
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -25,7 +25,8 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 
 .notice { border-left: 4px solid #b45309; background: #fff7ed; padding: .6rem 1rem; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child, .pairs td { text-align: left; } thead th { border-bottom: 2px solid #888; }
+th:first-child, td:first-child, .pairs td { text-align: left; }
+.pairs td { overflow-wrap: anywhere; vertical-align: top; } thead th { border-bottom: 2px solid #888; }
 .wide { overflow-x: auto; } .hint { color: #555; max-width: 60rem; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; border: 1px solid #ddd; }
 figcaption { font-weight: 600; }
@@ -54,7 +55,8 @@ def write_report(
     Args:
         summary: headline numbers, name -> value.
         controls: None where there are too few cases for them.
-        settings: what the numbers depend on: window, spacing, checkpoint and its hash, sampler, versions.
+        settings: what the numbers depend on: window, spacing, checkpoint and its hash, sampler, versions;
+            groups within it appear as `group.name`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,9 +117,17 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _pairs(values: Mapping[str, object]) -> str:
     rows = "\n".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(show(value))}</td></tr>" for name, value in values.items()
+        f"<tr><td>{escape(name)}</td><td>{escape(show(value))}</td></tr>" for name, value in _flat(values)
     )
     return f'<div class="wide"><table class="pairs"><tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _case_table(cases: Sequence[CaseRow]) -> str:

@@ -58,10 +58,9 @@ class XrayEncoder(nn.Module):
         Raises:
             ValueError: for another shape.
         """
-        wanted = (3, self.size, self.size)
-        if cxr.ndim != 4 or tuple(cxr.shape[1:]) != wanted:
+        if cxr.ndim != 4 or tuple(cxr.shape[1:]) != (3, self.size, self.size):
             raise ValueError(
-                f"this encoder takes images (B, {wanted[0]}, {wanted[1]}, {wanted[2]}), got {tuple(cxr.shape)}:"
+                f"this encoder takes images (B, 3, {self.size}, {self.size}), got {tuple(cxr.shape)}:"
                 " make them with dataset.xray_io.encoder_view"
             )
         features = self.encode(cxr)

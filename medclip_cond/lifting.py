@@ -25,7 +25,7 @@ class PyramidLevel(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, halve: bool) -> None:
         super().__init__()
-        # kernel 4 with padding 1 keeps pixels exactly centred on the 2 x 2 they replace; kernel 3 would shift them
+        # kernel 4 with padding 1 centres a pixel on the 2 x 2 it replaces; kernel 3 would shift it
         kernel, stride = (4, 2) if halve else (3, 1)
         self.enter = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=1)
         self.norm1 = PixelNorm(channels)
@@ -39,26 +39,29 @@ class PyramidLevel(nn.Module):
 
 def plane_to_pixels(xray_affine: Tensor, x: Tensor, z: Tensor) -> Tensor:
     """Pixels (..., 2) as (column, row) of patient positions x and z (...) in mm, by affines (..., 2, 3)."""
-    a = xray_affine  # products by element: autocast would round a matrix product to bfloat16, several pixels off
+    a = xray_affine  # by element: autocast would round a matrix product to bfloat16, pixels off
     rows = [a[..., i, 0] * x + a[..., i, 1] * z + a[..., i, 2] for i in range(2)]
     return torch.stack(rows, -1)
 
 
 def sample_plane(maps: Tensor, pixels: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Features (B, C, d, w) of maps (B, C, h, w) that tile the image, at its pixels (B, d, w, 2) (column, row).
+    """Features (B, C, d, w) of maps (B, C, h, w) that tile the image, at its pixels (B, d, w, 2).
 
-    Bilinear between the centres of the map's cells, 0 outside the image. Pixel centres of the image are integers.
+    Bilinear between the centres of the map's cells, 0 outside the image. Pixels are (column, row), centres at
+    integers.
     """
     height, width = image_size
     size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)
-    grid = (2 * pixels + 1) / size - 1  # -1 and 1 are the outer edges of the image, and of every map that tiles it
+    grid = (
+        2 * pixels + 1
+    ) / size - 1  # -1 and 1 are the outer edges of the image, and of every map that tiles it
     return grid_sample(maps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class XrayLifter(nn.Module):
     """A small pyramid over the whole X-ray whose features are read where each voxel projects to.
 
-    Rays of the frontal view are parallel, front to back, so all voxels of a column along h see the same pixel:
+    Rays of the frontal view are parallel, front to back, so all voxels along h see the same pixel;
     features are read and mixed on the (d, w) plane and repeated along h.
 
     Args:
@@ -85,7 +88,7 @@ class XrayLifter(nn.Module):
         """
         if xray.shape[-1] % self.coarsest or xray.shape[-2] % self.coarsest:
             raise ValueError(
-                f"the X-ray's height and width must be multiples of {self.coarsest} for {len(self.levels)} levels,"
+                f"{len(self.levels)} levels need an X-ray of a height and width that {self.coarsest} divides,"
                 f" got {tuple(xray.shape[-2:])}: resize it to 512 x 512"
             )
         maps, x = [], pixel_unshuffle(2 * xray - 1, FIRST_STRIDE)
@@ -100,8 +103,8 @@ class XrayLifter(nn.Module):
         Args:
             maps: of `pyramid`, batch B, or 1 for windows of one patient.
             xray_affine: (B or 1, 2, 3), (x mm, z mm, 1) -> (column, row) of the image.
-            positions: (B, 3, d, h, w), z, y, x of voxel centres in mm from the volume's centre; z may vary along d
-                alone, x along w alone.
+            positions: (B, 3, d, h, w), z, y, x of voxel centres in mm from the volume's centre; z may vary
+                along d alone, x along w alone.
         """
         batch, _, depth, height, width = positions.shape
         z, x = positions[:, 0, :, 0, :], positions[:, 2, :, 0, :]  # (B, d, w)
@@ -110,7 +113,8 @@ class XrayLifter(nn.Module):
         pixels = pixels.reshape(shared, -1, width, 2)  # windows of one image become rows of one plane
         stride = [FIRST_STRIDE * 2**i for i in range(len(maps))]
         planes = [
-            sample_plane(m, pixels, (m.shape[2] * s, m.shape[3] * s)) for m, s in zip(maps, stride, strict=True)
+            sample_plane(m, pixels, (m.shape[2] * s, m.shape[3] * s))
+            for m, s in zip(maps, stride, strict=True)
         ]
         mixed = self.mix(torch.cat(planes, 1).movedim(1, -1)).reshape(batch, depth, 1, width, self.channels)
         return mixed.expand(-1, -1, height, -1, -1).movedim(-1, 1)

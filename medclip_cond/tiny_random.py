@@ -1,4 +1,4 @@
-"""A tiny Vision Transformer with random weights: for tests and the demo, where no pretrained weights are at hand."""
+"""A tiny Vision Transformer with random weights, for tests and for the demo: it needs no files."""
 
 import torch
 from torch import Tensor
@@ -20,11 +20,14 @@ class TinyRandomEncoder(XrayEncoder):
         layers: transformer blocks.
     """
 
-    def __init__(self, seed: int = 0, size: int = 224, patch: int = 32, width: int = 64, layers: int = 2) -> None:
+    def __init__(
+        self, seed: int = 0, size: int = 224, patch: int = 32, width: int = 64, layers: int = 2
+    ) -> None:
         super().__init__()
         if size % patch or width % 32:
             raise ValueError(
-                f"size must be a multiple of patch and width one of 32, got size={size}, patch={patch}, width={width}"
+                "size must be a multiple of patch and width a multiple of 32,"
+                f" got size={size}, patch={patch}, width={width}"
             )
         self.size, self.grid = size, (size // patch, size // patch)
         self.mean, self.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

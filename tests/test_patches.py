@@ -93,7 +93,9 @@ def test_positions_of_a_crop_are_the_crop_of_the_positions():
     torch.testing.assert_close(crop, whole[:, :, 2:5, 3:7, 1:6])
     voxels = positions_mm(torch.zeros(1, 3), spacing, shape, (32, 40, 36))
     torch.testing.assert_close(
-        whole[0, 0, :, 0, 0], voxels[0, 0, :, 0, 0].view(8, 4).mean(1), msg="a block lies at the mean of its voxels"
+        whole[0, 0, :, 0, 0],
+        voxels[0, 0, :, 0, 0].view(8, 4).mean(1),
+        msg="a block lies at the mean of its voxels",
     )
 
 

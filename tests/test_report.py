@@ -20,7 +20,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
+        self.attributes: list[tuple[str, str]] = []
         self.tags: set[str] = set()
         self.cells: list[str] = []
         self.feed(text)
@@ -29,7 +29,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        self.attributes += attrs
+        self.attributes += [(name, value or "") for name, value in attrs]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -50,7 +50,7 @@ def controls():
 def page_text(controls):
     picture = Image.new("L", (30, 20), 77)
     cases = [CaseRow("p<1>", {"PSNR, dB": 24.8, "SSIM": 0.79317}, picture), CaseRow("p2", {"MAE, HU": 70.8})]
-    settings = {"HU window": [-1000.0, 1000.0], "checkpoint sha256": "ab" * 32}
+    settings = {"HU window": [-1000.0, 1000.0], "checkpoint sha256": "ab" * 32, "model": {"dim": 96}}
     return report_html("Evaluation & controls", {"lung volume correlation": None}, controls, cases, settings)
 
 
@@ -63,7 +63,7 @@ def test_the_page_holds_every_number_and_setting(controls):
         show(controls.psnr.mean_volume),
     ]
     assert row[6] == f"{show(controls.psnr.low)} to {show(controls.psnr.high)}"
-    for text in ("p<1>", "24.80", "0.7932", "p2", "70.80", "-1000, 1000", "ab" * 32, "–"):
+    for text in ("p<1>", "24.80", "0.7932", "p2", "70.80", "-1000, 1000", "ab" * 32, "model.dim", "96", "–"):
         assert text in cells
     assert "not for diagnosis" in page_text(controls)
 

@@ -25,6 +25,7 @@ class Codebooks(nn.Module):
     DEAD_BELOW = 0.25
     REBORN_AT = 0.5  # of the average share: unused again, a new code lives for 70 steps at decay 0.99
     INITIAL_ITERATIONS = 4
+    INITIAL_VECTORS_PER_CODE = 16
 
     def __init__(self, groups: int, n_codes: int, dim: int, decay: float) -> None:
         super().__init__()
@@ -61,8 +62,9 @@ class Codebooks(nn.Module):
     @torch.no_grad()
     def initialize(self, vectors: Tensor) -> None:
         """Random training vectors (G, N, dim) refined by a few steps of k-means."""
-        chosen = _random_rows(vectors, self.codes.shape[1])
-        self.codes.copy_(from_rank_zero(chosen))
+        wanted = self.INITIAL_VECTORS_PER_CODE * self.codes.shape[1]
+        vectors = _random_rows(vectors, min(wanted, vectors.shape[1]))
+        self.codes.copy_(from_rank_zero(_random_rows(vectors, self.codes.shape[1])))
         for _ in range(self.INITIAL_ITERATIONS):
             self._move(vectors, self.nearest(vectors), decay=0.0)
         self.initialized.fill_(True)

@@ -44,11 +44,15 @@ class FrozenCodec(nn.Module):
 
     @torch.no_grad()
     def encode_patch(self, ct_context: Tensor) -> Tensor:
-        """(B, 1, D + 2c, H + 2c, W + 2c) with c = `context`, -1 outside the volume -> (B, C, D/4, H/4, W/4)."""
+        """Latent (B, C, D/4, H/4, W/4) of a patch that comes with its surroundings.
+
+        Args:
+            ct_context: (B, 1, D + 2c, H + 2c, W + 2c) in [-1, 1], c = `context`; -1 outside the volume.
+        """
         if min(ct_context.shape[2:]) <= 2 * self.context:
             raise ValueError(
-                f"a patch needs {self.context} voxels of context on every side, got {tuple(ct_context.shape[2:])}"
-                " voxels in all; cut `ct_context` from the volume, padded with -1 where it ends"
+                f"a patch needs {self.context} voxels of context on every side, got"
+                f" {tuple(ct_context.shape[2:])} in all; cut it from the volume, -1 beyond its faces"
             )
         return self.vqgan.encode(ct_context, self.encoder_halo).float()
 

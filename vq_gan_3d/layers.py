@@ -1,4 +1,4 @@
-"""Building blocks of the 3D autoencoder. All act per voxel or within a few voxels: no attention, no pooling."""
+"""Building blocks of the 3D autoencoder. Each looks a few voxels far at most: no attention."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ class ChannelRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> same shape and dtype; the mean square is taken in float32."""
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+        """(B, C, D, H, W) -> same shape and dtype; the mean square is taken in float32 at least."""
+        length = torch.linalg.vector_norm(
+            x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+        )
         scale = torch.rsqrt(length.square() / x.shape[1] + self.eps)
         return x * scale.to(x.dtype) * self.gain.to(x.dtype)
 

@@ -22,9 +22,12 @@ from vq_gan_3d.codebook import Codebooks, from_rank_zero, perplexity
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """loss: to be added to the reconstruction loss, a scalar with gradient. perplexity: effective number of
-    codes in
-    use in this batch, a scalar, None where nothing is discrete."""
+    """What a quantiser reports besides its result.
+
+    Attributes:
+        loss: scalar with gradient, to be added to the reconstruction loss.
+        perplexity: scalar, effective number of codes in use in this batch; None where nothing is discrete.
+    """
 
     loss: Tensor
     perplexity: Tensor | None

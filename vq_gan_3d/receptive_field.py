@@ -17,8 +17,11 @@ Interval = tuple[int, int]
 
 
 def input_interval(layer: nn.Module, output: Interval) -> Interval:
-    """Input voxels that the output voxels `output` of `layer` depend on. TypeError for layers it does not
-    know."""
+    """Input voxels that the voxels `output` of a layer depend on.
+
+    Raises:
+        TypeError: a layer whose reach is not known here.
+    """
     low, high = output
     if isinstance(layer, nn.Sequential):
         for part in reversed(layer):
@@ -47,8 +50,7 @@ def _conv_interval(conv: nn.Conv3d, output: Interval) -> Interval:
 
 
 def margin(layers: Sequence[nn.Module], output_block: int, input_block: int) -> int:
-    """Input voxels needed on each side of `input_block` voxels to get the aligned `output_block` voxels
-    right."""
+    """Input voxels needed on each side of the aligned `input_block` to get `output_block` voxels right."""
     low, high = 0, output_block - 1
     for layer in reversed(layers):
         low, high = input_interval(layer, (low, high))

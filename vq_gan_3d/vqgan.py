@@ -1,15 +1,13 @@
-"""The 3D VQ-GAN's autoencoder: 4x4x4 down, a codebook, 4x4x4 up. Convolutions with a finite receptive field
-only."""
+"""The 3D VQ-GAN's autoencoder: 4x4x4 down, a codebook, 4x4x4 up, with a finite receptive field."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from vq_gan_3d.layers import ChannelsToSpace, ResBlock, SpaceToChannels, crop
+from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin
 
@@ -48,40 +46,57 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (B, C, d, h, w) -> CT (B, 1, 4d, 4h, 4w). The transpose of `Encoder`'s linear map plus a
-    correction.
+    """Latent (B, C, d, h, w) -> CT (B, 1, 4d, 4h, 4w).
+
+    A linear map of every latent voxel to its 4x4x4 block, plus a convolutional correction that starts at
+    zero. Nearly all of the work is done at quarter and half resolution: wide layers at full resolution would
+    take most of the time and memory.
 
     Args:
         widths: channels at quarter, half and full resolution.
-        num_blocks: residual blocks at quarter, half and full resolution.
+        num_blocks: residual blocks at quarter and half resolution.
     """
 
     def __init__(self, embedding_dim: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
         super().__init__()
-        stages = [nn.Sequential(nn.Conv3d(embedding_dim, widths[0], 1), *_blocks(widths[0], num_blocks[0]))]
-        for (before, width), count in zip(itertools.pairwise(widths), num_blocks[1:], strict=True):
-            up = [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv3d(before, width, 3, padding=1)]
-            stages.append(nn.Sequential(*up, *_blocks(width, count)))
-        stages[-1].append(nn.Conv3d(widths[-1], 1, 3, padding=1))
+        quarter, half, full = widths
+        stages = [
+            nn.Sequential(
+                nn.Conv3d(embedding_dim, quarter, 1),
+                *(ResBlock(quarter) for _ in range(num_blocks[0])),
+            ),
+            nn.Sequential(
+                nn.Upsample(scale_factor=2, mode="nearest"),
+                nn.Conv3d(quarter, half, 3, padding=1),
+                *(ResBlock(half) for _ in range(num_blocks[1])),
+            ),
+            nn.Sequential(
+                ChannelRMSNorm(half),
+                nn.Conv3d(half, full * 2**3, 3, padding=1),
+                ChannelsToSpace(2),
+                nn.SiLU(),
+                nn.Conv3d(full, 1, 3, padding=1),
+            ),
+        ]
         self.stages = nn.ModuleList(stages)
         self.linear = nn.Conv3d(embedding_dim, DOWNSAMPLE**3, 1)
         self.from_blocks = ChannelsToSpace(DOWNSAMPLE)
         _zero(stages[-1][-1])
         self.halo = margin(stages, output_block=DOWNSAMPLE, input_block=1)
-        # what the later stages still need around a latent voxel, in voxels of each stage's output
-        self.margins = [margin(stages[i + 1 :], DOWNSAMPLE, 2**i) for i in range(len(stages))]
+        # what the next stages need around a latent voxel, in voxels of this stage's output
+        self.margins = (margin(stages[1:], DOWNSAMPLE, 1), margin(stages[2:], DOWNSAMPLE, 2))
 
     def forward(self, z: Tensor, context: int = 0) -> Tensor:
         """`context`: latent voxels on every side of `z` that are only context and are cut off the result.
 
-        They are cut as soon as the remaining layers no longer need them: the expensive fine layers run on
-        little more than the result.
+        They are cut as soon as the remaining layers no longer need them: the fine layers, which take most
+        of the work, run on little more than the result.
         """
-        x, current = z, context
-        for i, (stage, needed) in enumerate(zip(self.stages, self.margins, strict=True)):
-            current *= 1 if i == 0 else 2
-            x = crop(stage(x), max(0, current - needed))
-            current = min(current, needed)
+        coarse = min(context, self.margins[0])
+        fine = min(2 * coarse, self.margins[1])
+        x = crop(self.stages[0](z), context - coarse)
+        x = crop(self.stages[1](x), 2 * coarse - fine)
+        x = crop(self.stages[2](x), 2 * fine)
         return x + self.from_blocks(self.linear(crop(z, context)))
 
 
@@ -96,8 +111,11 @@ class VQGAN(nn.Module):
         embedding_dim: latent channels.
         quantizer: its `dim` must equal `embedding_dim`.
         encoder_mults, encoder_blocks: width multiples and residual blocks at half and quarter resolution.
-        decoder_mults, decoder_blocks: the same at quarter, half and full resolution.
+        decoder_mults, decoder_blocks: the same at quarter and half resolution; the full has n_hiddens / 4
+            channels (at least 4).
     """
+
+    initialized: Tensor  # whether the weights come from training data; saved with them
 
     def __init__(
         self,
@@ -106,12 +124,12 @@ class VQGAN(nn.Module):
         quantizer: Quantizer,
         encoder_mults: Sequence[int] = (1, 4),
         encoder_blocks: Sequence[int] = (1, 3),
-        decoder_mults: Sequence[int] = (6, 2, 1),
-        decoder_blocks: Sequence[int] = (3, 3, 1),
+        decoder_mults: Sequence[int] = (6, 2),
+        decoder_blocks: Sequence[int] = (3, 3),
     ) -> None:
         super().__init__()
-        _check_levels("encoder", encoder_mults, encoder_blocks, 2)
-        _check_levels("decoder", decoder_mults, decoder_blocks, 3)
+        _check_levels("encoder", encoder_mults, encoder_blocks)
+        _check_levels("decoder", decoder_mults, decoder_blocks)
         if quantizer.dim != embedding_dim:
             raise ValueError(
                 f"the quantizer works on vectors of embedding_dim channels, got {quantizer.dim} and"
@@ -119,8 +137,10 @@ class VQGAN(nn.Module):
             )
         self.embedding_dim = embedding_dim
         self.encoder = Encoder(embedding_dim, [n_hiddens * m for m in encoder_mults], encoder_blocks)
-        self.decoder = Decoder(embedding_dim, [n_hiddens * m for m in decoder_mults], decoder_blocks)
+        widths = [*(n_hiddens * m for m in decoder_mults), max(4, n_hiddens // 4)]
+        self.decoder = Decoder(embedding_dim, widths, decoder_blocks)
         self.quantizer = quantizer
+        self.register_buffer("initialized", torch.tensor(False))
         self._tie_linear_maps()
 
     @property
@@ -177,7 +197,8 @@ class VQGAN(nn.Module):
         encode.bias.copy_(-(mean @ basis) / scale)  # type: ignore[union-attr]
         decode.weight.copy_((basis * scale)[..., None, None, None])
         decode.bias.copy_(mean)  # type: ignore[union-attr]
-        self.quantizer.init_from(self.encode(patches))
+        self.quantizer.init_from(torch.cat([self.encode(patch[None]) for patch in patches]))
+        self.initialized.fill_(True)
 
     @torch.no_grad()
     def _tie_linear_maps(self) -> None:
@@ -206,18 +227,14 @@ def block_components(patches: Tensor, num_components: int) -> tuple[Tensor, Tens
     return basis.to(dtype), mean.to(dtype), scale.to(dtype)
 
 
-def _blocks(width: int, count: int) -> list[nn.Module]:
-    return [ResBlock(width) for _ in range(count)]
-
-
 def _zero(layer: nn.Module) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
 
-def _check_levels(part: str, mults: Sequence[int], blocks: Sequence[int], levels: int) -> None:
-    if len(mults) != levels or len(blocks) != levels:
+def _check_levels(part: str, mults: Sequence[int], blocks: Sequence[int]) -> None:
+    if len(mults) != 2 or len(blocks) != 2:
         raise ValueError(
-            f"{part}_mults and {part}_blocks need {levels} numbers each (one per resolution),"
+            f"{part}_mults and {part}_blocks need two numbers each (one per resolution),"
             f" got {list(mults)} and {list(blocks)}"
         )

@@ -1,0 +1,151 @@
+"""The whole way on synthetic patients: data, both trainings, sampling, evaluation. See run_demo.sh.
+
+Every stage is the command that a user would run; a stage whose command, code and predecessors have not changed is
+not run again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cli import script
+from memory import PeakMemory
+
+log = logging.getLogger(__name__)
+HERE = Path(__file__).parent
+CODE = (
+    "*.py",
+    "dataset/*.py",
+    "ddpm/*.py",
+    "evaluation/*.py",
+    "medclip_cond/*.py",
+    "vq_gan_3d/*.py",
+    "config/**/*.yaml",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo."""
+
+    name: str
+    script: str
+    settings: Mapping[str, Any]
+
+    @property
+    def command(self) -> list[str]:
+        return [self.script, *overrides(self.settings)]
+
+
+def overrides(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested settings as Hydra overrides: {"model": {"dim": 8}} → ["model.dim=8"]."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found += overrides(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return found
+
+
+def stages(cfg: DictConfig) -> Iterator[Stage]:
+    root = Path(cfg.dir)
+    chosen: Any = OmegaConf.to_container(cfg, resolve=True)
+    common = {"seed": cfg.seed, "dataset": {"root": str(root / "data")}}
+    vqgan_ckpt = root / "vqgan" / "checkpoints" / "last.ckpt"
+    ddpm_ckpt = root / "ddpm" / "checkpoints" / "last.ckpt"
+    folders = {
+        "phantom": {},
+        "prepare": {},
+        "vqgan": {"run_dir": str(root / "vqgan"), "checkpoint_dir": str(vqgan_ckpt.parent)},
+        "latents": {"overwrite": True},
+        "ddpm": {"run_dir": str(root / "ddpm"), "checkpoint_dir": str(ddpm_ckpt.parent)},
+        "evaluate": {"run_dir": str(root / "evaluation"), "ckpt": str(ddpm_ckpt)},
+    }
+    for name in ("latents", "ddpm"):
+        chosen[name] = merged(chosen[name], {"model": {"vqgan_ckpt": str(vqgan_ckpt)}})
+    for name in ("vqgan", "ddpm"):
+        chosen[name] = merged(chosen[name], {"resume": "never"})  # another stage's result may have changed
+    scripts = {
+        "phantom": "make_phantom_data.py",
+        "prepare": "prepare_data.py",
+        "vqgan": "train_vqgan_patches_4gpu.py",
+        "latents": "encode_latents.py",
+        "ddpm": "train_ddpm_patches_4gpu.py",
+        "evaluate": "evaluate_ddpm_patches.py",
+    }
+    for name, file in scripts.items():
+        yield Stage(name, file, merged(merged(common, folders[name]), chosen[name]))
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings; the second's values win."""
+    result = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def code_hash() -> str:
+    digest = hashlib.sha256()
+    for pattern in CODE:
+        for path in sorted(HERE.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def run(stage: Stage, stamps: Path, fingerprint: str, memory: PeakMemory) -> None:
+    """Run a stage unless it was run already under this fingerprint."""
+    stamp = stamps / f"{stage.name}.json"
+    if stamp.is_file() and json.loads(stamp.read_text()).get("fingerprint") == fingerprint:
+        log.info("%s: done before", stage.name)
+        return
+    log.info("\n$ python %s", " ".join(stage.command))
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, *stage.command], cwd=HERE, stdout=sys.stderr)
+    status = memory.watch(process)
+    if status:
+        sys.exit(status)
+    seconds = round(time.monotonic() - started, 1)
+    log.info("%s: %.0f s", stage.name, seconds)
+    stamps.mkdir(parents=True, exist_ok=True)
+    partial = stamp.with_suffix(".partial")
+    partial.write_text(json.dumps({"fingerprint": fingerprint, "command": stage.command, "seconds": seconds}))
+    os.replace(partial, stamp)
+
+
+@script("demo")
+def main(cfg: DictConfig) -> None:
+    started, memory = time.monotonic(), PeakMemory()
+    root = Path(cfg.dir).absolute()
+    cfg.dir = str(root)
+    fingerprint = code_hash()
+    for stage in stages(cfg):
+        fingerprint = hashlib.sha256(f"{fingerprint} {stage.command}".encode()).hexdigest()
+        run(stage, root / "stages", fingerprint, memory)
+    evaluation = root / "evaluation"
+    summary = json.loads((evaluation / "metrics.json").read_text())["summary"]
+    log.info("\nreport:      %s", evaluation / "report.html")
+    log.info("volumes:     %s", evaluation / "volumes")
+    log.info("TensorBoard: tensorboard --logdir %s", root)
+    result = summary | {
+        "report": str(evaluation / "report.html"),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_gb": round(memory.peak_gb, 2),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

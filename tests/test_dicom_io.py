@@ -1,0 +1,189 @@
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage, RLELossless
+
+from dataset.dicom_io import read_dicom_folder
+from dataset.errors import BadFileError
+from dataset.volume_io import read_ct
+from tests.dicom_files import (
+    COLUMN_MM,
+    NAME,
+    ROW_MM,
+    SHAPE,
+    STEP,
+    dataset,
+    slice_tags,
+    stored_values,
+    write_series,
+)
+
+
+def file_of(folder, index):
+    return folder / f"a{(index * 7) % SHAPE[0]:03d}.dcm"
+
+
+def test_slices_are_sorted_by_position_and_rescaled(tmp_path):
+    values = stored_values()
+    volume = read_ct(write_series(tmp_path / "ct", values))
+    np.testing.assert_array_equal(volume.hu, values - 1024)
+    assert volume.spacing == pytest.approx((STEP, ROW_MM, COLUMN_MM))
+    expected = np.array([[-COLUMN_MM, 0, 0, 10], [0, -ROW_MM, 0, 20], [0, 0, STEP, 50], [0, 0, 0, 1]])
+    np.testing.assert_allclose(volume.affine, expected)
+    assert volume.source_axes == "LPS"
+
+
+def test_slices_stored_feet_up_and_turned_land_in_the_frame(tmp_path):
+    values = stored_values()
+    turned = values[:, ::-1, ::-1]  # rows run to the right, columns to the front
+    volume = read_ct(write_series(tmp_path / "ct", turned, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0]))
+    np.testing.assert_array_equal(volume.hu, values - 1024)
+
+
+def test_each_slice_has_its_own_rescale(tmp_path):
+    values = stored_values()
+    folder = write_series(tmp_path / "ct", values)
+    item = pydicom.dcmread(file_of(folder, 4))
+    item.RescaleSlope, item.RescaleIntercept = 2, -1000
+    item.save_as(file_of(folder, 4))
+    array, _ = read_dicom_folder(folder)
+    np.testing.assert_array_equal(array[..., 4].T, 2 * values[4] - 1000)
+    np.testing.assert_array_equal(array[..., 5].T, values[5] - 1024)
+
+
+def test_a_missing_slice_is_found(tmp_path):
+    folder = write_series(tmp_path / "ct", stored_values())
+    file_of(folder, 5).unlink()
+    with pytest.raises(BadFileError, match="none is missing.*6 mm between 62 and 68 mm"):
+        read_ct(folder)
+
+
+def test_a_duplicate_slice_is_found(tmp_path):
+    folder = write_series(tmp_path / "ct", stored_values())
+    (folder / "copy.dcm").write_bytes(file_of(folder, 5).read_bytes())
+    with pytest.raises(BadFileError, match="duplicate position.*65 mm"):
+        read_ct(folder)
+
+
+def test_a_tilted_gantry_is_refused(tmp_path):
+    folder = write_series(tmp_path / "ct", stored_values())
+    for index in range(SHAPE[0]):
+        item = pydicom.dcmread(file_of(folder, index))
+        item.ImagePositionPatient = [-10, -20 + 0.6 * index, 50 + STEP * index]
+        item.save_as(file_of(folder, index))
+    with pytest.raises(BadFileError, match="tilt of 11.3 degrees"):
+        read_ct(folder)
+
+
+def test_two_volumes_are_listed_without_patient_tags(tmp_path):
+    folder = write_series(tmp_path / "ct", stored_values())
+    write_series(folder, stored_values(), series="4.5.6", prefix="b", SeriesNumber=7)
+    with pytest.raises(BadFileError, match="series 3: 12 slices.*series 7: 12 slices") as caught:
+        read_ct(folder)
+    assert NAME not in str(caught.value)
+
+
+def test_a_scout_and_files_of_other_kinds_are_passed_over(tmp_path):
+    values = stored_values()
+    folder = write_series(tmp_path / "ct", values)
+    write_series(folder, values, series="7", prefix="scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(folder, values[:2], series="8", prefix="short")
+    write_series(folder, values, series="9", prefix="report", Modality="SR")
+    (folder / "notes.txt").write_text("not DICOM")
+    np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
+
+
+def test_an_enhanced_multi_frame_file_is_one_volume(tmp_path):
+    values = stored_values()
+    order = np.random.default_rng(1).permutation(len(values))
+    item = dataset(values[order], SOPClassUID=EnhancedCTImageStorage, NumberOfFrames=len(values))
+    item.SeriesInstanceUID = "1.2.3"
+    tags = slice_tags(0, "1.2.3")
+
+    def group(**content):
+        inner = Dataset()
+        for name, value in content.items():
+            setattr(inner, name, value)
+        return [inner]
+
+    shared, frames = Dataset(), []
+    shared.PlaneOrientationSequence = group(ImageOrientationPatient=tags["ImageOrientationPatient"])
+    shared.PixelMeasuresSequence = group(PixelSpacing=tags["PixelSpacing"])
+    shared.PixelValueTransformationSequence = group(RescaleSlope=1, RescaleIntercept=-1024)
+    for index in order:
+        frame = Dataset()
+        place = slice_tags(int(index), "")["ImagePositionPatient"]
+        frame.PlanePositionSequence = group(ImagePositionPatient=place)
+        frames.append(frame)
+    item.SharedFunctionalGroupsSequence, item.PerFrameFunctionalGroupsSequence = [shared], frames
+    (tmp_path / "ct").mkdir()
+    item.save_as(tmp_path / "ct" / "volume.dcm", enforce_file_format=True)
+    volume = read_ct(tmp_path / "ct")
+    np.testing.assert_array_equal(volume.hu, values - 1024)
+    assert volume.spacing == pytest.approx((STEP, ROW_MM, COLUMN_MM))
+
+
+def without_pixels(item):
+    del item.PixelData
+
+
+def without_rescale(item):
+    del item.RescaleIntercept
+
+
+def cut_pixels(item):
+    item.PixelData = item.PixelData[:20]
+
+
+@pytest.mark.parametrize("damage", [without_pixels, without_rescale, cut_pixels])
+def test_a_damaged_slice_is_named(tmp_path, damage):
+    folder = write_series(tmp_path / "ct", stored_values())
+    item = pydicom.dcmread(file_of(folder, 3))
+    damage(item)
+    item.save_as(file_of(folder, 3))
+    with pytest.raises(BadFileError, match=file_of(folder, 3).name) as caught:
+        read_ct(folder)
+    assert NAME not in str(caught.value)
+
+
+def test_a_text_file_among_the_slices_is_named(tmp_path):
+    folder = write_series(tmp_path / "ct", stored_values())
+    file_of(folder, 0).write_text("no DICOM")
+    with pytest.raises(BadFileError, match=file_of(folder, 0).name):
+        read_ct(folder)
+
+
+def test_an_empty_folder_has_no_ct(tmp_path):
+    with pytest.raises(BadFileError, match="no CT slice"):
+        read_ct(tmp_path)
+
+
+def test_run_length_compression_is_read(tmp_path):
+    values = stored_values()
+    folder = write_series(tmp_path / "ct", values)
+    for path in folder.iterdir():
+        item = pydicom.dcmread(path)
+        item.compress(RLELossless, encoding_plugin="pydicom")
+        item.save_as(path)
+    np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+def test_jpeg_compression_is_read(tmp_path, syntax):
+    gdcm = pytest.importorskip("gdcm", reason="needs python-gdcm")
+    values = stored_values()
+    folder = write_series(tmp_path / "ct", values)
+    for path in folder.iterdir():
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(path))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    assert pydicom.dcmread(folder / "a000.dcm").file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)

@@ -1,0 +1,114 @@
+"""The phantom data set on disk: what is written is what was rendered, once."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from dataset.cases import find_cases
+from dataset.drr import frontal_drr, to_intensity
+from dataset.phantom_data import SETTINGS, TRUTH_TABLE, make_phantom_data
+from dataset.phantom_film import XraySettings
+from dataset.volume_io import read_ct
+from dataset.xray_io import read_xray
+from evaluation.organs import lung_volume_ml
+
+SMALL = {
+    "seed": 5,
+    "shape_range": ((26, 22, 26), (30, 26, 28)),
+    "spacing_range": ((11, 12, 12), (12, 14, 14)),
+    "xray": XraySettings(size=64),
+}
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def contents(root):
+    return {p.relative_to(root): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantoms")
+    make_phantom_data(root, 4, **SMALL)
+    return root
+
+
+def test_every_case_can_be_read_back(made):
+    cases, problems = find_cases(made, "", "")
+    assert not problems
+    assert len(cases) == 4
+    truths = {row["patient_id"]: row for row in rows(made / TRUTH_TABLE)}
+    volumes = []
+    for case in cases:
+        ct, xray = read_ct(case.ct), read_xray(case.xray)
+        assert all(26 <= n <= 30 or i > 0 for i, n in enumerate(ct.hu.shape))
+        assert ct.spacing[1] == pytest.approx(ct.spacing[2])
+        assert all(11 <= s <= 14 for s in ct.spacing)
+        integrals, affine = frontal_drr(ct.hu, ct.spacing, 64)
+        np.testing.assert_allclose(xray.image, to_intensity(integrals), atol=1e-4)
+        np.testing.assert_allclose(xray.affine, affine, atol=1e-6)
+        assert xray.synthetic
+        assert case.target in (0, 1)
+        volumes.append([lung_volume_ml(ct.hu, ct.spacing), float(truths[case.patient_id]["lung"])])
+    measured, true = np.transpose(volumes)
+    np.testing.assert_allclose(measured, true, rtol=0.12)  # voxels of 12 mm
+
+
+def test_shapes_spacings_and_axes_vary(tmp_path):
+    make_phantom_data(tmp_path, 6, **SMALL | {"axes": ["LPS", "RAS", "SAL"]})
+    volumes = [read_ct(case.ct) for case in find_cases(tmp_path, "", "")[0]]
+    assert len({v.hu.shape for v in volumes}) > 1
+    assert len({v.spacing for v in volumes}) == 6
+    assert len({v.source_axes for v in volumes}) > 1
+    assert {v.source_axes for v in volumes} <= {"LPS", "RAS", "SAL"}
+
+
+def test_a_second_run_writes_nothing_and_a_larger_one_adds(made):
+    before = contents(made)
+    make_phantom_data(made, 4, **SMALL)
+    assert contents(made) == before
+    make_phantom_data(made, 5, **SMALL)
+    after = contents(made)
+    assert {p: t for p, t in after.items() if p in before and p.suffix != ".csv"} == {
+        p: t for p, t in before.items() if p.suffix != ".csv"
+    }
+    assert len(rows(made / "pairs.csv")) == 5
+
+
+def test_processes_do_not_change_the_result(tmp_path):
+    make_phantom_data(tmp_path / "one", 2, **SMALL)
+    make_phantom_data(tmp_path / "two", 2, num_workers=2, **SMALL)
+    for case, same in zip(*(find_cases(tmp_path / n, "", "")[0] for n in ("one", "two")), strict=True):
+        np.testing.assert_array_equal(read_ct(case.ct).hu, read_ct(same.ct).hu)
+        assert case.xray.read_bytes() == same.xray.read_bytes()
+
+
+def test_another_setting_is_refused_by_name(made):
+    with pytest.raises(ValueError, match=r"seed=5 there, 6 asked for.*another folder"):
+        make_phantom_data(made, 4, **SMALL | {"seed": 6})
+
+
+def test_other_data_are_not_overwritten(tmp_path):
+    (tmp_path / "pairs.csv").write_text("patient_id,ct,xray\n")
+    with pytest.raises(ValueError, match="not of phantoms"):
+        make_phantom_data(tmp_path, 1, **SMALL)
+    assert not (tmp_path / SETTINGS).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape_range": ((30, 30, 30), (20, 30, 30))}, "shape_range is"),
+        ({"spacing_range": ((1, 1), (2, 2))}, "spacing_range is"),
+        ({"embolism_share": 2}, "embolism_share"),
+        ({"axes": []}, "axes needs"),
+        ({"num_cases": 0}, "num_cases"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_phantom_data(tmp_path, **{"num_cases": 1, **SMALL, **change})
