@@ -201,9 +201,9 @@ def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> s
     if cfg.resume not in ("auto", "never"):
         raise ValueError(f"resume must be auto or never, got {cfg.resume!r}")
     if cfg.resume == "auto" and last.is_file():
-        stored = checkpoint.read(last, meta["stage"])["xray2ctpa"]
-        shaping = ("parts", "hu_window", "codec_hash", "encoder_hash")
-        differ = differences({k: stored.get(k) for k in shaping}, {k: meta.get(k) for k in shaping})
+        stored = checkpoint.read(last, meta["stage"])
+        differ = differences(_shaping(stored["xray2ctpa"]), _shaping(meta))
+        differ = differ or checkpoint.other_tensors(stored["state_dict"], module)
         if differ:
             raise ValueError(
                 f"{last} was trained with other settings:\n  " + "\n  ".join(differ) + "\n"
@@ -214,6 +214,12 @@ def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> s
     if cfg.init_from is not None:
         checkpoint.init_weights(module, cfg.init_from, meta["stage"])
     return None
+
+
+def _shaping(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a description shapes the weights."""
+    shaping = {key: meta.get(key) for key in ("parts", "hu_window", "encoder_hash")}
+    return shaping | {"codec_hash": meta.get("codec", {}).get("hash")}
 
 
 def check_run(cfg: DictConfig) -> None:

@@ -19,7 +19,7 @@ from dataset.patches import triple
 from ddpm.ema import load_weights
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
-from parts import build
+from parts import build, differences
 from tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
 
@@ -125,6 +125,13 @@ def load_generator(
 def init_weights(module: nn.Module, path: str | Path, stage: str) -> None:
     """Start a module of training from a checkpoint's weights; ValueError if they do not fit."""
     _load(module, read(path, stage)["state_dict"], path)
+
+
+def other_tensors(state: Mapping[str, torch.Tensor], module: nn.Module, most: int = 5) -> list[str]:
+    """The first few tensors that a module has, or has in another shape, and a stored state has not, and back."""
+    stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    new = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    return differences(stored, new)[:most]
 
 
 def _averaged(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:

@@ -66,21 +66,18 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """`hydra.main` for our scripts: exit status 2 and one message for mistakes, a traceback for our bugs."""
 
     def decorate(task: Task) -> Callable[[], None]:
-        mistakes: list[BaseException] = []
-
-        @wraps(task)
-        def guarded(cfg: DictConfig) -> None:
-            try:
-                task(cfg)
-            except USER_MISTAKES as error:
-                mistakes.append(error)  # out of Hydra's sight, which would print a report of its own
-
         @wraps(task)
         def start() -> None:
-            register_resolvers()
-            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            mistakes: list[BaseException] = []
+
+            @wraps(task)
+            def guarded(cfg: DictConfig) -> None:
+                try:
+                    task(cfg)
+                except USER_MISTAKES as error:
+                    mistakes.append(error)  # out of Hydra's sight, which would print a report of its own
+
+            _prepare_process()
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of composing reach us
             main = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
@@ -96,6 +93,13 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
         return start
 
     return decorate
+
+
+def _prepare_process() -> None:
+    register_resolvers()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 
 USER_MISTAKES = (
@@ -142,16 +146,17 @@ def explain(error: BaseException, config_name: str) -> str:
 def _unknown(message: str, key: str, config_name: str) -> str:
     if "/" in key:
         return message.strip()  # a group's choice that does not exist; Hydra lists those that do
-    known = list(_leaf_keys(_shipped(config_name)))
+    known = list(_leaf_keys(_composed(config_name)))
     full = [k for k in known if k.rsplit(".", 1)[-1] == key]
     meant = full or get_close_matches(key, known, n=2)
     hint = f"did you mean {' or '.join(meant)}?" if meant else "--cfg job lists the settings there are"
     return f"unknown setting {key!r}; {hint}"
 
 
-def _shipped(config_name: str) -> Mapping[Any, Any]:
+def _composed(config_name: str) -> Mapping[Any, Any]:
+    groups = [setting for setting in sys.argv[1:] if (CONFIG_DIR / setting.partition("=")[0]).is_dir()]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = OmegaConf.to_container(compose(config_name), resolve=False)
+        config = OmegaConf.to_container(compose(config_name, groups), resolve=False)
     if not isinstance(config, Mapping):
         raise TypeError(f"{config_name}.yaml is not a mapping")
     return config
@@ -163,5 +168,5 @@ def _leaf_keys(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             if "_target_" not in value or not prefix:
                 yield from _leaf_keys(value, f"{prefix}{key}.")
-        else:
+        elif not re.search(rf"\.{key}}}", str(value)):  # else it follows from the group's value of this name
             yield f"{prefix}{key}"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tqdm import tqdm
 import checkpoint
 from assembly import plain
 from cli import script
+from dataset.errors import BadFileError
 from dataset.volume_io import write_ct
 from ddpm.generator import SamplingPlan
 from evaluation.pictures import preview
@@ -130,21 +132,29 @@ def main(cfg: DictConfig) -> None:
     pairs = jobs(Path(cfg.xray), Path(cfg.output))
     for folder in {target.parent for _, target in pairs}:
         folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()  # a folder that may not be written to shows now, not after hours
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device)
     settings = {
         k: plain(cfg[k]) for k in ("shape", "spacing", "reference", "steps", "sampler", "mode", "guidance")
     }
+    unreadable = []
     for image, target in pairs:
-        sample(
-            image,
-            model,
-            target,
-            **settings,
-            window_batch=cfg.window_batch,
-            xray_fov_mm=cfg.xray_fov_mm,
-            seed=cfg.seed,
-        )
-        log.info("%s → %s", image, target)
+        try:
+            sample(
+                image,
+                model,
+                target,
+                **settings,
+                window_batch=cfg.window_batch,
+                xray_fov_mm=cfg.xray_fov_mm,
+                seed=cfg.seed,
+            )
+        except BadFileError as error:  # the other X-rays of a folder are drawn all the same
+            unreadable.append(str(error))
+        else:
+            log.info("%s → %s", image, target)
+    if unreadable:
+        raise ValueError("\n".join(dict.fromkeys(unreadable)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ def main(cfg: DictConfig) -> None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     store = assembly.open_store(cfg.dataset)
     data = PatchDataModule(
-        assembly.make_dataset(cfg, store, "train"),
-        assembly.make_dataset(cfg, store, "val"),
+        assembly.make_dataset(cfg, store, "train", encoder_input=None),
+        assembly.make_dataset(cfg, store, "val", encoder_input=None),
         cfg.model.batch_size,
         cfg.model.num_workers,
     )

@@ -64,9 +64,7 @@ def find_cases(
     problems += _unsafe_ids(cases) + _shared_ids(cases) + _shared_files(cases, root)
     bad = {problem.patient_id for problem in problems}
     good = [case for case in cases if case.patient_id not in bad]
-    return sorted(good, key=lambda case: case.patient_id), sorted(
-        problems, key=lambda p: (p.patient_id, p.path)
-    )
+    return sorted(good, key=lambda case: case.patient_id), sorted(problems, key=lambda p: (p.patient_id, p.path))
 
 
 def _from_table(root: Path) -> tuple[list[Case], list[Problem]]:
@@ -76,9 +74,7 @@ def _from_table(root: Path) -> tuple[list[Case], list[Problem]]:
         try:
             columns, rows = reader.fieldnames or [], list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{table}: not a comma-separated UTF-8 table ({error}). Export it as CSV."
-            ) from None
+            raise ValueError(f"{table}: not a comma-separated UTF-8 table ({error}). Export it as CSV.") from None
     missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         raise ValueError(
@@ -140,9 +136,7 @@ def _row_problems(row: dict[str, str], root: Path, where: str) -> list[Problem]:
         )
     if split and split not in SPLITS:
         problems.append(
-            Problem(
-                patient_id, where, f"split is one of {', '.join(SPLITS)} or empty", repr(split), "Correct it."
-            )
+            Problem(patient_id, where, f"split is one of {', '.join(SPLITS)} or empty", repr(split), "Correct it.")
         )
     return problems
 
@@ -155,9 +149,7 @@ def _from_folders(
         f for f in root.iterdir() if not f.name.startswith(".") and f.is_dir() and f.resolve() != passed_over
     )
     if not folders:
-        raise ValueError(
-            f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root."
-        )
+        raise ValueError(f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root.")
     cases: list[Case] = []
     problems: list[Problem] = []
     for folder in folders:

@@ -37,9 +37,7 @@ def check_volume(patient_id: str, path: str, volume: Volume, thin: np.ndarray) -
         problems.append(Problem(patient_id, path, rule, found, "Correct the spacing in the header."))
     elif max(spacing) > _ANISOTROPY * min(spacing):
         rule = f"voxels are at most {_ANISOTROPY:g} times longer than wide"
-        problems.append(
-            Problem(patient_id, path, rule, found, "Prefer a thinner reconstruction.", fatal=False)
-        )
+        problems.append(Problem(patient_id, path, rule, found, "Prefer a thinner reconstruction.", fatal=False))
     return problems
 
 
@@ -82,13 +80,8 @@ def shared_content(patients: Sequence[tuple[str, str]], what: str) -> list[Probl
 def format_problems(problems: Sequence[Problem]) -> str:
     """A plain table, one problem a row."""
     header = ("case", "file", "rule", "found", "remedy")
-    rows = [
-        (p.patient_id, p.path, p.rule + ("" if p.fatal else " (used anyway)"), p.found, p.remedy)
-        for p in problems
-    ]
+    rows = [(p.patient_id, p.path, p.rule + ("" if p.fatal else " (used anyway)"), p.found, p.remedy) for p in problems]
     cells = [header, *[tuple(" ".join(cell.split()) for cell in row) for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     cells.insert(1, tuple("-" * width for width in widths))
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)

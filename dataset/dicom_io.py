@@ -31,9 +31,7 @@ class Slice:
 
     path: Path
     frame: int
-    series: tuple[
-        Any, ...
-    ]  # UID, series number, rows, columns, orientation, pixel size: equal within a volume
+    series: tuple[Any, ...]  # UID, series number, rows, columns, orientation, pixel size: equal within a volume
     position: np.ndarray
     orientation: np.ndarray  # (6,) direction of a row, direction of a column
     pixel_mm: tuple[float, float]  # between rows, between columns

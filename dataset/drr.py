@@ -11,14 +11,12 @@ import numpy as np
 from dataset.xray_io import fov_affine
 
 WATER_PER_MM = 0.0195  # attenuation of water at about 70 keV
-FULL_SCALE = 8.0  # line integral that becomes white: 0.41 m of water
+FULL_SCALE = 10.0  # line integral that becomes white: 0.51 m of water
 
 
 def attenuation(hu: np.ndarray) -> np.ndarray:
     """HU of any shape -> linear attenuation, float32 per mm, 0 for air."""
-    return np.clip(hu, -1000, 3000).astype(np.float32) * np.float32(WATER_PER_MM / 1000) + np.float32(
-        WATER_PER_MM
-    )
+    return (np.clip(hu, -1000, 3000).astype(np.float32) + 1000) * np.float32(WATER_PER_MM / 1000)
 
 
 def resampling_matrix(at_mm: np.ndarray, size: int, spacing: float) -> np.ndarray:
@@ -62,12 +60,8 @@ def frontal_drr(
         (x mm, z mm, 1) -> (column, row), which for a cone beam holds at the central plane.
     """
     sd, sh, sw = (float(s) for s in spacing)
-    _check_input(hu, (sd, sh, sw), size, view)
-    depth, height, width = hu.shape
-    if source_mm is not None and source_mm <= height * sh / 2:
-        raise ValueError(
-            f"the source must lie outside the volume: source_mm > {height * sh / 2:g}, got {source_mm:g}"
-        )
+    _check_input(hu, (sd, sh, sw), size, view, source_mm)
+    depth, _, width = hu.shape
     pixel = (fov_mm or max(depth * sd, width * sw)) / size
     x = (np.arange(size) - (size - 1) / 2) * pixel
     z = -x
@@ -84,7 +78,9 @@ def frontal_drr(
     return integrals, fov_affine(size, size * pixel)
 
 
-def _check_input(hu: np.ndarray, spacing: tuple[float, float, float], size: int, view: str) -> None:
+def _check_input(
+    hu: np.ndarray, spacing: tuple[float, float, float], size: int, view: str, source_mm: float | None
+) -> None:
     if hu.ndim != 3 or min(hu.shape) < 1:
         raise ValueError(f"a CT is (D, H, W), got an array of shape {hu.shape}")
     if not np.isfinite(spacing).all() or min(spacing) <= 0:
@@ -93,6 +89,9 @@ def _check_input(hu: np.ndarray, spacing: tuple[float, float, float], size: int,
         raise ValueError(f"size must be at least 2 pixels, got {size}")
     if view not in ("pa", "ap"):
         raise ValueError(f"view must be 'pa' or 'ap', got {view!r}")
+    reach = hu.shape[1] * spacing[1] / 2
+    if source_mm is not None and source_mm <= reach:
+        raise ValueError(f"the source must lie outside the volume: source_mm > {reach:g}, got {source_mm:g}")
 
 
 def _cone_beam(

@@ -40,9 +40,7 @@ def body_box(thin: np.ndarray, strides: Triple, shape: Triple) -> tuple[Triple, 
 
     The body is the largest connected tissue once thin sheets are gone; the whole volume if there is none.
     """
-    opened = ndimage.binary_opening(
-        np.pad(thin > _BODY_HU, _TABLE_OPENING, mode="edge"), iterations=_TABLE_OPENING
-    )
+    opened = ndimage.binary_opening(np.pad(thin > _BODY_HU, _TABLE_OPENING, mode="edge"), iterations=_TABLE_OPENING)
     inner = (slice(_TABLE_OPENING, -_TABLE_OPENING),) * 3
     labels, count = ndimage.label(opened[inner])
     if count == 0:

@@ -68,9 +68,7 @@ def from_canonical(volume: np.ndarray, affine: np.ndarray, axes: str) -> tuple[n
         raise ValueError(f"axes must hold one letter each of L/R, P/A and S/I, such as 'LPS', got {axes!r}")
     found = "".join(aff2axcodes(affine))
     if found != CANONICAL_AXES:
-        raise ValueError(
-            f"the affine must be that of a canonical volume ({CANONICAL_AXES}), got one of {found}"
-        )
+        raise ValueError(f"the affine must be that of a canonical volume ({CANONICAL_AXES}), got one of {found}")
     array = volume.transpose(2, 1, 0)
     change = ornt_transform(axcodes2ornt(CANONICAL_AXES), axcodes2ornt(axes))
     turned = affine @ inv_ornt_aff(change, array.shape)

@@ -6,7 +6,8 @@ scales it to the patient.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Anatomy:
     spongiosa_hu: float = 230.0
     cortex_hu: float = 750.0
     noise_hu: float = 18.0
-    off_centre: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))  # of the field of view (z, y, x)
+    off_centre: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the field of view (z, y, x)
 
     @property
     def scale(self) -> np.ndarray:
@@ -92,78 +93,97 @@ class Anatomy:
 
 
 def draw_anatomy(rng: np.random.Generator, embolism: bool | None = None) -> Anatomy:
-    """A random patient. Large bodies tend to have large hearts, but each organ varies on its own too.
+    """A random patient; `embolism` None leaves it to chance.
 
-    What runs front to back follows what a frontal X-ray shows (depth follows width, height and fat), as in people.
+    Large bodies tend to have large hearts, but each organ varies on its own too. What runs front to back follows
+    what a frontal X-ray shows (depth follows width, height and fat), as in people.
     """
-    normal, uniform = rng.standard_normal, rng.uniform
     female = bool(rng.random() < 0.5)
-    build, weight = normal() - 0.5 * female, normal()
-    log_width = 0.05 * build + 0.025 * weight + 0.045 * normal()
-    log_depth = 0.6 * log_width + 0.03 * weight + 0.03 * normal()
-    log_height = 0.07 * build + 0.05 * normal()
-    inspiration = 14 * normal()
-    dome_right = -27 - inspiration + 7 * normal()
-    raised = _seldom(rng, 0.12, 22, 45)
-    side = bool(rng.random() < 0.5)
-    has_emboli = bool(rng.random() < 0.5) if embolism is None else embolism
-    log_heart = 0.03 * build + 0.03 * weight + 0.06 * normal() + _seldom(rng, 0.22, 0.08, 0.2)
-    spread = float(np.clip(normal(), -2, 2))
+    build, weight = rng.standard_normal() - 0.5 * female, rng.standard_normal()
+    inspiration = 14 * rng.standard_normal()
+    ill = bool(rng.random() < 0.5) if embolism is None else embolism
     return Anatomy(
         seed=int(rng.integers(2**31)),
         female=female,
-        width_scale=float(np.exp(log_width)),
-        depth_scale=float(np.exp(log_depth)),
-        height_scale=float(np.exp(log_height)),
-        fat_mm=float(np.clip(11 * np.exp(0.5 * weight + 0.3 * normal() + 0.25 * female), 3, 42)),
-        muscle_scale=float(np.exp(0.12 * normal() - 0.15 * female)),
-        wall_waves=tuple(float(v) for v in np.repeat((1.6, 1.2, 0.7), 2) * normal(6)),
-        scoliosis_mm=float(4 * normal() + _seldom(rng, 0.15, 8, 20)),
-        scoliosis_phase=float(uniform(-np.pi, np.pi)),
-        kyphosis_scale=float(np.exp(0.1 * normal())),
-        dome_right=float(dome_right + raised * (not side)),
-        dome_left=float(dome_right - 11 + 8 * normal() + raised * side),
-        apex_right=float(122 + 6 * normal()),
-        apex_left=float(125 + 6 * normal()),
-        mediastinum_scale=float(np.exp(0.18 * normal() + 0.1 * weight)),
-        mediastinum_shift=float(5 * normal()),
-        heart_scale=float(np.exp(log_heart)),
-        heart_tilt=float(np.clip(0.5 * inspiration - 2 * weight + 8 * normal(), -25, 25)),
-        heart_shift=float(6 * normal()),
-        heart_round=float(np.exp(0.07 * normal())),
-        aorta_scale=float(np.exp(0.04 * build + 0.13 * normal())),
-        aorta_bulge=float(np.abs(8 * normal())),
-        aorta_top=float(84 + 6 * spread),
-        pulmonary_scale=float(np.exp(0.04 * build + 0.1 * normal() + 0.1 * has_emboli)),
-        effusion=_draw_effusion(rng),
-        consolidation=_draw_consolidation(rng),
-        emboli=int(rng.integers(2, 8)) if has_emboli else 0,
-        calcified=float(rng.beta(1, 2.5)),
-        table=bool(rng.random() < 0.8),
-        table_gap=float(uniform(2, 12)),
-        lung_hu=float(np.clip(-850 + 25 * normal() + 0.8 * inspiration * -1, -900, -800)),
-        fat_hu=float(uniform(-105, -85)),
-        muscle_hu=float(uniform(44, 60)),
-        pulmonary_hu=float(uniform(310, 500)),
-        aorta_hu=float(uniform(150, 350)),
-        spongiosa_hu=float(uniform(150, 300)),
-        cortex_hu=float(uniform(550, 950)),
-        noise_hu=float(uniform(10, 28)),
-        off_centre=(float(8 * normal()), float(2 * normal()), float(7 * normal())),
+        emboli=int(rng.integers(2, 8)) if ill else 0,
+        **_draw_body(rng, build, weight, female),
+        **_draw_lungs(rng, inspiration),
+        **_draw_heart(rng, build, weight, inspiration, ill),
+        **_draw_scan(rng, inspiration),
     )
+
+
+def _draw_body(rng: np.random.Generator, build: float, weight: float, female: bool) -> dict[str, Any]:
+    normal = rng.standard_normal
+    log_width = 0.05 * build + 0.025 * weight + 0.045 * normal()
+    log_depth = 0.6 * log_width + 0.03 * weight + 0.03 * normal()
+    return {
+        "width_scale": float(np.exp(log_width)),
+        "depth_scale": float(np.exp(log_depth)),
+        "height_scale": float(np.exp(0.07 * build + 0.05 * normal())),
+        "fat_mm": float(np.clip(11 * np.exp(0.5 * weight + 0.3 * normal() + 0.25 * female), 3, 42)),
+        "muscle_scale": float(np.exp(0.12 * normal() - 0.15 * female)),
+        "wall_waves": tuple(float(v) for v in np.repeat((1.6, 1.2, 0.7), 2) * normal(6)),
+        "scoliosis_mm": float(4 * normal() + _seldom(rng, 0.15, 8, 20)),
+        "scoliosis_phase": float(rng.uniform(-np.pi, np.pi)),
+        "kyphosis_scale": float(np.exp(0.1 * normal())),
+        "mediastinum_scale": float(np.exp(0.18 * normal() + 0.1 * weight)),
+        "mediastinum_shift": float(5 * normal()),
+        "calcified": float(rng.beta(1, 2.5)),
+    }
+
+
+def _draw_lungs(rng: np.random.Generator, inspiration: float) -> dict[str, Any]:
+    normal = rng.standard_normal
+    right = -27 - inspiration + 7 * normal()
+    left = right - 11 + 8 * normal()
+    raised = _seldom(rng, 0.12, 22, 45)  # a paralysed half of the diaphragm
+    raised_left = bool(rng.random() < 0.5)
+    dense = (float(rng.choice((-1.0, 1.0))), float(rng.uniform(0.1, 0.85)), float(rng.uniform(12, 34)))
+    return {
+        "dome_right": float(right + raised * (not raised_left)),
+        "dome_left": float(left + raised * raised_left),
+        "apex_right": float(122 + 6 * normal()),
+        "apex_left": float(125 + 6 * normal()),
+        "effusion": (_seldom(rng, 0.15, 10, 60), _seldom(rng, 0.15, 10, 60)),
+        "consolidation": dense if rng.random() < 0.25 else (),
+    }
+
+
+def _draw_heart(rng: np.random.Generator, build: float, weight: float, inspiration: float, ill: bool) -> dict[str, Any]:
+    normal = rng.standard_normal
+    log_size = 0.03 * build + 0.03 * weight + 0.06 * normal() + _seldom(rng, 0.22, 0.08, 0.2)
+    return {
+        "heart_scale": float(np.exp(log_size)),
+        "heart_tilt": float(np.clip(0.5 * inspiration - 2 * weight + 8 * normal(), -25, 25)),
+        "heart_shift": float(6 * normal()),
+        "heart_round": float(np.exp(0.07 * normal())),
+        "aorta_scale": float(np.exp(0.04 * build + 0.13 * normal())),
+        "aorta_bulge": float(np.abs(8 * normal())),
+        "aorta_top": float(84 + 6 * np.clip(normal(), -2, 2)),
+        "pulmonary_scale": float(np.exp(0.04 * build + 0.1 * normal() + 0.1 * ill)),
+    }
+
+
+def _draw_scan(rng: np.random.Generator, inspiration: float) -> dict[str, Any]:
+    """CT numbers, noise, table and centring."""
+    normal, uniform = rng.standard_normal, rng.uniform
+    return {
+        "table": bool(rng.random() < 0.8),
+        "table_gap": float(uniform(2, 12)),
+        "lung_hu": float(np.clip(-850 - 0.8 * inspiration + 25 * normal(), -900, -800)),
+        "fat_hu": float(uniform(-105, -85)),
+        "muscle_hu": float(uniform(44, 60)),
+        "pulmonary_hu": float(uniform(310, 500)),
+        "aorta_hu": float(uniform(150, 350)),
+        "spongiosa_hu": float(uniform(150, 300)),
+        "cortex_hu": float(uniform(550, 950)),
+        "noise_hu": float(uniform(8, 22)),
+        "off_centre": (float(8 * normal()), float(2 * normal()), float(7 * normal())),
+    }
 
 
 def _seldom(rng: np.random.Generator, chance: float, low: float, high: float) -> float:
     """0, or with the given chance a value between low and high."""
     value = float(rng.uniform(low, high))
     return value if rng.random() < chance else 0.0
-
-
-def _draw_effusion(rng: np.random.Generator) -> tuple[float, float]:
-    right, left = _seldom(rng, 0.15, 10, 60), _seldom(rng, 0.15, 10, 60)
-    return right, left
-
-
-def _draw_consolidation(rng: np.random.Generator) -> tuple[float, ...]:
-    side, height, radius = rng.choice((-1.0, 1.0)), rng.uniform(0.1, 0.85), rng.uniform(12, 34)
-    return (float(side), float(height), float(radius)) if rng.random() < 0.25 else ()

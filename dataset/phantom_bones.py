@@ -23,9 +23,7 @@ def paint_spine(canvas: Canvas, anatomy: Anatomy) -> None:
     ys = spine_y(canvas.axes[0], anatomy)
     shift = anatomy.sway(canvas.axes[0])
     half = 42 * anatomy.girth
-    box = canvas.box(
-        (z_low, ys.min() - half, shift.min() - half), (z_high, ys.max() + half, shift.max() + half)
-    )
+    box = canvas.box((z_low, ys.min() - half, shift.min() - half), (z_high, ys.max() + half, shift.max() + half))
     if box is not None:
         _paint_bodies(canvas, box, anatomy)
     for number, height in enumerate(VERTEBRAE * anatomy.height_scale):
@@ -115,9 +113,7 @@ def paint_ribs(canvas: Canvas, anatomy: Anatomy, wall: Wall) -> None:
                 _paint_cartilage(canvas, anatomy, wall, path[-1], number, side)
 
 
-def _paint_cartilage(
-    canvas: Canvas, anatomy: Anatomy, wall: Wall, end: np.ndarray, number: int, side: int
-) -> None:
+def _paint_cartilage(canvas: Canvas, anatomy: Anatomy, wall: Wall, end: np.ndarray, number: int, side: int) -> None:
     upward = 6.0 * max(0, number - 4) ** 1.35
     z = np.array([end[0], end[0] - 4 + 0.3 * upward, min(end[0] - 2 + upward, 118) * 1.0])
     start = np.arctan2(end[1] - wall.ribs.axis[0], end[2] - wall.ribs.axis[1])
@@ -125,13 +121,9 @@ def _paint_cartilage(
     angle = (
         np.array([start, 0.5 * (start + middle), middle])
         if side > 0
-        else np.array(
-            [start % (2 * np.pi), 0.5 * (start % (2 * np.pi) + middle % (2 * np.pi)), middle % (2 * np.pi)]
-        )
+        else np.array([start % (2 * np.pi), 0.5 * (start % (2 * np.pi) + middle % (2 * np.pi)), middle % (2 * np.pi)])
     )
-    canvas.tube(
-        wall.ribs.point(z, angle), np.full(3, 4.2 * anatomy.girth), 80 + 170 * anatomy.calcified, "ribs"
-    )
+    canvas.tube(wall.ribs.point(z, angle), np.full(3, 4.2 * anatomy.girth), 80 + 170 * anatomy.calcified, "ribs")
 
 
 def paint_sternum(canvas: Canvas, anatomy: Anatomy) -> None:
@@ -144,9 +136,7 @@ def paint_sternum(canvas: Canvas, anatomy: Anatomy) -> None:
     height = z[:, 0, 0] / h
     course = np.minimum(np.interp(height, [-48, 20, 60, 90, 120], [-180, -178, -170, -157, -141]) * d,
                         cavity_front(z[:, 0, 0], anatomy) - 8)  # fmt: skip
-    wide = (
-        np.interp(height, [-48, -30, 0, 60, 78, 95, 112, 122], [1, 7, 15, 13, 10, 19, 24, 20]) * anatomy.girth
-    )
+    wide = np.interp(height, [-48, -30, 0, 60, 78, 95, 112, 122], [1, 7, 15, 13, 10, 19, 24, 20]) * anatomy.girth
     behind = np.abs(y - course.astype(np.float32)[:, None, None])
     sideways = np.abs(x - anatomy.sway(z).astype(np.float32) * 0.4) - wide.astype(np.float32)[:, None, None]
     slab = np.hypot(np.clip(behind - 1.5, 0, None), np.clip(sideways + 4.5, 0, None)) - np.float32(4.5)

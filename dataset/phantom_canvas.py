@@ -141,9 +141,7 @@ def _outer(factors: Sequence[np.ndarray]) -> np.ndarray:
     return z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
 
 
-def along_segments(
-    points: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def along_segments(points: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nearest place on segment i to each point of its own grid.
 
     Args:
@@ -166,9 +164,7 @@ def along_segments(
 
 def ellipsoid(grid: Sequence[np.ndarray], centre: Point, radii: Point) -> np.ndarray:
     """Approximate signed distance (mm) of points to an ellipsoid with axes along the coordinate axes."""
-    unit = sum(
-        ((axis - np.float32(c)) / np.float32(r)) ** 2 for axis, c, r in zip(grid, centre, radii, strict=True)
-    )
+    unit = sum(((axis - np.float32(c)) / np.float32(r)) ** 2 for axis, c, r in zip(grid, centre, radii, strict=True))
     return (np.sqrt(unit) - 1) * np.float32(min(radii))
 
 

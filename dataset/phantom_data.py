@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from dataset.xray_io import write_xray
 
 SETTINGS = "phantom_settings.json"
 TRUTH_TABLE = "truth.csv"
-VERSION = 1  # raise it when the same seed gives other pictures: sets made before are then refused
+VERSION = 2  # raise it when the same seed gives other pictures: sets made before are then refused
 AXES = ("LPS", "LAS", "RAS", "LPI", "SAL")
 
 _log = logging.getLogger(__name__)
@@ -48,16 +49,8 @@ class PhantomSettings:
     def __post_init__(self) -> None:
         for name, pair in (("shape_range", self.shape_range), ("spacing_range", self.spacing_range)):
             low, high = np.asarray(pair[0]), np.asarray(pair[-1])
-            if (
-                len(pair) != 2
-                or low.shape != (3,)
-                or high.shape != (3,)
-                or (low <= 0).any()
-                or (low > high).any()
-            ):
-                raise ValueError(
-                    f"{name} is [smallest, largest], each three positive numbers (d, h, w), got {pair}"
-                )
+            if len(pair) != 2 or low.shape != (3,) or high.shape != (3,) or (low <= 0).any() or (low > high).any():
+                raise ValueError(f"{name} is [smallest, largest], each three positive numbers (d, h, w), got {pair}")
         if not 0 <= self.embolism_share <= 1:
             raise ValueError(f"embolism_share is a share in [0, 1], got {self.embolism_share}")
         if not self.axes:
@@ -76,7 +69,7 @@ def make_phantom_data(
     spacing_range: Range = ((4.4, 4.6, 4.6), (5.2, 5.2, 5.2)),
     axes: Sequence[str] = AXES,
     embolism_share: float = 0.5,
-    xray: XraySettings | None = None,
+    xray: XraySettings | Mapping[str, Any] | None = None,
     num_workers: int = 0,
 ) -> Path:
     """Write `root/pairs.csv` with a CT and an X-ray per case, and `root/truth.csv` with organ volumes in ml.
@@ -88,7 +81,7 @@ def make_phantom_data(
         shape_range, spacing_range: smallest and largest (d, h, w), voxels and mm.
         axes: orientations of the written arrays; each case takes one.
         embolism_share: share of patients with a pulmonary embolism (`target` 1).
-        xray: default: parallel rays through the CT, no faults.
+        xray: an `XraySettings` or its keys; default: parallel rays through the CT, no faults.
         num_workers: processes; 0 works in this one.
 
     Returns:
@@ -99,7 +92,7 @@ def make_phantom_data(
     """
     if num_cases < 1:
         raise ValueError(f"num_cases must be at least 1, got {num_cases}")
-    settings = PhantomSettings(seed, shape_range, spacing_range, axes, embolism_share, xray or XraySettings())
+    settings = PhantomSettings(seed, shape_range, spacing_range, axes, embolism_share, XraySettings.of(xray))
     root = Path(root)
     _claim(root, settings)
     missing = [i for i in range(num_cases) if not _truth_path(root, i).is_file()]
@@ -107,11 +100,13 @@ def make_phantom_data(
     for done, _ in enumerate(_results(missing, root, settings, num_workers), start=1):
         if done % every == 0 or done == len(missing):
             _log.info("phantom CTs: %d of %d", done, len(missing))
+    return _write_tables(root, num_cases)
+
+
+def _write_tables(root: Path, num_cases: int) -> Path:
     truths = [json.loads(_truth_path(root, i).read_text(encoding="utf-8")) for i in range(num_cases)]
     _write_table(root / TRUTH_TABLE, [{"patient_id": t["patient_id"], **t["volumes_ml"]} for t in truths])
-    _write_table(
-        root / CASE_TABLE, [{k: t[k] for k in ("patient_id", "ct", "xray", "target")} for t in truths]
-    )
+    _write_table(root / CASE_TABLE, [{k: t[k] for k in ("patient_id", "ct", "xray", "target")} for t in truths])
     return root / CASE_TABLE
 
 

@@ -1,6 +1,8 @@
 """X-rays of a phantom as a film shows them: the projection, a real film's faults, a real patient's stance."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
@@ -45,6 +47,17 @@ class XraySettings:
                 f" {self.rotation_deg}, {self.shift_mm}, {self.breath_mm}, {self.magnification}"
             )
 
+    @staticmethod
+    def of(values: "XraySettings | Mapping[str, Any] | None") -> "XraySettings":
+        """Settings from a config's keys; what is not given keeps its default."""
+        if isinstance(values, XraySettings):
+            return values
+        known = [field.name for field in fields(XraySettings)]
+        unknown = sorted(set(values or {}) - set(known))
+        if unknown:
+            raise ValueError(f"X-ray settings are {', '.join(known)}; got {', '.join(unknown)}")
+        return XraySettings(**(values or {}))
+
 
 def phantom_xray(
     anatomy: Anatomy, ct: Phantom, settings: XraySettings, rng: np.random.Generator
@@ -71,9 +84,7 @@ def phantom_xray(
     return image, affine
 
 
-def misalign(
-    image: np.ndarray, pixel_mm: float, settings: XraySettings, rng: np.random.Generator
-) -> np.ndarray:
+def misalign(image: np.ndarray, pixel_mm: float, settings: XraySettings, rng: np.random.Generator) -> np.ndarray:
     """Turn, shift and magnify a square picture about its middle at random; what comes in from outside is 0."""
     angle = np.radians(rng.uniform(-1, 1) * settings.rotation_deg)
     shift = rng.uniform(-1, 1, 2) * settings.shift_mm / pixel_mm

@@ -130,9 +130,7 @@ def paint_heart(canvas: Canvas, anatomy: Anatomy) -> None:
         centre, radii = _CHAMBERS[name]
         shape = np.array(radii) * heart.size * [1 / anatomy.heart_round, 1, 1]
         grow = 1.08 if name == "fat" else 1.0
-        _paint_chamber(
-            canvas, heart, heart.at(centre), shape * grow, hu, "mediastinum" if name == "fat" else "heart"
-        )
+        _paint_chamber(canvas, heart, heart.at(centre), shape * grow, hu, "mediastinum" if name == "fat" else "heart")
 
 
 def heart_distance(heart: HeartFrame, points: Sequence[np.ndarray]) -> np.ndarray:
@@ -158,38 +156,48 @@ def _paint_chamber(
 
 
 def paint_great_vessels(canvas: Canvas, anatomy: Anatomy, vessels: GreatVessels) -> None:
-    """Aorta with its arch's branches, venae cavae, pulmonary trunk and main arteries, oesophagus."""
-    place, g = anatomy.place, anatomy.girth
-    heart = HeartFrame(anatomy)
-    gullet = smooth_path(
-        [[z * anatomy.height_scale, float(spine_y(z * anatomy.height_scale, anatomy)) - 24 * g, x]
-         for z, x in ((170, 2), (120, 6), (70, 3), (20, 4), (-30, 12), (-70, 22))], 8)  # fmt: skip
-    gullet[:, 2] += anatomy.sway(gullet[:, 0])
-    canvas.tube(gullet, np.full(len(gullet), 7.5 * g), 40, "oesophagus")
-    atrium = heart.at([4, -103, -17])
-    cava = smooth_path(
-        [place([80, -110, -20 + 0.5 * anatomy.mediastinum_shift]), place([45, -102, -22]), atrium]
-    )
-    canvas.tube(cava, np.full(len(cava), 9.5 * g), anatomy.pulmonary_hu + 130, "veins")
-    lower = smooth_path(
-        [heart.at([-32, -100, -12]), place([-75, -92, -10]), place([-130, -78, -12]), place([-240, -75, -14])]
-    )
-    canvas.tube(lower, np.full(len(lower), 11.0 * g), 95, "veins")
-    for course in (
-        [[80, -110, -20], [96, -116, -22], [112, -122, -38], [118, -132, -66], [124, -118, -105]],
-        [[80, -112, -17], [90, -120, 4], [108, -122, 30], [118, -132, 62], [124, -118, 105]],
-    ):
-        line = smooth_path(place(course))
-        hu = anatomy.pulmonary_hu + 130 if course[0][2] < -18 else 110.0
-        canvas.tube(line, np.linspace(7.5, 5.5, len(line)) * g, hu, "veins")
-    top = anatomy.aorta_top
-    for course, wide in (
-        ([[top, -102, -2], [top + 16, -108, -6], [top + 32, -104, -18], [top + 60, -104, -28]], 6.0),
-        ([[top, -92, 8], [top + 18, -98, 12], [top + 40, -104, 18], [top + 70, -104, 22]], 4.0),
-        ([[top - 2, -80, 16], [top + 18, -82, 24], [top + 34, -86, 36], [top + 42, -90, 72]], 5.0),
-    ):
-        line = smooth_path(place(course))
-        canvas.tube(line, np.full(len(line), wide * g), anatomy.aorta_hu, "aorta")
+    """Oesophagus, venae cavae, aorta with its arch's branches, pulmonary trunk and main arteries."""
+    _paint_oesophagus(canvas, anatomy)
+    _paint_large_veins(canvas, anatomy)
+    _paint_arch_branches(canvas, anatomy)
     canvas.tube(*vessels.aorta, anatomy.aorta_hu, "aorta")
     for part in (vessels.right_artery, vessels.left_artery, vessels.trunk):
         canvas.tube(*part, anatomy.pulmonary_hu, "pulmonary_artery")
+
+
+def _paint_oesophagus(canvas: Canvas, anatomy: Anatomy) -> None:
+    height, x = np.array([[170, 2], [120, 6], [70, 3], [20, 4], [-30, 12], [-70, 22]], np.float64).T
+    z = height * anatomy.height_scale
+    knots = np.stack([z, spine_y(z, anatomy) - 24 * anatomy.girth, x + anatomy.sway(z)], -1)
+    line = smooth_path(knots)
+    canvas.tube(line, np.full(len(line), 7.5 * anatomy.girth), 40, "oesophagus")
+
+
+def _paint_large_veins(canvas: Canvas, anatomy: Anatomy) -> None:
+    """Both venae cavae and the veins of the arms; contrast arrives through the right arm."""
+    heart, place, g = HeartFrame(anatomy), anatomy.place, anatomy.girth
+    fresh = anatomy.pulmonary_hu + 130
+    fork = [80, -110, -20 + 0.5 * anatomy.mediastinum_shift]
+    right = place([fork, [96, -116, -22], [112, -122, -38], [118, -132, -66], [124, -118, -105]])
+    left = place([fork, [90, -120, 4], [108, -122, 30], [118, -132, 62], [124, -118, 105]])
+    upper = np.stack([place(fork), place([45, -102, -22]), heart.at([4, -103, -17])])
+    lower = np.concatenate([[heart.at([-32, -100, -12])], place([[-75, -92, -10], [-130, -78, -12], [-240, -75, -14]])])
+    for knots, start, end, hu in (
+        (lower, 11.0, 11.0, 95.0),
+        (left, 7.5, 5.5, 110.0),
+        (right, 7.5, 5.5, fresh),
+        (upper, 9.5, 9.5, fresh),
+    ):
+        line = smooth_path(knots)
+        canvas.tube(line, np.linspace(start, end, len(line)) * g, hu, "veins")
+
+
+def _paint_arch_branches(canvas: Canvas, anatomy: Anatomy) -> None:
+    """The arteries of the head and the arms, from offsets (z, y, x) to the top of the arch."""
+    for course, wide in (
+        ([(0, -102, -2), (16, -108, -6), (32, -104, -18), (60, -104, -28)], 6.0),
+        ([(0, -92, 8), (18, -98, 12), (40, -104, 18), (70, -104, 22)], 4.0),
+        ([(-2, -80, 16), (18, -82, 24), (34, -86, 36), (42, -90, 72)], 5.0),
+    ):
+        line = smooth_path(anatomy.place(np.array(course) + [anatomy.aorta_top, 0, 0]))
+        canvas.tube(line, np.full(len(line), wide * anatomy.girth), anatomy.aorta_hu, "aorta")

@@ -172,9 +172,7 @@ def _paint_effusion(canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, depth: f
     canvas.paint(canvas.whole, canvas.cover(surface) * lung, 12, "effusion")
 
 
-def _paint_consolidation(
-    canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, rng: np.random.Generator
-) -> None:
+def _paint_consolidation(canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, rng: np.random.Generator) -> None:
     """A dense area with an uneven border inside one lung."""
     side, height, radius = anatomy.consolidation
     low = (anatomy.dome_right if side < 0 else anatomy.dome_left) + anatomy.breath_lift

@@ -125,30 +125,25 @@ def _visible(canvas: Canvas, branches: list[Branch]) -> np.ndarray:
 
 
 def paint_trees(canvas: Canvas, anatomy: Anatomy, trees: LungTrees) -> None:
-    """Veins, arteries, then trachea and bronchi with their walls."""
-    for branches, hu, label in (
-        (trees.veins, 0.9 * anatomy.aorta_hu + 15, "veins"),
-        (trees.arteries, anatomy.pulmonary_hu, "pulmonary_artery"),
-    ):
-        canvas.capsules(_visible(canvas, branches), hu, label)
-    g = anatomy.girth
+    """Veins, bronchi with their walls, arteries, then the windpipe and main bronchi."""
+    canvas.capsules(_visible(canvas, trees.veins), 0.9 * anatomy.aorta_hu + 15, "veins")
+    airways = _visible(canvas, [b for b in trees.airways if b.level <= 4])
+    canvas.capsules(airways + np.array([0] * 6 + [1.0, 1.0]), -350)
+    canvas.capsules(airways, -960, "airways")
+    canvas.capsules(_visible(canvas, trees.arteries), anatomy.pulmonary_hu, "pulmonary_artery")
+    _paint_windpipe(canvas, anatomy)
+
+
+def _paint_windpipe(canvas: Canvas, anatomy: Anatomy) -> None:
     shift = 0.4 * anatomy.mediastinum_shift
-    windpipe = smooth_path(
-        anatomy.place(
-            [[230, -128, 0], [150, -114, 0], [110, -100, shift - 2], [75, -84, shift - 5], [44, -72, 0]]
-        )
-    )
-    tubes = [(windpipe, np.full(len(windpipe), 8.6 * g))]
+    course = [[230, -128, 0], [150, -114, 0], [110, -100, shift - 2], [75, -84, shift - 5], [44, -72, 0]]
+    windpipe = smooth_path(anatomy.place(course))
+    tubes = [(windpipe, np.full(len(windpipe), 8.6 * anatomy.girth))]
     for name, wide in (("right", 7.4), ("left", 6.3)):
         line = smooth_path(anatomy.place(BRONCHUS[name]), 5)
-        tubes.append((line, np.linspace(wide, 5.8, len(line)) * g))
+        tubes.append((line, np.linspace(wide, 5.8, len(line)) * anatomy.girth))
     for line, radii in tubes:
         canvas.tube(line, radii + 1.6, 30)
-    small = [b for b in trees.airways if b.level <= 4]
-    segments = _visible(canvas, small)
-    walls = segments + np.array([0] * 6 + [1.0, 1.0])
-    canvas.capsules(walls, -350)
-    canvas.capsules(segments, -960, "airways")
     for line, radii in tubes:
         canvas.tube(line, radii, -985, "airways")
 

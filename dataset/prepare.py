@@ -2,12 +2,10 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -19,6 +17,8 @@ from dataset.atomic import write_text
 from dataset.cases import Case, Problem, find_cases, relative_to
 from dataset.checks import format_problems, shared_content
 from dataset.prepare_case import Record, fresh_record, prepare_case
+from dataset.processes import single_threaded
+from dataset.spawning import without_script
 from dataset.split import assign_splits
 from dataset.store import StoredCase, write_manifest
 
@@ -26,7 +26,6 @@ XRAY_PATTERN = "*_pa_drr.png"
 SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 REPORT = "report.txt"
 _SPLITS_FILE = "splits.json"  # every assignment ever made, also of cases that are not in the manifest now
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 
 _log = logging.getLogger(__name__)
 
@@ -78,9 +77,7 @@ def prepare(
     return PrepareReport(stored, problems, prepared)
 
 
-def _records(
-    cases: Sequence[Case], root: Path, store: Path, num_workers: int
-) -> tuple[dict[str, Record], int]:
+def _records(cases: Sequence[Case], root: Path, store: Path, num_workers: int) -> tuple[dict[str, Record], int]:
     """The record of every case by id, and how many were made now."""
     records: dict[str, Record] = {}
     remaining = []
@@ -101,16 +98,12 @@ def _in_process(cases: Sequence[Case], root: Path, store: Path, _: int) -> Itera
         yield case.patient_id, prepare_case(case, root, store)
 
 
-def _in_pool(
-    cases: Sequence[Case], root: Path, store: Path, num_workers: int
-) -> Iterator[tuple[str, Record]]:
+def _in_pool(cases: Sequence[Case], root: Path, store: Path, num_workers: int) -> Iterator[tuple[str, Record]]:
     work = partial(prepare_case, root=root, store=store)
     context = get_context("spawn")
-    with (
-        _single_threaded(),
-        ProcessPoolExecutor(min(num_workers, len(cases) or 1), mp_context=context) as pool,
-    ):
-        futures = {pool.submit(work, case): case.patient_id for case in cases}
+    with ProcessPoolExecutor(min(num_workers, len(cases) or 1), mp_context=context) as pool:
+        with single_threaded(), without_script():
+            futures = {pool.submit(work, case): case.patient_id for case in cases}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -122,21 +115,6 @@ def _in_pool(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started meanwhile use one thread each: libraries read these variables when loaded."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _with_progress(results: Iterator[tuple[str, Record]], total: int) -> Iterator[tuple[str, Record]]:

@@ -97,9 +97,7 @@ def _prepare(case: Case, root: Path, store: Path, stamp: str, content: str) -> R
     return Record(stamp, content, tuple(problems), stored, ct_content, xray_content)
 
 
-def _read(
-    case: Case, name: str, reader: Callable[[Path], Read], path: Path
-) -> tuple[Read | None, list[Problem]]:
+def _read(case: Case, name: str, reader: Callable[[Path], Read], path: Path) -> tuple[Read | None, list[Problem]]:
     try:
         return reader(path), []
     except BadFileError as error:
@@ -170,9 +168,7 @@ def _source_hash(case: Case) -> str:
 def _unreadable(case: Case, error: OSError) -> Problem:
     found = error.strerror or type(error).__name__
     where = Path(error.filename).name if error.filename else case.ct.name
-    return Problem(
-        case.patient_id, where, "the files of a case can be read", found, "Check path and permissions."
-    )
+    return Problem(case.patient_id, where, "the files of a case can be read", found, "Check path and permissions.")
 
 
 def _record_path(store: Path, patient_id: str) -> Path:

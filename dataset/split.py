@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 SPLITS = ("train", "val", "test")
 
 
-def assign_splits(
-    ids: Iterable[str], stored: Mapping[str, str], shares: Mapping[str, float]
-) -> dict[str, str]:
+def assign_splits(ids: Iterable[str], stored: Mapping[str, str], shares: Mapping[str, float]) -> dict[str, str]:
     """Split of every id. `stored` assignments are kept; `shares` are the target shares, which sum to 1.
 
     The first time, patients are ordered by a hash of their id: int(share * n) train (at least one),

@@ -97,9 +97,7 @@ class VolumeStore:
     def read_hu(self, case: StoredCase, start: Triple, size: Triple) -> np.ndarray:
         """The box of `size` voxels (d, h, w) from `start`, int16; it must lie inside the volume."""
         if any(s < 0 or n < 1 or s + n > total for s, n, total in zip(start, size, case.shape, strict=True)):
-            raise ValueError(
-                f"box from {start} of size {size} is not inside {case.patient_id} of {case.shape}"
-            )
+            raise ValueError(f"box from {start} of size {size} is not inside {case.patient_id} of {case.shape}")
         box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
         return self._volume(case)[box]
 
@@ -133,17 +131,12 @@ def xray_path(folder: Path, patient_id: str) -> Path:
 def read_manifest(folder: Path) -> list[StoredCase]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no prepared data in {folder} ({MANIFEST} is missing). Run prepare_data.py first."
-        )
+        raise FileNotFoundError(f"no prepared data in {folder} ({MANIFEST} is missing). Run prepare_data.py first.")
     try:
-        return [
-            StoredCase.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()
-        ]
+        return [StoredCase.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: not a manifest of this version ({type(error).__name__}: {error}). Run prepare_data.py"
-            " again."
+            f"{path}: not a manifest of this version ({type(error).__name__}: {error}). Run prepare_data.py again."
         ) from error
 
 
@@ -180,9 +173,7 @@ def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
         raise FileNotFoundError(f"{path} of the manifest is missing. Run prepare_data.py again.")
     volume = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
     if volume.shape != case.shape:
-        raise ValueError(
-            f"{path}: the manifest says {case.shape}, found {volume.shape}. Run prepare_data.py again."
-        )
+        raise ValueError(f"{path}: the manifest says {case.shape}, found {volume.shape}. Run prepare_data.py again.")
     return volume
 
 

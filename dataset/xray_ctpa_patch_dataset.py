@@ -62,6 +62,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         cases: the volumes of `store` to draw from.
         patch_size: (d, h, w) in voxels, multiples of 4.
         stride: (d, h, w); the grid from which patches are drawn. None draws them anywhere.
+        encoder_input: what the X-ray encoder wants; None leaves `cxr` out, for stage 1.
         xray_fov_mm: side of the (square) X-ray where its geometry is not known.
 
     Raises:
@@ -77,7 +78,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         hu_window: tuple[float, float],
         xray_fov_mm: float,
         seed: int,
-        encoder_input: EncoderInput = EncoderInput(),
+        encoder_input: EncoderInput | None = EncoderInput(),  # noqa: B008 (frozen)
         stride: Sequence[int] | None = None,
         context: int = 0,
         latents: LatentCache | None = None,
@@ -99,13 +100,17 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         case = self.cases[draw // self.patches_per_volume]
         start = self._start(case, epoch, draw)
         key = sample_key(self.seed, epoch, draw)
-        item = self._case_item(case) | {
+        xray = self.store.read_xray(case)
+        item = self._case_item(case, xray) | {
             "patch_coord": torch.tensor(start),
             "sample_key": torch.tensor(key),
             "draw": torch.tensor(draw),
         }
         if self.latents is not None:
             return item | self._latent(self.latents, case, start)
+        if self.encoder_input is not None:
+            eye = self.encoder_input
+            item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)
         return item | self._ct(case, start)
 
     def _start(self, case: StoredCase, epoch: int, draw: int) -> Triple:
@@ -120,8 +125,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         order = np.random.default_rng(sample_key(self.seed, epoch, -2 - volume)).permutation(len(corners))
         return triple(corners[order[nth % len(corners)]].tolist())
 
-    def _case_item(self, case: StoredCase) -> dict[str, Any]:
-        xray = self.store.read_xray(case)
+    def _case_item(self, case: StoredCase, xray: np.ndarray) -> dict[str, Any]:
         affine = case.xray_affine if case.xray_affine is not None else fov_affine(len(xray), self.xray_fov_mm)
         return {
             "xray": torch.from_numpy(xray)[None],
@@ -137,9 +141,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         first = triple([s - self.context for s in start])
         ct = torch.from_numpy(read_unit(self.store, case, first, (d, h, w), self.hu_window))[None]
         inner = tuple(slice(self.context, self.context + n) for n in self.patch_size)
-        eye = self.encoder_input
-        cxr = encoder_view(self.store.read_xray(case), eye.size, eye.mean, eye.std)
-        item = {"ct": ct[(slice(None), *inner)], "cxr": cxr}
+        item = {"ct": ct[(slice(None), *inner)]}
         return item | ({"ct_context": ct} if self.context else {})
 
     def _latent(self, latents: LatentCache, case: StoredCase, start: Triple) -> dict[str, Tensor]:

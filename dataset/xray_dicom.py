@@ -17,9 +17,7 @@ _EXPORT = "Export the frontal X-ray again."
 Geometry = tuple[float, float]  # pixel size (down, across) in mm, in the patient's middle
 
 
-def read_xray_dicom(
-    path: Path, check_size: Callable[[tuple[int, int]], None]
-) -> tuple[np.ndarray, Geometry | None]:
+def read_xray_dicom(path: Path, check_size: Callable[[tuple[int, int]], None]) -> tuple[np.ndarray, Geometry | None]:
     """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, patient's left on the right; pixel mm.
 
     `check_size` is given (columns, rows) before the pixels are read.

@@ -27,13 +27,9 @@ MIN_SIDE = 64
 KIND_FULL_SCALE = {"uint8": 255, "uint16": 65535}
 _TWELVE_BITS = 4095
 _SCALE_PERCENTILES = (0.5, 99.5)
-_SIZE_RULE = (
-    f"an X-ray has at least {MIN_SIDE} pixels a side and at most {MAX_PIXELS // 1_000_000} million in all"
-)
+_SIZE_RULE = f"an X-ray has at least {MIN_SIDE} pixels a side and at most {MAX_PIXELS // 1_000_000} million in all"
 _SIZE_REMEDY = "Export it at the detector's resolution."
-_SIDECAR_RULE = (
-    "an X-ray's sidecar holds 'affine' (2x3 finite numbers or null) and 'synthetic' (true or false)"
-)
+_SIDECAR_RULE = "an X-ray's sidecar holds 'affine' (2x3 finite numbers or null) and 'synthetic' (true or false)"
 _SIDECAR_REMEDY = "Rewrite or remove it."
 
 

@@ -7,9 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ddpm.layers import inverse_rms, zero_init
 from ddpm.position import AXIS_FEATURES
 
-GEOMETRY_LOGIT = (
-    4.0  # at the start, a token exactly where the voxel projects outweighs a far one by about e^4
-)
+GEOMETRY_LOGIT = 4.0  # at the start, a token exactly where the voxel projects outweighs a far one by about e^4
 
 
 def num_heads(channels: int) -> int:
@@ -44,7 +42,12 @@ class RowNorm(nn.Module):
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Multi-head attention of rows (B, N, C) to rows (B, M, C) -> (B, N, C)."""
     q, k, v = (rows.unflatten(2, (heads, -1)).transpose(1, 2) for rows in (queries, keys, values))
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    if q.device.type == "cpu":  # whose backward pass takes two to three times as long in half precision
+        with torch.autocast("cpu", enabled=False):
+            rows = scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    else:
+        rows = scaled_dot_product_attention(q, k, v)
+    return rows.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -87,10 +90,7 @@ class CrossAttention(nn.Module):
         scale = (GEOMETRY_LOGIT / AXIS_FEATURES) ** 0.5 * head_dim**-0.25
         for axis_of_query, axis_of_key in ((2, 0), (0, 1)):
             weight = (
-                torch.randn(
-                    self.query_place.out_features, AXIS_FEATURES, device=self.query_place.weight.device
-                )
-                * scale
+                torch.randn(self.query_place.out_features, AXIS_FEATURES, device=self.query_place.weight.device) * scale
             )
             self.query_place.weight[:, axis_of_query * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight
             self.key_place.weight[:, axis_of_key * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight

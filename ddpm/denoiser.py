@@ -110,9 +110,7 @@ class PatchDenoiser(nn.Module):
         if unknown:
             raise ValueError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
         if "lifted" in cond and lifter is None:
-            raise ValueError(
-                'cond has "lifted" but there is no lifter: give one, or take "lifted" out of cond'
-            )
+            raise ValueError('cond has "lifted" but there is no lifter: give one, or take "lifted" out of cond')
         self.latent_channels = latent_channels
         self.lifter = lifter if "lifted" in cond else None
         self.null_pooled = nn.Parameter(torch.zeros(pooled_dim)) if "pooled" in cond else None
@@ -145,9 +143,7 @@ class PatchDenoiser(nn.Module):
             drop: (B,) bool, X-rays to replace by what the network learns for "no X-ray".
         """
         if tokens.shape[1] != grid[0] * grid[1]:
-            raise ValueError(
-                f"a token grid of {grid} needs {grid[0] * grid[1]} tokens, got {tokens.shape[1]}"
-            )
+            raise ValueError(f"a token grid of {grid} needs {grid[0] * grid[1]} tokens, got {tokens.shape[1]}")
         height, width = xray.shape[-2:]
         dropped = torch.zeros(len(xray), dtype=torch.bool, device=xray.device) if drop is None else drop
         return Condition(
@@ -159,9 +155,7 @@ class PatchDenoiser(nn.Module):
             dropped=dropped,
         )
 
-    def forward(
-        self, x: Tensor, t: Tensor, condition: Condition, positions: Tensor, spacing: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, positions: Tensor, spacing: Tensor) -> Tensor:
         """Prediction (B, C, d, h, w) for the noisy latent.
 
         Args:
@@ -173,9 +167,7 @@ class PatchDenoiser(nn.Module):
         """
         batch = len(x)
         if len(condition) not in (1, batch):
-            raise ValueError(
-                f"a condition of 1 or {batch} X-rays fits a batch of {batch}, got {len(condition)}"
-            )
+            raise ValueError(f"a condition of 1 or {batch} X-rays fits a batch of {batch}, got {len(condition)}")
         dropped = condition.dropped.expand(batch)
         inputs, vector = [x, coordinate_channels(positions)], [patch_embedding(positions, spacing)]
         tokens = None
@@ -183,9 +175,7 @@ class PatchDenoiser(nn.Module):
             lifted = self.lifter.lift(condition.maps, condition.xray_affine, positions)
             inputs.append(replace(lifted, dropped, self.null_lifted, channel_axis=1))
         if self.null_pooled is not None:
-            vector.append(
-                replace(condition.pooled.expand(batch, -1), dropped, self.null_pooled, channel_axis=1)
-            )
+            vector.append(replace(condition.pooled.expand(batch, -1), dropped, self.null_pooled, channel_axis=1))
         if self.null_token is not None:
             tokens = replace(condition.tokens.expand(batch, -1, -1), dropped, self.null_token, channel_axis=2)
         places = condition.token_positions.expand(batch, -1, -1)
@@ -201,6 +191,4 @@ def replace(features: Tensor, dropped: Tensor, null: Tensor | None, channel_axis
         return features
     shape = [1] * features.ndim
     shape[channel_axis] = -1
-    return torch.where(
-        dropped.view(-1, *[1] * (features.ndim - 1)), null.view(shape).to(features.dtype), features
-    )
+    return torch.where(dropped.view(-1, *[1] * (features.ndim - 1)), null.view(shape).to(features.dtype), features)

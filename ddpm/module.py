@@ -13,6 +13,7 @@ from dataset.patches import positions_mm, triple
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.latent_scale import LatentScale
+from ddpm.perceptual import PerceptualLoss
 
 STEP = 4  # voxels per latent voxel and axis
 STATISTICS_PATCHES = 512
@@ -23,6 +24,8 @@ class Codec(Protocol):
     """What training needs of `vq_gan_3d.codec.FrozenCodec`."""
 
     def encode_patch(self, ct_context: Tensor) -> Tensor: ...
+
+    def decode_patch(self, z: Tensor) -> Tensor: ...
 
 
 class XrayEncoder(Protocol):
@@ -47,6 +50,7 @@ class PatchDDPM(pl.LightningModule):
         condition_dropout: share of samples trained without their X-ray (Ho & Salimans 2021).
         latent_scale: mean and std of the training set's latents; None computes them at the first start.
         meta: plain data that goes into every checkpoint under "xray2ctpa".
+        perceptual: further loss on the decoded prediction, in some training steps; outside the module tree too.
     """
 
     def __init__(
@@ -60,12 +64,13 @@ class PatchDDPM(pl.LightningModule):
         condition_dropout: float,
         latent_scale: LatentScale | None,
         meta: Mapping[str, Any],
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"need 0 <= condition_dropout < 1, got {condition_dropout}")
         self.denoiser, self.diffusion = denoiser, diffusion
-        self._frozen = (codec, xray_encoder)
+        self._frozen = (codec, xray_encoder, perceptual)
         self.make_optimizer, self.warmup_steps = optimizer, warmup_steps
         self.condition_dropout = condition_dropout
         self.latent_scale = latent_scale or LatentScale.unknown(denoiser.latent_channels)
@@ -98,9 +103,7 @@ class PatchDDPM(pl.LightningModule):
         else:
             features = encoder(batch["cxr"])
             pooled, tokens = features.pooled, features.tokens
-        return self.denoiser.encode_condition(
-            pooled, tokens, encoder.grid, batch["xray"], batch["xray_affine"], drop
-        )
+        return self.denoiser.encode_condition(pooled, tokens, encoder.grid, batch["xray"], batch["xray_affine"], drop)
 
     def loss(self, batch: dict[str, Tensor], even_times: bool = False) -> Tensor:
         """Weighted mean squared error of the prediction.
@@ -117,15 +120,20 @@ class PatchDDPM(pl.LightningModule):
         positions = positions_mm(
             batch["patch_coord"], batch["spacing"], batch["volume_shape"], triple(x0.shape[2:]), STEP
         )
-        predicted = self.denoiser(
-            self.diffusion.add_noise(x0, noise, t),
-            t,
-            self.condition(batch, dropped),
-            positions,
-            batch["spacing"],
-        )
-        error = (predicted.float() - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
-        return (self.diffusion.loss_weight(t).to(error) * error).mean()
+        x_t = self.diffusion.add_noise(x0, noise, t)
+        condition = self.condition(batch, dropped)
+        predicted = self.denoiser(x_t, t, condition, positions, batch["spacing"]).float()
+        error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
+        loss = (self.diffusion.loss_weight(t).to(error) * error).mean()
+        perceptual = self._frozen[2]
+        if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
+            return loss
+        distance = perceptual(self._decode, self.diffusion.split(x_t, predicted, t)[0], x0, t, batch["sample_key"])
+        self.log("train/perceptual", distance, batch_size=len(x0))
+        return loss + perceptual.weight * distance
+
+    def _decode(self, x0: Tensor) -> Tensor:
+        return self._frozen[0].decode_patch(self.latent_scale.restore(x0))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(batch)

@@ -26,9 +26,7 @@ def time_features(t: Tensor) -> Tensor:
 
 
 def two_linear(in_features: int, out_features: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(in_features, out_features), nn.SiLU(), nn.Linear(out_features, out_features)
-    )
+    return nn.Sequential(nn.Linear(in_features, out_features), nn.SiLU(), nn.Linear(out_features, out_features))
 
 
 def coarsest_levels(num_levels: int, count: int, finest_allowed: int) -> tuple[int, ...]:
@@ -112,9 +110,7 @@ class UNet3D(nn.Module):
         levels = len(widths)
         attended = coarsest_levels(levels, 2, 1) if attention_levels is None else tuple(attention_levels)
         if not set(attended) <= set(range(levels)):
-            raise ValueError(
-                f"attention_levels must lie in 0..{levels - 1} for {levels} dim_mults, got {attended}"
-            )
+            raise ValueError(f"attention_levels must lie in 0..{levels - 1} for {levels} dim_mults, got {attended}")
         self.levels = levels
         self.token_dim = token_dim
         self.channels_last = channels_last
@@ -134,13 +130,9 @@ class UNet3D(nn.Module):
             nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
         )
         self.middle = stage(levels - 1, middle_blocks)
-        self.merge = nn.ModuleList(
-            UpMerge(coarse, fine) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.merge = nn.ModuleList(UpMerge(coarse, fine) for fine, coarse in zip(widths, widths[1:], strict=False))
         self.up = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels - 1))
-        self.head = nn.Sequential(
-            NormSilu(widths[0]), zero_init(nn.Conv3d(widths[0], out_channels, 3, padding=1))
-        )
+        self.head = nn.Sequential(NormSilu(widths[0]), zero_init(nn.Conv3d(widths[0], out_channels, 3, padding=1)))
 
     def forward(
         self,
@@ -197,9 +189,7 @@ class UNet3D(nn.Module):
         if self.token_dim is None:
             return [()] * self.levels
         if tokens is None or token_positions is None or positions is None:
-            raise ValueError(
-                "a UNet3D with a token_dim needs tokens, token_positions and positions in forward"
-            )
+            raise ValueError("a UNet3D with a token_dim needs tokens, token_positions and positions in forward")
         token_places = axis_waves(token_positions)
         positions = self.pad_to_levels(positions)
         inputs: list[tuple[Tensor, ...]] = []

@@ -45,8 +45,5 @@ def _closed(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     padded = np.pad(mask, [(r, r) for r in reach], mode="edge")
     offsets = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
     ball = sum((o * s / _VESSEL_MM) ** 2 for o, s in zip(offsets, spacing, strict=True)) <= 1.0
-    if ball.sum() == 1:  # voxels wider than vessels: nothing to close
-        closed = mask
-    else:
-        closed = ndimage.binary_closing(padded, ball)[tuple(slice(r, -r) for r in reach)]
+    closed = ndimage.binary_closing(padded, ball)[tuple(slice(r, -r) for r in reach)]
     return np.stack([ndimage.binary_fill_holes(plane) for plane in closed])

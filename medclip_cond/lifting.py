@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, pixel_unshuffle, silu
 
-FIRST_STRIDE = 4
-
 
 class PixelNorm(nn.Module):
     """RMS normalisation of each pixel of (B, C, h, w) over its channels, with a learned gain."""
@@ -52,9 +50,7 @@ def sample_plane(maps: Tensor, pixels: Tensor, image_size: tuple[int, int]) -> T
     """
     height, width = image_size
     size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)
-    grid = (
-        2 * pixels + 1
-    ) / size - 1  # -1 and 1 are the outer edges of the image, and of every map that tiles it
+    grid = (2 * pixels + 1) / size - 1  # -1 and 1 are the outer edges of the image, and of every map that tiles it
     return grid_sample(maps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -66,19 +62,21 @@ class XrayLifter(nn.Module):
 
     Args:
         channels: of the lifted features.
-        widths: channels of the pyramid's levels, at strides 4, 8, 16, ... of the image.
+        widths: channels of the pyramid's levels, fine to coarse.
+        first_stride: pixels of the image per cell of the finest level; each further level doubles it. Cells much
+            smaller than a latent voxel cost time for nothing.
     """
 
-    def __init__(self, channels: int = 32, widths: Sequence[int] = (16, 24, 32, 48)) -> None:
+    def __init__(self, channels: int = 32, widths: Sequence[int] = (16, 24, 32, 48), first_stride: int = 4) -> None:
         super().__init__()
-        inputs = [FIRST_STRIDE**2, *widths[:-1]]
+        inputs = [first_stride**2, *widths[:-1]]
         self.channels = channels
+        self.strides = [first_stride * 2**i for i in range(len(widths))]
         self.levels = nn.ModuleList(
             PyramidLevel(before, width, halve=i > 0)
             for i, (before, width) in enumerate(zip(inputs, widths, strict=True))
         )
         self.mix = nn.Linear(sum(widths), channels)
-        self.coarsest = FIRST_STRIDE * 2 ** (len(widths) - 1)
 
     def pyramid(self, xray: Tensor) -> list[Tensor]:
         """X-ray (B, 1, H, W) in [0, 1] -> maps (B, width, H / stride, W / stride), fine to coarse.
@@ -86,12 +84,13 @@ class XrayLifter(nn.Module):
         Raises:
             ValueError: when the coarsest stride does not divide H or W.
         """
-        if xray.shape[-1] % self.coarsest or xray.shape[-2] % self.coarsest:
+        coarsest = self.strides[-1]
+        if xray.shape[-1] % coarsest or xray.shape[-2] % coarsest:
             raise ValueError(
-                f"{len(self.levels)} levels need an X-ray of a height and width that {self.coarsest} divides,"
+                f"{len(self.levels)} levels need an X-ray of a height and width that {coarsest} divides,"
                 f" got {tuple(xray.shape[-2:])}: resize it to 512 x 512"
             )
-        maps, x = [], pixel_unshuffle(2 * xray - 1, FIRST_STRIDE)
+        maps, x = [], pixel_unshuffle(2 * xray - 1, self.strides[0])
         for level in self.levels:
             x = level(x)
             maps.append(x)
@@ -111,10 +110,8 @@ class XrayLifter(nn.Module):
         pixels = plane_to_pixels(xray_affine[:, None, None], x, z)
         shared = maps[0].shape[0]
         pixels = pixels.reshape(shared, -1, width, 2)  # windows of one image become rows of one plane
-        stride = [FIRST_STRIDE * 2**i for i in range(len(maps))]
         planes = [
-            sample_plane(m, pixels, (m.shape[2] * s, m.shape[3] * s))
-            for m, s in zip(maps, stride, strict=True)
+            sample_plane(m, pixels, (m.shape[2] * s, m.shape[3] * s)) for m, s in zip(maps, self.strides, strict=True)
         ]
         mixed = self.mix(torch.cat(planes, 1).movedim(1, -1)).reshape(batch, depth, 1, width, self.channels)
         return mixed.expand(-1, -1, height, -1, -1).movedim(-1, 1)

@@ -20,9 +20,7 @@ class TinyRandomEncoder(XrayEncoder):
         layers: transformer blocks.
     """
 
-    def __init__(
-        self, seed: int = 0, size: int = 224, patch: int = 32, width: int = 64, layers: int = 2
-    ) -> None:
+    def __init__(self, seed: int = 0, size: int = 224, patch: int = 32, width: int = 64, layers: int = 2) -> None:
         super().__init__()
         if size % patch or width % 32:
             raise ValueError(

@@ -23,3 +23,39 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip("no real scans in ../shared/data")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Phantom pairs and their store; nothing trained yet. Tests leave it as it is."""
+    from tests import tiny  # here, so that the other tests need not wait for Lightning
+
+    workshop = tiny.Workshop(tmp_path_factory.mktemp("workshop"))
+    tiny.make_data(workshop.folder)
+    return workshop
+
+
+@pytest.fixture(scope="session")
+def workshop(tiny_data):
+    """The phantoms with a trained VQ-GAN and a trained diffusion model. Tests leave it as it is."""
+    from tests import tiny
+
+    tiny.train_both(tiny_data)
+    return tiny_data
+
+
+@pytest.fixture(scope="session")
+def tiny_latents(workshop, tmp_path_factory):
+    """Folder of the phantoms' cached latents."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("latents")
+    tiny.encode(workshop, folder)
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working directory, so that a command's default paths lead nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -30,18 +30,14 @@ def make_denoiser(cond=("pooled", "tokens", "lifted")):
 
 def encode(denoiser, seed=0, batch=1, drop=None):
     stream = torch.Generator().manual_seed(seed)
-    pooled, tokens, xray = (
-        torch.rand(batch, *shape, generator=stream) for shape in ((5,), (6, 6), (1, 64, 64))
-    )
+    pooled, tokens, xray = (torch.rand(batch, *shape, generator=stream) for shape in ((5,), (6, 6), (1, 64, 64)))
     return denoiser.encode_condition(pooled, tokens, GRID, xray, AFFINE.expand(batch, -1, -1), drop)
 
 
 def predict(denoiser, condition, positions=None, batch=1):
     x = torch.randn(1, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0)).expand(batch, -1, -1, -1, -1)
     positions = places() if positions is None else positions
-    return denoiser(
-        x, torch.full((batch,), 0.4), condition, positions, torch.tensor([SPACING]).expand(batch, 3)
-    )
+    return denoiser(x, torch.full((batch,), 0.4), condition, positions, torch.tensor([SPACING]).expand(batch, 3))
 
 
 def test_coordinates_of_a_crop_are_the_crop_of_the_coordinates():
@@ -144,8 +140,6 @@ def test_mistakes_are_named():
         PatchDenoiser(UNet3D, 2, 5, 6, lifter=None)
     denoiser = make_denoiser()
     with pytest.raises(ValueError, match="needs 4 tokens, got 6"):
-        denoiser.encode_condition(
-            torch.rand(1, 5), torch.rand(1, 6, 6), (2, 2), torch.zeros(1, 1, 64, 64), AFFINE
-        )
+        denoiser.encode_condition(torch.rand(1, 5), torch.rand(1, 6, 6), (2, 2), torch.zeros(1, 1, 64, 64), AFFINE)
     with pytest.raises(ValueError, match="got 2"):
         predict(denoiser, encode(denoiser, batch=2), places().expand(3, -1, -1, -1, -1), batch=3)

@@ -172,7 +172,7 @@ def test_run_length_compression_is_read(tmp_path):
 @pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
 def test_jpeg_compression_is_read(tmp_path, syntax):
     gdcm = pytest.importorskip("gdcm", reason="needs python-gdcm")
-    values = stored_values()
+    values = stored_values().repeat(8, axis=1).repeat(8, axis=2)  # its encoders fail on tiny images
     folder = write_series(tmp_path / "ct", values)
     for path in folder.iterdir():
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()

@@ -10,9 +10,7 @@ AFFINE = torch.tensor([[[1 / MM, 0.0, 31.5], [0.0, -1 / MM, 31.5]]])  # x, z fro
 
 def grid_mm(coord=(0, 0, 0), size=(8, 3, 8), shape=(32, 12, 32), spacing=4.0):
     """Positions (1, 3, d, h, w) of blocks of 4 voxels."""
-    return positions_mm(
-        torch.tensor([coord]), torch.full((1, 3), spacing), torch.tensor([shape]), size, step=4
-    )
+    return positions_mm(torch.tensor([coord]), torch.full((1, 3), spacing), torch.tensor([shape]), size, step=4)
 
 
 def test_a_voxel_on_the_patients_left_and_high_up_lands_right_and_high_in_the_image():
@@ -74,13 +72,15 @@ def test_each_sample_reads_its_own_xray():
         torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_the_pyramid_keeps_places_centred():
+@pytest.mark.parametrize("first_stride", [2, 4])
+def test_the_pyramid_keeps_places_centred(first_stride):
     """With kernels equal in all directions, the pyramid of a mirrored X-ray is the mirrored pyramid."""
-    lifter = XrayLifter(channels=3, widths=(4, 5, 6))
+    lifter = XrayLifter(channels=3, widths=(4, 5, 6), first_stride=first_stride)
     for parameter in lifter.levels.parameters():
         if parameter.ndim == 4:
             parameter.data = torch.randn(len(parameter), 1, 1, 1).expand_as(parameter).clone()
     xray = torch.rand(1, 1, 64, 64)
+    assert [m.shape[-1] * s for m, s in zip(lifter.pyramid(xray), lifter.strides, strict=True)] == [64, 64, 64]
     for axis in (2, 3):
         mirrored = lifter.pyramid(xray.flip(axis))
         for got, expected in zip(mirrored, lifter.pyramid(xray), strict=True):

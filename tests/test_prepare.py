@@ -151,9 +151,7 @@ def damage(root):
     put_nan(ct["nan"])
     (root / "copy").mkdir()
     write_ct(root / "copy" / "copy.nii.gz", thorax(4), AFFINE, "RAI")  # p4 in other axes
-    write_xray(
-        root / "copy" / "x_pa_drr.png", np.random.default_rng(77).random((80, 96)), None, synthetic=False
-    )
+    write_xray(root / "copy" / "x_pa_drr.png", np.random.default_rng(77).random((80, 96)), None, synthetic=False)
     write_ct(root / "p3" / "p3.nii.gz", thorax(3), np.diag([-2.0, -2.0, 25.0, 1.0]))
 
 

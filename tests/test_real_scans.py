@@ -40,9 +40,7 @@ def centroids(labels):
 
 
 def world(volume):
-    return {
-        label: volume.affine @ np.array([w, h, d, 1]) for label, (d, h, w) in centroids(volume.hu).items()
-    }
+    return {label: volume.affine @ np.array([w, h, d, 1]) for label, (d, h, w) in centroids(volume.hu).items()}
 
 
 def file_world(path):

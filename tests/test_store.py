@@ -70,9 +70,7 @@ def test_any_box_is_the_volumes_own(folder):
         np.testing.assert_array_equal(box, expected)
 
 
-@pytest.mark.parametrize(
-    ("start", "size"), [((-1, 0, 0), (4, 4, 4)), ((67, 0, 0), (4, 4, 4)), ((0, 0, 0), (0, 4, 4))]
-)
+@pytest.mark.parametrize(("start", "size"), [((-1, 0, 0), (4, 4, 4)), ((67, 0, 0), (4, 4, 4)), ((0, 0, 0), (0, 4, 4))])
 def test_a_box_beyond_the_volume_is_refused(folder, start, size):
     store = VolumeStore(folder)
     with pytest.raises(ValueError, match="not inside p0"):

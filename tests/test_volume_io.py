@@ -164,9 +164,7 @@ def test_no_flipped_byte_of_a_header_crashes(tmp_path, hu):
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_a_header_that_claims_more_than_the_file_holds_is_refused_before_memory_is_taken(
-    tmp_path, hu, suffix
-):
+def test_a_header_that_claims_more_than_the_file_holds_is_refused_before_memory_is_taken(tmp_path, hu, suffix):
     raw = patched(save(tmp_path / "a.nii", hu.T), DIM, 30000, 30000, 60).read_bytes()
     path = tmp_path / f"huge{suffix}"
     path.write_bytes(gzip.compress(raw) if suffix == ".nii.gz" else raw)

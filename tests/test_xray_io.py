@@ -96,9 +96,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.png"]
 
 
-@pytest.mark.parametrize(
-    "content", ["no json", "{}", json.dumps({"affine": [[1, 2], [3, 4]], "synthetic": True})]
-)
+@pytest.mark.parametrize("content", ["no json", "{}", json.dumps({"affine": [[1, 2], [3, 4]], "synthetic": True})])
 def test_a_wrong_sidecar_is_named(tmp_path, content):
     save(tmp_path / "a.png", RAMP.astype(np.uint8))
     (tmp_path / "a.json").write_text(content)

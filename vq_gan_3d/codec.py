@@ -15,7 +15,7 @@ FLOOR = -1.0  # intensity outside a CT: the low end of the HU window
 
 
 class FrozenCodec(nn.Module):
-    """CT in [-1, 1] <-> latents before quantisation, unscaled. Never trains, gives no gradients.
+    """CT in [-1, 1] <-> latents before quantisation, unscaled. Never trains; only `decode_patch` gives gradients.
 
     A CT continues beyond its faces with the window's floor, a latent with the latent of such a floor. Every
     way to encode a volume (whole, in tiles, patch by patch with context) gives the same latent, and so does
@@ -114,6 +114,13 @@ class FrozenCodec(nn.Module):
         """(C, d, h, w) -> (1, 4d, 4h, 4w) on the device of `z`."""
         shape = [n * self.downsample for n in z.shape[1:]]
         return assemble(self.decode_tiles(z, tile), z.new_empty((1, *shape), dtype=torch.float32))
+
+    def decode_patch(self, z: Tensor) -> Tensor:
+        """CT (B, 1, 4d, 4h, 4w) of a latent (B, C, d, h, w) as it is, with a gradient to `z`; for losses.
+
+        Not quantised, since that has no gradient; near the faces it depends on zero padding.
+        """
+        return self.vqgan.decode(z).float()
 
     @torch.no_grad()
     def _encode_floor(self) -> Tensor:

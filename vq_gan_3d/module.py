@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,10 +21,6 @@ from vq_gan_3d.vqgan import VQGAN
 
 CHECKPOINT_KEY = "xray2ctpa"
 Batch = dict[str, Any]
-
-
-class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite; training cannot go on from here."""
 
 
 class VQGANModule(pl.LightningModule):
@@ -96,8 +91,6 @@ class VQGANModule(pl.LightningModule):
             terms["perplexity"] = info.perplexity
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
-        if not loss.isfinite():
-            self._stop_at(batch, terms)
         return loss
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
@@ -156,17 +149,6 @@ class VQGANModule(pl.LightningModule):
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger) and self.trainer.is_global_zero:
                 logger.experiment.add_image("val/original_above_reconstruction", picture, self.global_step)
-
-    def _stop_at(self, batch: Batch, terms: Mapping[str, Tensor]) -> None:
-        path = Path(self.trainer.default_root_dir) / f"nonfinite_batch_rank{self.global_rank}.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(batch, path)
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
-        raise NonFiniteLossError(
-            f"the loss is no longer finite at step {self.global_step} ({values}); its batch is in {path}."
-            " Look for non-finite voxels there; else lower the learning rate or train in a wider precision,"
-            " and resume from the last checkpoint"
-        )
 
 
 def _adversarial(

@@ -1,0 +1,194 @@
+"""Interrupted trainings go on, by the same command, as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
+from tests.tiny import DDPM_CKPT, DDPM_FOLDER, VQGAN_CKPT, Record, Stopped, built_ddpm, load, run
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = "+callbacks.record={_target_: tests.tiny.Record}"
+LENGTH = ["model.max_epochs=3", "model.checkpoint_every_n_steps=2", RECORD]  # 3 epochs of 4 steps
+
+
+def stop_at(step, kill=False):
+    return f"+callbacks.stop={{_target_: tests.tiny.StopAt, step: {step}, kill: {kill}}}"
+
+
+def average(checkpoint):
+    return next(state for name, state in checkpoint["callbacks"].items() if name.startswith("WeightAverage"))
+
+
+def assert_same(a, b):
+    """Weights, averages, optimizer, schedule and counters of two checkpoints are the same."""
+    assert (a["global_step"], a["epoch"]) == (b["global_step"], b["epoch"])
+    assert a["lr_schedulers"] == b["lr_schedulers"]
+    assert a["optimizer_states"][0]["param_groups"] == b["optimizer_states"][0]["param_groups"]
+    torch.testing.assert_close(a["state_dict"], b["state_dict"])
+    torch.testing.assert_close(a["optimizer_states"][0]["state"], b["optimizer_states"][0]["state"])
+    assert average(a)["updates"] == average(b)["updates"]
+    torch.testing.assert_close(average(a)["average"], average(b)["average"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workshop, tmp_path_factory):
+    """The last checkpoint of a training that nobody disturbed, and the draws of its steps."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    places = [f"run_dir={folder}", f"checkpoint_dir={folder}"]
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, *LENGTH, *places)
+    return load(folder / "last.ckpt"), list(Record.seen)
+
+
+@pytest.mark.parametrize(
+    ("step", "resumed_at", "num_workers"),
+    [(3, 2, 0), (3, 2, 2), (4, 4, 0), (6, 6, 0), (8, 8, 2), (11, 10, 0)],
+    ids=["mid-epoch", "mid-epoch, workers", "between epochs", "later epoch", "between epochs, workers", "last epoch"],
+)
+def test_an_interrupted_training_ends_like_one_that_was_not(
+    step, resumed_at, num_workers, workshop, uninterrupted, elsewhere
+):
+    command = [*workshop.ddpm, *LENGTH, f"model.num_workers={num_workers}"]
+    with pytest.raises(Stopped):
+        run(train_ddpm_patches_4gpu, *command, stop_at(step))
+    assert load(DDPM_CKPT)["global_step"] == resumed_at
+    run(train_ddpm_patches_4gpu, *command)
+    expected, draws = uninterrupted
+    assert Record.seen == draws[resumed_at:]
+    assert_same(load(DDPM_CKPT), expected)
+
+
+def test_interruptions_add_up_to_nothing(workshop, uninterrupted, elsewhere):
+    command = [*workshop.ddpm, *LENGTH]
+    for step in (2, 5, 9):
+        with pytest.raises(Stopped):
+            run(train_ddpm_patches_4gpu, *command, stop_at(step))
+    run(train_ddpm_patches_4gpu, *command)
+    assert_same(load(DDPM_CKPT), uninterrupted[0])
+    assert sorted(p.name for p in Path(DDPM_FOLDER).glob("last*")) == ["last.ckpt"]
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_continued_by_the_same_command(workshop, uninterrupted, elsewhere):
+    command = [*workshop.ddpm, *LENGTH]
+    killed = subprocess.run(
+        [sys.executable, str(ROOT / "train_ddpm_patches_4gpu.py"), *command, stop_at(7, kill=True)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert load(DDPM_CKPT)["global_step"] == 6
+    run(train_ddpm_patches_4gpu, *command)
+    assert_same(load(DDPM_CKPT), uninterrupted[0])
+
+
+def test_cached_latents_resume_alike(workshop, tiny_latents, elsewhere):
+    command = [*workshop.ddpm, *LENGTH, f"dataset.latents_dir={tiny_latents}"]
+    run(train_ddpm_patches_4gpu, *command, "model.name=whole")
+    with pytest.raises(Stopped):
+        run(train_ddpm_patches_4gpu, *command, "model.name=broken", stop_at(5))
+    run(train_ddpm_patches_4gpu, *command, "model.name=broken")
+    assert_same(load("checkpoints/broken/last.ckpt"), load("checkpoints/whole/last.ckpt"))
+
+
+def test_a_finished_training_is_left_alone(workshop, elsewhere):
+    run(train_ddpm_patches_4gpu, *workshop.ddpm)
+    before = {p: p.read_bytes() for p in Path(DDPM_FOLDER).iterdir()}
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, RECORD)
+    assert Record.seen == []
+    assert {p: p.read_bytes() for p in Path(DDPM_FOLDER).iterdir()} == before
+
+
+def test_more_epochs_go_on_from_a_finished_training(workshop, uninterrupted, elsewhere):
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, *LENGTH, "model.max_epochs=1")
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, *LENGTH)
+    assert_same(load(DDPM_CKPT), uninterrupted[0])
+
+
+def test_the_vqgan_goes_on_too(workshop, elsewhere):
+    command = [*workshop.vqgan, *LENGTH, "model.n_codes=4"]
+    places = ["run_dir=whole"]
+    run(train_vqgan_patches_4gpu, *command, *places)
+    draws = list(Record.seen)
+    with pytest.raises(Stopped):
+        run(train_vqgan_patches_4gpu, *command, stop_at(6))
+    run(train_vqgan_patches_4gpu, *command)
+    assert Record.seen == draws[6:]
+    whole, resumed = load("whole/checkpoints/last.ckpt"), load(VQGAN_CKPT)
+    assert (resumed["global_step"], resumed["epoch"]) == (whole["global_step"], whole["epoch"])
+    for state in resumed["optimizer_states"][0]["state"].values():
+        assert state["step"] in (12, 10)  # the discriminators begin at step 2
+
+
+def refusal(capsys, script, *settings):
+    """What a command that must stop says."""
+    with pytest.raises(SystemExit) as stop:
+        run(script, *settings)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.fixture(scope="module")
+def trained(workshop):
+    """Settings under which the workshop's checkpoints would be continued."""
+    places = {
+        "ddpm": [f"checkpoint_dir={workshop.ddpm_ckpt.parent}"],
+        "vqgan": [f"checkpoint_dir={workshop.vqgan_ckpt.parent}"],
+    }
+    return {"ddpm": [*workshop.ddpm, *places["ddpm"]], "vqgan": [*workshop.vqgan, *places["vqgan"]]}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("model.dim=16", "dim: 8 in the checkpoint, 16 now"),
+        ("model.timesteps=50", "num_steps: 1000 in the checkpoint, 50 now"),
+        ("xray_encoder.seed=1", "seed: 0 in the checkpoint, 1 now"),
+        ("diffusion=flow", "CosineDDPM in the checkpoint, RectifiedFlow now"),
+    ],
+)
+def test_settings_that_shape_the_weights_must_stay(setting, named, trained, elsewhere, capsys):
+    message = refusal(capsys, train_ddpm_patches_4gpu, *trained["ddpm"], setting)
+    assert named in message
+    assert all(remedy in message for remedy in ("model.name=NEW", "resume=never", "init_from="))
+
+
+def test_another_vqgan_stops_stage_2(workshop, trained, elsewhere, capsys):
+    run(train_vqgan_patches_4gpu, *workshop.vqgan, "seed=7", "model.max_steps=1")
+    message = refusal(capsys, train_ddpm_patches_4gpu, *trained["ddpm"], f"model.vqgan_ckpt={VQGAN_CKPT}")
+    assert "codec_hash" in message
+
+
+def test_other_discriminators_stop_stage_1(trained, elsewhere, capsys):
+    message = refusal(capsys, train_vqgan_patches_4gpu, *trained["vqgan"], "model.disc_channels=8")
+    assert "adversarial" in message
+    assert "resume=never" in message
+
+
+def test_resume_never_starts_anew_and_its_last_checkpoint_is_the_last(workshop, elsewhere):
+    run(train_ddpm_patches_4gpu, *workshop.ddpm)
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.dim=16", "resume=never")
+    assert load(DDPM_CKPT)["xray2ctpa"]["parts"]["denoiser"]["unet"]["dim"] == 16
+    assert sorted(p.name for p in Path(DDPM_FOLDER).glob("last*")) == ["last.ckpt"]
+
+
+def test_a_new_training_starts_from_given_weights(workshop, elsewhere):
+    settings = [*workshop.ddpm, "model.name=new", f"init_from={workshop.ddpm_ckpt}"]
+    made = built_ddpm(*settings)
+    stored = load(workshop.ddpm_ckpt)["state_dict"]
+    torch.testing.assert_close(dict(made.module.state_dict()), stored, rtol=0, atol=0)
+    assert made.resume_from is None
+
+
+def test_weights_of_another_shape_are_refused(workshop, elsewhere, capsys):
+    settings = [*workshop.ddpm, "model.name=new", f"init_from={workshop.ddpm_ckpt}", "model.dim=16"]
+    assert "another shape" in refusal(capsys, train_ddpm_patches_4gpu, *settings)

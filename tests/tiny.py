@@ -1,0 +1,204 @@
+"""Tiny data, tiny networks, and the scripts run as a user would run them."""
+
+import os
+import signal
+import sys
+from contextlib import chdir
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+import assembly
+import encode_latents
+import make_phantom_data
+import prepare_data
+import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
+from dataset.datamodule import PatchDataModule
+from ddpm.module import PatchDDPM
+
+CHANNELS = 4
+PATCH = 16
+PHANTOM = [
+    "dataset.phantom.num_cases=5",
+    "dataset.phantom.shape_range=[[30,22,26],[34,26,30]]",
+    "dataset.phantom.spacing_range=[[9,10,10],[10,12,12]]",
+    "dataset.phantom.axes=[LPS,LAS]",
+    "dataset.prepare_workers=0",
+]
+PATCHES = [
+    f"model.patch_size=[{PATCH},{PATCH},{PATCH}]",
+    "model.patches_per_volume=2",
+    "model.val_patches_per_volume=1",
+    "model.num_workers=0",
+    "model.max_epochs=1",
+]
+VQGAN = [
+    *PATCHES,
+    "model.n_hiddens=4",
+    f"model.embedding_dim={CHANNELS}",
+    "model.n_codes=16",
+    "model.encoder_mults=[1,1]",
+    "model.encoder_blocks=[0,1]",
+    "model.decoder_mults=[1,1]",
+    "model.decoder_blocks=[1,0]",
+    "model.disc_channels=4",
+    "model.disc_layers=1",
+    "model.disc_start=2",
+]
+FROZEN = ["xray_encoder=tiny_random", f"model.diffusion_num_channels={CHANNELS}"]
+DDPM = [
+    *PATCHES,
+    *FROZEN,
+    "model.dim=8",
+    "model.dim_mults=[1,2]",
+    "model.num_res_blocks=1",
+    "model.middle_blocks=1",
+    "model.lifted_channels=4",
+    "model.warmup_steps=2",
+    "model.ema_decay=0.5",
+]
+VQGAN_CKPT = "outputs/vqgan_patches_4gpu/checkpoints/last.ckpt"
+DDPM_FOLDER = "checkpoints/ddpm_4gpu_patches"
+DDPM_CKPT = f"{DDPM_FOLDER}/last.ckpt"
+
+
+def run(script: ModuleType, *settings: str) -> None:
+    """`python script.py settings`, in this process. SystemExit where the command would end with a status."""
+    GlobalHydra.instance().clear()
+    argv = [f"{script.__name__}.py", *settings]
+    with mock.patch.dict(os.environ), mock.patch.object(sys, "argv", argv):
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        script.main()
+    GlobalHydra.instance().clear()
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder where everything was run once, with the guide's paths: data/, outputs/, checkpoints/."""
+
+    folder: Any
+
+    @property
+    def root(self) -> Any:
+        return self.folder / "data"
+
+    @property
+    def store(self) -> Any:
+        return self.root / "store"
+
+    @property
+    def data(self) -> str:
+        return f"dataset.root={self.root}"
+
+    @property
+    def vqgan_ckpt(self) -> Any:
+        return self.folder / VQGAN_CKPT
+
+    @property
+    def ddpm_ckpt(self) -> Any:
+        return self.folder / DDPM_CKPT
+
+    @property
+    def xray(self) -> Any:
+        return self.root / "phantom0000" / "phantom0000_pa_drr.png"
+
+    @property
+    def vqgan(self) -> list[str]:
+        """Settings of train_vqgan_patches_4gpu.py."""
+        return [self.data, *VQGAN]
+
+    @property
+    def ddpm(self) -> list[str]:
+        """Settings of train_ddpm_patches_4gpu.py; latents on the fly, unless the test sets dataset.latents_dir."""
+        return [self.data, *DDPM, f"model.vqgan_ckpt={self.vqgan_ckpt}"]
+
+    @property
+    def encode(self) -> list[str]:
+        """Settings of encode_latents.py, which needs dataset.latents_dir besides."""
+        return [self.data, *FROZEN, PATCHES[0], f"model.vqgan_ckpt={self.vqgan_ckpt}"]
+
+
+def make_data(folder: Any) -> None:
+    with chdir(folder):
+        run(make_phantom_data, "dataset.root=data", *PHANTOM)
+        run(prepare_data, "dataset.root=data", "dataset.prepare_workers=0")
+
+
+def train_both(workshop: Workshop) -> None:
+    with chdir(workshop.folder):
+        run(train_vqgan_patches_4gpu, *workshop.vqgan)
+        run(train_ddpm_patches_4gpu, *workshop.ddpm)
+
+
+def encode(workshop: Workshop, folder: Any) -> None:
+    run(encode_latents, *workshop.encode, f"dataset.latents_dir={folder}")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a training script made of its settings, at the moment when training would have begun."""
+
+    cfg: DictConfig
+    module: Any
+    data: PatchDataModule
+    resume_from: str | None
+
+    @property
+    def batch(self) -> dict[str, Any]:
+        return next(iter(self.data.train_dataloader()))
+
+
+def built(script: ModuleType, *settings: str) -> Built:
+    """Run a training script up to the training."""
+    with mock.patch.object(assembly, "fit") as fit:
+        run(script, *settings)
+    return Built(*fit.call_args.args)
+
+
+def built_ddpm(*settings: str) -> Built:
+    made = built(train_ddpm_patches_4gpu, *settings)
+    assert isinstance(made.module, PatchDDPM)
+    return made
+
+
+def load(path: Any) -> dict[str, Any]:
+    """A checkpoint, read as untrusted data."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class Stopped(Exception):  # noqa: N818, it stands for a power cut
+    """Training was interrupted by a test."""
+
+
+class StopAt(pl.Callback):
+    """Interrupts training before the batch that would become step `step` + 1; `kill` does so by SIGKILL."""
+
+    def __init__(self, step: int, kill: bool = False) -> None:
+        self.step, self.kill = step, kill
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Stopped
+
+
+class Record(pl.Callback):
+    """Writes down (epoch, sample keys) of every training batch; read it from `Record.seen`."""
+
+    seen: list[tuple[int, list[int]]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        Record.seen = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        Record.seen.append((trainer.current_epoch, batch["sample_key"].tolist()))
