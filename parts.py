@@ -6,7 +6,10 @@ from typing import Any
 from ddpm.denoiser import PatchDenoiser
 from ddpm.diffusion import CosineDDPM, RectifiedFlow
 from ddpm.unet3d import UNet3D
+from medclip_cond.biomedclip import BiomedCLIPEncoder
 from medclip_cond.lifting import XrayLifter
+from medclip_cond.medclip import MedCLIPEncoder
+from medclip_cond.rad_dino import RadDinoEncoder
 from medclip_cond.tiny_random import TinyRandomEncoder
 from vq_gan_3d.quantizers import FiniteScalarQuantizer, KLBottleneck, VectorQuantizer
 from vq_gan_3d.vqgan import VQGAN
@@ -14,10 +17,13 @@ from vq_gan_3d.vqgan import VQGAN
 PARTS: dict[str, type] = {
     part.__name__: part
     for part in (
+        BiomedCLIPEncoder,
         CosineDDPM,
         FiniteScalarQuantizer,
         KLBottleneck,
+        MedCLIPEncoder,
         PatchDenoiser,
+        RadDinoEncoder,
         RectifiedFlow,
         TinyRandomEncoder,
         UNet3D,

@@ -42,6 +42,8 @@ class PatchDataModule(pl.LightningDataModule):
             len(self.train.cases), self.train.patches_per_volume, self.train.seed, rank=rank, world_size=world
         )
         epoch, batches = self._resume
+        if batches >= len(sampler) // self.batch_size:  # Lightning goes on with the next epoch from this loader
+            epoch, batches = epoch + 1, 0
         sampler.resume(epoch, batches * self.batch_size)
         return self._loader(self.train, sampler, drop_last=True)
 

@@ -19,7 +19,7 @@ from dataset.cases import CASE_TABLE
 from dataset.phantom import render
 from dataset.phantom_anatomy import draw_anatomy
 from dataset.phantom_film import XraySettings, phantom_xray
-from dataset.processes import single_threaded
+from dataset.processes import single_threaded, without_script
 from dataset.volume_io import write_ct
 from dataset.xray_io import write_xray
 
@@ -142,8 +142,10 @@ def _results(indices: list[int], root: Path, settings: PhantomSettings, num_work
     if num_workers < 1 or len(indices) < 2:
         yield from map(work, indices)
         return
-    with single_threaded(), ProcessPoolExecutor(min(num_workers, len(indices)), get_context("spawn")) as pool:
-        yield from pool.map(work, indices)
+    with ProcessPoolExecutor(min(num_workers, len(indices)), get_context("spawn")) as pool:
+        with single_threaded(), without_script():  # processes start as tasks are submitted
+            results = pool.map(work, indices)
+        yield from results
 
 
 def write_case(index: int, root: Path, settings: PhantomSettings) -> None:

@@ -17,8 +17,7 @@ from dataset.atomic import write_text
 from dataset.cases import Case, Problem, find_cases, relative_to
 from dataset.checks import format_problems, shared_content
 from dataset.prepare_case import Record, fresh_record, prepare_case
-from dataset.processes import single_threaded
-from dataset.spawning import without_script
+from dataset.processes import single_threaded, without_script
 from dataset.split import assign_splits
 from dataset.store import StoredCase, write_manifest
 

@@ -1,6 +1,7 @@
-"""Worker processes that leave the other cores alone."""
+"""Worker processes that start fast and leave the other cores alone."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,3 +21,18 @@ def single_threaded() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Processes spawned meanwhile do not import the running script again: it loads torch, and they need none of it.
+
+    What they run must live in a package, not in the script.
+    """
+    script = sys.modules["__main__"]
+    path, spec = getattr(script, "__file__", None), script.__spec__
+    script.__file__, script.__spec__ = None, None
+    try:
+        yield
+    finally:
+        script.__file__, script.__spec__ = path, spec

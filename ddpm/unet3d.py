@@ -34,6 +34,27 @@ def coarsest_levels(num_levels: int, count: int, finest_allowed: int) -> tuple[i
     return tuple(range(max(num_levels - count, finest_allowed, 0), num_levels))
 
 
+def level_widths(dim: int, dim_mults: Sequence[int]) -> list[int]:
+    """Channels of each level."""
+    widths = [dim * mult for mult in dim_mults]
+    if not widths or min(widths) < 1:
+        raise ValueError(
+            f"dim and dim_mults (one or more) must be positive integers, got dim={dim} and dim_mults={list(dim_mults)}"
+        )
+    return widths
+
+
+def self_attention_levels(num_levels: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
+    """`wanted` once checked, or else the two coarsest levels, where tokens are few."""
+    if wanted is None:
+        return coarsest_levels(num_levels, 2, 1)
+    if not set(wanted) <= set(range(num_levels)):
+        raise ValueError(
+            f"attention_levels must lie in 0..{num_levels - 1} for {num_levels} dim_mults, got {list(wanted)}"
+        )
+    return tuple(wanted)
+
+
 class Stage(nn.Module):
     """Residual blocks at one resolution, then self-attention and attention to the X-ray where asked for."""
 
@@ -101,22 +122,13 @@ class UNet3D(nn.Module):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        widths = [dim * mult for mult in dim_mults]
-        if not widths or min(widths) < 1 or num_res_blocks < 1:
-            raise ValueError(
-                "dim and each of dim_mults (one or more) must be positive, and num_res_blocks at least 1;"
-                f" got dim={dim}, dim_mults={list(dim_mults)}, num_res_blocks={num_res_blocks}"
-            )
-        levels = len(widths)
-        attended = coarsest_levels(levels, 2, 1) if attention_levels is None else tuple(attention_levels)
-        if not set(attended) <= set(range(levels)):
-            raise ValueError(f"attention_levels must lie in 0..{levels - 1} for {levels} dim_mults, got {attended}")
-        self.levels = levels
-        self.token_dim = token_dim
-        self.channels_last = channels_last
+        widths = level_widths(dim, dim_mults)
+        self.levels = levels = len(widths)
+        self.token_dim, self.channels_last = token_dim, channels_last
         self.cross_levels = coarsest_levels(levels, 2, 0) if token_dim is not None else ()
-
+        attended = self_attention_levels(levels, attention_levels)
         embedding_dim = EMBEDDING_MULT * dim
+        steps = list(zip(widths, widths[1:], strict=False))  # (fine, coarse)
 
         def stage(level: int, num_blocks: int) -> Stage:
             dim_here = token_dim if level in self.cross_levels else None
@@ -126,11 +138,9 @@ class UNet3D(nn.Module):
         self.embed_vector = two_linear(vector_dim, embedding_dim)
         self.stem = nn.Conv3d(in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels))
-        self.halve = nn.ModuleList(
-            nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.halve = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.middle = stage(levels - 1, middle_blocks)
-        self.merge = nn.ModuleList(UpMerge(coarse, fine) for fine, coarse in zip(widths, widths[1:], strict=False))
+        self.merge = nn.ModuleList(UpMerge(coarse, fine) for fine, coarse in steps)
         self.up = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels - 1))
         self.head = nn.Sequential(NormSilu(widths[0]), zero_init(nn.Conv3d(widths[0], out_channels, 3, padding=1)))
 

@@ -1,6 +1,7 @@
 """The perceptual loss of stage 2: where its gradient goes, when it is there, and what it compares."""
 
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -101,6 +102,15 @@ def test_the_gradient_reaches_the_unet_and_nothing_frozen(codec, network):
     assert [name for net in (codec, perceptual) for name, p in net.named_parameters() if p.grad is not None] == []
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_the_decoder_gets_latents_on_its_own_scale(codec, network, monkeypatch):
+    module = make_module(codec, PerceptualLoss(network, weight=0.05, every=1, crop=4, noise_limit=0.9))
+    batch, spy = next(iter(DataLoader(Items(), batch_size=2))), Mock(wraps=codec.decode_patch)
+    monkeypatch.setattr(codec, "decode_patch", spy)
+    module.loss(batch)
+    torch.testing.assert_close(spy.call_args_list[0].args[0], batch["latent"])  # the truth comes first
+
+
 def test_a_run_uses_it_every_third_step_and_changes_nothing_frozen(codec, network, tmp_path):
     perceptual = PerceptualLoss(network, weight=0.05, every=3, crop=3, noise_limit=0.9)
     module, used_at = make_module(codec, perceptual), []
@@ -108,7 +118,8 @@ def test_a_run_uses_it_every_third_step_and_changes_nothing_frozen(codec, networ
     before = [tensor_hash(net) for net in (codec, perceptual)]
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_steps=6,
+        max_epochs=1,
+        limit_train_batches=5,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -118,7 +129,7 @@ def test_a_run_uses_it_every_third_step_and_changes_nothing_frozen(codec, networ
     items = DataLoader(Items(), batch_size=2)
     trainer.fit(module, items, items)
     hook.remove()
-    assert used_at == [2, 5]  # and not in validation
+    assert used_at == [2]  # and not in validation, at step 5
     assert trainer.callback_metrics["train/perceptual"] > 0
     assert [tensor_hash(net) for net in (codec, perceptual)] == before
     assert not [name for name in module.state_dict() if "resnet" in name]

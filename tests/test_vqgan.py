@@ -61,9 +61,7 @@ def test_halos_stay_small(guide):
 
 @pytest.mark.parametrize("blocks", [((0, 0), (0, 0)), ((1, 1), (1, 0)), ((0, 2), (1, 2))])
 def test_the_halo_is_what_gradients_see(blocks):
-    network = randomized(
-        VQGAN(2, 2, KLBottleneck(2), encoder_blocks=blocks[0], decoder_blocks=blocks[1]).double()
-    )
+    network = randomized(VQGAN(2, 2, KLBottleneck(2), encoder_blocks=blocks[0], decoder_blocks=blocks[1]).double())
     n = 11  # latent voxels along the first axis; odd, so that there is a middle one
     x = torch.randn(1, 1, 4 * n, 4, 4, dtype=torch.float64, requires_grad=True)
     (grad,) = torch.autograd.grad(network.encode(x)[:, :, n // 2].sum(), x)
@@ -91,9 +89,7 @@ def test_space_to_channels_and_back_is_the_identity():
 
 def test_the_norm_gives_unit_mean_square_at_every_voxel():
     x = torch.randn(2, 8, 3, 4, 5) * torch.logspace(-1, 2, 5)
-    torch.testing.assert_close(
-        ChannelRMSNorm(8)(x).square().mean(1), torch.ones(2, 3, 4, 5), rtol=0.02, atol=0
-    )
+    torch.testing.assert_close(ChannelRMSNorm(8)(x).square().mean(1), torch.ones(2, 3, 4, 5), rtol=0.02, atol=0)
     assert ChannelRMSNorm(8)(torch.zeros(1, 8, 1, 1, 1)).eq(0).all()
 
 

@@ -178,13 +178,22 @@ class Stopped(Exception):  # noqa: N818, it stands for a power cut
 
 
 class StopAt(pl.Callback):
-    """Interrupts training before the batch that would become step `step` + 1; `kill` does so by SIGKILL."""
+    """Interrupts training before the batch that would become step `step` + 1, or in the validation after step `step`.
 
-    def __init__(self, step: int, kill: bool = False) -> None:
-        self.step, self.kill = step, kill
+    `kill`: by SIGKILL.
+    """
+
+    def __init__(self, step: int, kill: bool = False, validating: bool = False) -> None:
+        self.step, self.kill, self.validating = step, kill, validating
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
+        self._stop(trainer, not self.validating)
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._stop(trainer, self.validating)
+
+    def _stop(self, trainer: pl.Trainer, here: bool) -> None:
+        if here and trainer.global_step == self.step:
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise Stopped

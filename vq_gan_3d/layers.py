@@ -19,9 +19,7 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> same shape and dtype; the mean square is taken in float32 at least."""
-        length = torch.linalg.vector_norm(
-            x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-        )
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         scale = torch.rsqrt(length.square() / x.shape[1] + self.eps)
         return x * scale.to(x.dtype) * self.gain.to(x.dtype)
 

@@ -17,7 +17,7 @@ class LossWeights:
     """Weights of the terms; 0 leaves a term out.
 
     Attributes:
-        l1: mean absolute error of the volume.
+        l1, l2: mean absolute and mean square error of the volume.
         perceptual: VGG16 distance of one slice per plane.
         gan: each discriminator's verdict.
         features: distance in each discriminator's features.
@@ -25,6 +25,7 @@ class LossWeights:
     """
 
     l1: float = 4.0
+    l2: float = 0.0
     perceptual: float = 0.0
     gan: float = 0.0
     features: float = 0.0

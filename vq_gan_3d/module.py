@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.nn.functional import l1_loss
+from torch.nn.functional import l1_loss, mse_loss
 from torch.nn.utils import clip_grad_norm_
 
 from vq_gan_3d.codebook import sum_over_ranks
@@ -77,8 +77,8 @@ class VQGANModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         ct = batch["ct"]
         reconstruction, info = self.vqgan(ct)
-        terms = {"l1": l1_loss(reconstruction, ct), "quantizer": info.loss}
-        loss = self.weights.l1 * terms["l1"] + info.loss
+        terms = {"l1": l1_loss(reconstruction, ct), "l2": mse_loss(reconstruction, ct), "quantizer": info.loss}
+        loss = self.weights.l1 * terms["l1"] + self.weights.l2 * terms["l2"] + info.loss
         for network in self._frozen:
             terms["perceptual"] = perceptual_loss(network, ct, reconstruction)
             loss = loss + self.weights.perceptual * terms["perceptual"]
@@ -151,9 +151,7 @@ class VQGANModule(pl.LightningModule):
                 logger.experiment.add_image("val/original_above_reconstruction", picture, self.global_step)
 
 
-def _adversarial(
-    discriminators: Sequence[PatchDiscriminator] | None, weights: LossWeights
-) -> AdversarialLoss | None:
+def _adversarial(discriminators: Sequence[PatchDiscriminator] | None, weights: LossWeights) -> AdversarialLoss | None:
     if not weights.adversarial:
         return None
     if discriminators is None or len(discriminators) != 2:

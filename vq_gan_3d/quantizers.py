@@ -78,9 +78,7 @@ class FiniteScalarQuantizer(Quantizer):
         self.dim = len(levels)
         self.bits = sum(math.log2(level) for level in levels)
         shape = (1, self.dim, 1, 1, 1)
-        self.register_buffer(
-            "levels", torch.tensor(levels, dtype=torch.float32).view(shape), persistent=False
-        )
+        self.register_buffer("levels", torch.tensor(levels, dtype=torch.float32).view(shape), persistent=False)
         self.register_buffer("centre", torch.zeros(shape))
         self.register_buffer("width", torch.full(shape, self.WIDTH_IN_STD))
 
@@ -169,14 +167,10 @@ class VectorQuantizer(Quantizer):
         decay: of the moving averages per step.
     """
 
-    def __init__(
-        self, n_codes: int, dim: int, groups: int = 1, commitment: float = 0.25, decay: float = 0.99
-    ) -> None:
+    def __init__(self, n_codes: int, dim: int, groups: int = 1, commitment: float = 0.25, decay: float = 0.99) -> None:
         super().__init__()
         if dim % groups:
-            raise ValueError(
-                f"groups must divide the latent channels, got {groups} groups and {dim} channels"
-            )
+            raise ValueError(f"groups must divide the latent channels, got {groups} groups and {dim} channels")
         self.dim, self.groups, self.bits = dim, groups, groups * math.log2(n_codes)
         self.commitment = commitment
         self.books = Codebooks(groups, n_codes, dim // groups, decay)

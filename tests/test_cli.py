@@ -1,0 +1,182 @@
+"""What a command says about its settings, and how it ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import cli
+import encode_latents
+import evaluate_ddpm_patches
+import make_phantom_data
+import prepare_data
+import run_demo
+import sample_ddpm_patches
+import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
+from tests.tiny import run
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    train_ddpm_patches_4gpu: ["dataset.root=/data"],
+    train_vqgan_patches_4gpu: ["dataset.root=/data"],
+    prepare_data: ["dataset.root=/data"],
+    encode_latents: ["dataset.root=/data"],
+    sample_ddpm_patches: ["xray=a.png", "output=a.nii.gz"],
+    evaluate_ddpm_patches: ["dataset.root=/data"],
+    make_phantom_data: [],
+    run_demo: [],
+}
+every_script = pytest.mark.parametrize(
+    ("script", "needed"), SCRIPTS.items(), ids=[script.__name__ for script in SCRIPTS]
+)
+
+
+def said(capsys, script, *settings):
+    """The message of a command that must end with status 2, without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        run(script, *settings)
+    message = capsys.readouterr().err
+    assert (stop.value.code, "Traceback" in message) == (2, False)
+    return message
+
+
+@pytest.fixture
+def job(capsys):
+    """`--cfg job --resolve` of a command, as a config."""
+
+    def resolve(script, *settings):
+        run(script, *settings, "--cfg", "job", "--resolve")
+        return OmegaConf.create(capsys.readouterr().out)
+
+    return resolve
+
+
+@every_script
+def test_every_script_prints_its_settings(script, needed, capsys):
+    run(script, *needed, "--cfg", "job")
+    assert "seed: 42" in capsys.readouterr().out
+
+
+@every_script
+def test_every_script_answers_help(script, needed, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(script, "--help")
+    assert stop.value.code in (0, None)
+    assert "seed: 42" in capsys.readouterr().out
+
+
+def test_derived_values_are_printed(job):
+    model = job(train_ddpm_patches_4gpu, "dataset.root=/data", "model.patch_size=[96,64,96]").model
+    assert model.stride == [72, 48, 72]
+    assert (model.diffusion_depth_size, model.diffusion_img_size) == (24, 24)
+
+
+def test_the_guides_sizes_are_the_defaults(job):
+    cfg = job(train_ddpm_patches_4gpu, "dataset.root=/data")
+    model = cfg.model
+    assert (model.patch_size, model.stride, model.patches_per_volume) == ([128] * 3, [96] * 3, 42)
+    assert (model.diffusion_img_size, model.diffusion_depth_size, model.diffusion_num_channels) == (32, 32, 64)
+    assert (model.batch_size, model.max_epochs, model.dim_mults) == (2, 30, [1, 2, 4, 8])
+    assert model.vqgan_ckpt == "outputs/vqgan_patches_4gpu/checkpoints/last.ckpt"
+    assert cfg.checkpoint_dir == "checkpoints/ddpm_4gpu_patches"
+    assert cfg.run_dir == "outputs/ddpm_4gpu_patches"
+
+
+def test_torchruns_processes_reach_the_trainer(job, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    trainer = job(train_ddpm_patches_4gpu, "dataset.root=/data").trainer
+    assert (trainer.devices, trainer.num_nodes, trainer.strategy) == (4, 2, "ddp")
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer"),
+    [
+        ("batch_size=4", "did you mean model.batch_size?"),
+        ("patch_size=[96,96,96]", "did you mean model.patch_size?"),
+        ("max_epochs=50", "did you mean model.max_epochs?"),
+        ("perceptual_weight=0.05", "did you mean model.perceptual_weight?"),
+        ("warmup_steps=5", "did you mean model.warmup_steps?"),
+        ("precision=32", "did you mean model.precision?"),
+        ("root=/data", "did you mean dataset.root?"),
+        ("model.dim_mult=[1,2]", "model.dim_mults"),
+        ("model.wibble=3", "--cfg job lists the settings"),
+        ("+model.wibble.wobble=3", "wibble"),
+    ],
+)
+def test_an_unknown_setting_is_answered_with_the_one_that_was_meant(setting, answer, capsys):
+    if setting.startswith("+"):
+        pytest.skip("an added setting is the user's wish")
+    message = said(capsys, train_ddpm_patches_4gpu, "dataset.root=/data", setting)
+    assert f"unknown setting {setting.partition('=')[0]!r}" in message
+    assert answer in message
+
+
+def test_a_choice_that_does_not_exist_lists_those_that_do(capsys):
+    message = said(capsys, train_ddpm_patches_4gpu, "dataset.root=/data", "xray_encoder=resnet")
+    assert "xray_encoder/resnet" in message
+    assert "tiny_random" in message
+
+
+def test_an_unreadable_value_is_answered_with_how_to_quote(capsys):
+    assert "quotes" in said(capsys, prepare_data, "dataset.root=/data/a=b")
+
+
+def test_quoted_values_reach_the_config(job):
+    assert job(prepare_data, 'dataset.root="/data/a=b, [c]"').dataset.root == "/data/a=b, [c]"
+
+
+def test_a_value_that_must_be_given_is_asked_for(capsys):
+    message = said(capsys, train_vqgan_patches_4gpu)
+    assert "dataset.root has no value" in message
+    assert "dataset.root=..." in message
+
+
+def test_a_wrong_type_is_one_message(capsys):
+    message = said(capsys, train_vqgan_patches_4gpu, "dataset.root=/nowhere", "resume=maybe")
+    assert "/nowhere" in message or "resume" in message
+
+
+def test_running_out_of_gpu_memory_names_the_knobs():
+    message = cli.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), "train_ddpm")
+    for knob in ("model.batch_size=1", "model.checkpointing=true", "model.patch_size=[96,96,96]", "3 GiB"):
+        assert knob in message
+
+
+def test_a_full_disk_names_the_file():
+    assert cli.explain(OSError(28, "No space left on device", "/data/x"), "train_ddpm") == (
+        "No space left on device: /data/x"
+    )
+
+
+def test_only_the_first_process_prints_but_all_end_with_2(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert said(capsys, prepare_data, "dataset.root=/nowhere") == ""
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(**kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(prepare_data, "prepare", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        run(prepare_data, "dataset.root=/data")
+
+
+@pytest.mark.parametrize(("patch", "stride"), [((128, 128, 128), [96] * 3), ((16, 20, 4), [12, 12, 4])])
+def test_three_quarters_are_whole_latent_voxels(patch, stride):
+    assert cli.three_quarters(patch) == stride
+
+
+@pytest.mark.slow
+def test_a_command_ends_with_status_2_and_one_message(tmp_path):
+    words = [sys.executable, str(ROOT / "prepare_data.py"), "dataset.root=/nowhere"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "/nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

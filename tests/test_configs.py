@@ -1,0 +1,166 @@
+"""Every shipped config composes, its networks have the guide's sizes, and the guide's models take a step."""
+
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import cli
+from parts import PARTS, describe
+from tensor_hash import tensor_hash
+from tests.tiny import built_ddpm, run
+from vq_gan_3d.vqgan import VQGAN
+
+NEEDED = ["dataset.root=/data"]
+PRETRAINED_DIM = 768  # of the ViT-B encoders
+SCRIPTS = sorted(p.stem for p in cli.CONFIG_DIR.glob("*.yaml") if p.stem != "script")
+
+
+def choices(group):
+    return sorted(p.stem for p in (cli.CONFIG_DIR / group).glob("*.yaml"))
+
+
+def defaults(name):
+    """The groups of a script's config."""
+    entries = OmegaConf.load(cli.CONFIG_DIR / f"{name}.yaml").defaults
+    return [key for entry in entries if not isinstance(entry, str) for key in entry if "override" not in key]
+
+
+def fits(name, group, choice):
+    # The model group serves two scripts; a model's name begins with its stage.
+    return group != "model" or choice.startswith("vqgan" if name == "train_vqgan" else "ddpm")
+
+
+COMBINATIONS = [
+    (name, group, choice)
+    for name in SCRIPTS
+    for group in defaults(name)
+    for choice in choices(group)
+    if fits(name, group, choice)
+]
+
+
+def composed(name, *overrides):
+    GlobalHydra.instance().clear()
+    cli.register_resolvers()
+    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def needed(name):
+    """Settings that have no default."""
+    wanted = {"dataset": NEEDED, "sample": ["xray=a.png", "output=a.nii.gz"]}
+    groups = defaults(name)
+    return [*(wanted["dataset"] if "dataset" in groups else []), *(wanted["sample"] if name == "sample_ddpm" else [])]
+
+
+@pytest.mark.parametrize(("name", "group", "choice"), COMBINATIONS, ids="-".join)
+def test_every_choice_of_every_group_composes_and_resolves(name, group, choice):
+    cfg = composed(name, f"{group}={choice}", *needed(name))
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert "${" not in str(plain)
+
+
+@pytest.mark.parametrize("group", ["quantizer", "diffusion", "xray_encoder"])
+def test_every_shipped_part_can_be_named_by_a_checkpoint(group):
+    script = "train_vqgan" if group == "quantizer" else "train_ddpm"
+    for choice in choices(group):
+        part = OmegaConf.to_container(composed(script, f"{group}={choice}", *NEEDED)[group], resolve=True)
+        assert describe(part)["part"] in PARTS, choice
+
+
+@pytest.mark.parametrize("quantizer", choices("quantizer"))
+def test_every_quantizer_builds(quantizer):
+    cfg = composed("train_vqgan", f"quantizer={quantizer}", "model.embedding_dim=8", "model.n_hiddens=8", *NEEDED)
+    with torch.device("meta"):
+        vqgan = instantiate(cfg.module.vqgan, _convert_="all")
+    assert isinstance(vqgan, VQGAN)
+
+
+@pytest.mark.parametrize("diffusion", choices("diffusion"))
+def test_every_diffusion_builds_and_ends_in_clean_data(diffusion):
+    built = instantiate(composed("train_ddpm", f"diffusion={diffusion}", *NEEDED).diffusion, _convert_="all")
+    alpha, sigma = built.levels(built.times(10))
+    assert float(alpha[-1]) == pytest.approx(1, abs=1e-6)
+    assert float(sigma[-1]) == pytest.approx(0, abs=1e-3)
+
+
+def millions(*modules):
+    return sum(p.numel() for module in modules for p in module.parameters()) / 1e6
+
+
+def test_the_vqgan_has_the_guides_size():
+    cfg = composed("train_vqgan", *NEEDED)
+    with torch.device("meta"):
+        vqgan = instantiate(cfg.module.vqgan, _convert_="all")
+        discriminators = instantiate(cfg.module.discriminators, _convert_="all")
+    assert millions(vqgan) == pytest.approx(22.2, rel=0.03)
+    assert millions(*discriminators) == pytest.approx(13.8, rel=0.01)
+    assert (vqgan.embedding_dim, vqgan.quantizer.codebooks.codes.shape[-2]) == (64, 16384)
+
+
+def test_the_unet_has_the_guides_size():
+    cfg = composed("train_ddpm", *NEEDED)
+    cfg.module.denoiser.pooled_dim = cfg.module.denoiser.token_dim = PRETRAINED_DIM
+    with torch.device("meta"):
+        denoiser = instantiate(cfg.module.denoiser, _convert_="all")
+    assert millions(denoiser) == pytest.approx(143, rel=0.015)
+
+
+def write_codec(path, cfg):
+    """A stage-1 checkpoint of the guide's VQ-GAN with random weights."""
+    plain = OmegaConf.to_container(cfg.module.vqgan, resolve=True)
+    vqgan = instantiate(cfg.module.vqgan, _convert_="all")
+    meta = {"format": 1, "stage": "vqgan", "parts": describe({"vqgan": plain}), "hu_window": [-1000, 1000]}
+    state = {f"vqgan.{name}": tensor for name, tensor in vqgan.state_dict().items()}
+    torch.save({"xray2ctpa": meta, "state_dict": state}, path)
+    return tensor_hash(vqgan)
+
+
+@pytest.mark.slow
+def test_stage_2_takes_a_step_at_full_width(tiny_data, elsewhere):
+    written = write_codec("vqgan.ckpt", composed("train_vqgan", *NEEDED))
+    small = ["model.patch_size=[32,32,32]", "model.batch_size=1", "model.num_workers=0", "model.patches_per_volume=1"]
+    made = built_ddpm(tiny_data.data, "xray_encoder=tiny_random", "model.vqgan_ckpt=vqgan.ckpt", *small)
+    module = made.module
+    assert module.meta["codec"]["hash"] == written
+    assert millions(module.denoiser) > 135
+    module.latent_scale.measure([module._raw_latents(made.batch)])
+    optimizer = module.configure_optimizers()["optimizer"]
+    before = module.denoiser.unet.head[-1].weight.detach().clone()
+    module.loss(made.batch).backward()
+    optimizer.step()
+    assert (module.denoiser.unet.head[-1].weight != before).any()
+    assert torch.isfinite(module.denoiser.unet.head[-1].weight).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 < 6  # GB
+
+
+@pytest.mark.slow
+def test_stage_1_takes_a_step_at_full_width(tiny_data, elsewhere):
+    import train_vqgan_patches_4gpu
+
+    small = [
+        "model.patch_size=[32,32,32]",
+        "model.batch_size=1",
+        "model.num_workers=0",
+        "model.patches_per_volume=1",
+        "model.max_steps=1",
+        "model.disc_start=0",
+        "model.n_codes=512",  # the codebook is not what the width is about
+        "model.checkpoint_every_n_steps=1",
+    ]
+    run(train_vqgan_patches_4gpu, tiny_data.data, *small)
+    stored = torch.load(
+        Path("outputs/vqgan_patches_4gpu/checkpoints/last.ckpt"), weights_only=True, map_location="cpu", mmap=True
+    )
+    assert stored["global_step"] == 1
+    assert all(torch.isfinite(v).all() for v in stored["state_dict"].values() if v.is_floating_point())
+    assert len(stored["optimizer_states"][0]["state"]) == sum(
+        len(group["params"]) for group in stored["optimizer_states"][0]["param_groups"]
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 < 6  # GB

@@ -1,0 +1,254 @@
+import copy
+import logging
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from vq_gan_3d.discriminators import PatchDiscriminator, feature_distance, hinge_loss, without_gradients_of
+from vq_gan_3d.losses import AdversarialLoss, LossWeights, random_planes
+from vq_gan_3d.module import VQGANModule
+from vq_gan_3d.perceptual import VGG16Distance, load_perceptual
+from vq_gan_3d.pictures import above_each_other
+from vq_gan_3d.quantizers import VectorQuantizer
+from vq_gan_3d.vqgan import VQGAN
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+
+class Patches(Dataset):
+    """Smooth random patches, always the same."""
+
+    def __init__(self, count=8, side=16):
+        coarse = torch.randn(count, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.ct = nn.functional.interpolate(coarse, (side,) * 3, mode="trilinear", align_corners=True).tanh()
+
+    def __len__(self):
+        return len(self.ct)
+
+    def __getitem__(self, index):
+        return {"ct": self.ct[index], "patient_id": str(index)}
+
+
+def optimizer(groups):
+    return torch.optim.Adam(groups, 1e-3)
+
+
+def make_module(weights=None, **arguments):
+    torch.manual_seed(0)
+    network = VQGAN(2, 4, VectorQuantizer(16, 4), encoder_blocks=(0, 1), decoder_blocks=(1, 0))
+    return VQGANModule(network, weights or LossWeights(), optimizer, **arguments)
+
+
+def make_discriminators():
+    torch.manual_seed(1)
+    return [PatchDiscriminator(dims, channels=4, num_layers=2) for dims in (2, 3)]
+
+
+def fit(module, folder, steps, ckpt_path=None, **arguments):
+    loader = DataLoader(Patches(), batch_size=2)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=steps, default_root_dir=folder, enable_progress_bar=False, **arguments
+    )
+    trainer.fit(module, loader, loader, ckpt_path=ckpt_path)
+    return trainer
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one, other, prefix):
+    return all(value.equal(other[name]) for name, value in one.items() if name.startswith(prefix))
+
+
+@pytest.fixture
+def gan():
+    weights = LossWeights(l1=1.0, gan=0.1, features=1.0, disc_start=2)
+    return make_module(weights, discriminators=make_discriminators())
+
+
+def test_training_lowers_the_validation_error(tmp_path):
+    module = make_module(LossWeights(l1=4.0, l2=4.0))
+    start = fit(module, tmp_path, 1).callback_metrics["val/psnr"]
+    end = fit(module, tmp_path, 30).callback_metrics
+    assert end["val/psnr"] > start + 1
+    assert {"val/loss", "val/psnr", "val/perplexity", "train/l1", "train/loss"} <= end.keys()
+
+
+def test_psnr_is_that_of_the_whole_validation_set(tmp_path):
+    module = make_module()
+    metrics = fit(module, tmp_path, 4).callback_metrics
+    ct = Patches().ct
+    with torch.no_grad():
+        error = (module.eval().vqgan(ct)[0] - ct).square().mean()
+    assert metrics["val/psnr"].item() == pytest.approx(10 * torch.log10(4 / error).item(), abs=1e-3)
+
+
+def test_discriminators_stand_still_until_their_start(tmp_path, gan):
+    before = state(gan)
+    assert fit(gan, tmp_path, 2).global_step == 2
+    assert same(before, state(gan), "adversarial.")
+    assert not same(before, state(gan), "vqgan.")
+    before = state(gan)
+    trainer = fit(gan, tmp_path, 3, ckpt_path=str(next(tmp_path.rglob("*.ckpt"))))
+    assert trainer.global_step == 3  # one per batch, with two networks in training
+    assert not same(before, state(gan), "adversarial.slices")
+    assert not same(before, state(gan), "adversarial.volumes")
+    assert "train/discriminator" in trainer.callback_metrics
+
+
+def test_the_losses_of_the_two_sides_do_not_mix():
+    torch.manual_seed(0)
+    loss = AdversarialLoss(*make_discriminators(), LossWeights(gan=1.0, features=1.0))
+    real, fake = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16, requires_grad=True)
+    generator, _ = loss(real, fake)
+    generator.backward()
+    assert fake.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in loss.parameters())
+    fake.grad = None
+    _, discriminator = loss(real, fake)
+    discriminator.backward()
+    assert fake.grad is None
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+
+
+def test_hinge_loss_and_feature_distance_have_known_values():
+    assert hinge_loss(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0])).item() == 0.5 * (0.5 + 1.0)
+    real, fake = [torch.zeros(2), torch.zeros(1)], [torch.ones(2), torch.full((1,), 9.0)]
+    assert feature_distance(real, fake).item() == 1  # the verdict, last, does not count
+
+
+def test_without_gradients_of_restores_them():
+    network = nn.Linear(1, 1)
+    with without_gradients_of(network):
+        assert not network.weight.requires_grad
+    assert network.weight.requires_grad
+
+
+def test_random_planes_are_the_same_slices_of_both_volumes():
+    volume = torch.arange(4 * 5 * 6.0).view(1, 1, 4, 5, 6)
+    planes = list(random_planes(volume, volume + 1))
+    assert [tuple(a.shape[2:]) for a, _ in planes] == [(5, 6), (4, 6), (4, 5)]
+    assert all((b - a).eq(1).all() for a, b in planes)
+
+
+def test_the_perceptual_network_stays_outside_frozen_and_passes_gradients(tmp_path):
+    network = VGG16Distance("random")
+    before = copy.deepcopy(network.state_dict())
+    module = make_module(LossWeights(perceptual=1.0), perceptual=network)
+    metrics = fit(module.train(), tmp_path, 1, limit_val_batches=0).callback_metrics
+    assert metrics["train/perceptual"] > 0
+    assert not any("features" in name for name in module.state_dict())
+    assert not network.train().training
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+    x = torch.rand(1, 1, 16, 16, requires_grad=True)
+    network(x, torch.rand(1, 1, 16, 16)).backward()
+    assert x.grad.abs().sum() > 0
+    assert network(x, x).item() == 0
+
+
+def test_perceptual_weights_are_read_from_torchvisions_file(tmp_path):
+    torch.manual_seed(0)
+    source = VGG16Distance("random")
+    published = {f"features.{name}": value for name, value in source.features.state_dict().items()}
+    torch.save(published | {"classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
+    read = load_perceptual(str(tmp_path / "vgg16.pth"), 1.0)
+    assert same(source.features.state_dict(), read.features.state_dict(), "")
+
+
+def test_a_perceptual_weight_without_its_file_is_refused(tmp_path):
+    assert load_perceptual(None, 0.0) is None
+    with pytest.raises(ValueError, match="vgg16-397923af.pth"):
+        load_perceptual(None, 0.5)
+    with pytest.raises(ValueError, match="no VGG16 weights at .*missing.pth; download"):
+        load_perceptual(str(tmp_path / "missing.pth"), 0.5)
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not hold torchvision's VGG16"):
+        load_perceptual(str(tmp_path / "other.pth"), 0.5)
+
+
+def test_weights_without_their_networks_are_refused():
+    with pytest.raises(ValueError, match="two discriminators"):
+        make_module(LossWeights(gan=1.0))
+    with pytest.raises(ValueError, match="needs the VGG16 network"):
+        make_module(LossWeights(perceptual=1.0))
+    with pytest.raises(ValueError, match="'l1': -1.0"):
+        LossWeights(l1=-1.0)
+    assert make_module(discriminators=make_discriminators()).adversarial is None  # no weight, no network
+
+
+def test_a_fresh_run_starts_from_the_linear_codec_and_a_resumed_one_does_not(tmp_path, monkeypatch):
+    calls = []
+    original = VQGAN.init_linear_from
+    monkeypatch.setattr(VQGAN, "init_linear_from", lambda *a: (calls.append(a[1].shape), original(*a)))
+    first = make_module(meta={"name": "tiny"})
+    trainer = fit(first, tmp_path, 2)
+    assert calls == [(8, 1, 16, 16, 16)]
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert stored["xray2ctpa"] == {"name": "tiny"}
+
+    resumed = make_module()
+    fit(resumed, tmp_path, 2, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert len(calls) == 1
+    assert same(state(first), state(resumed), "")
+
+    new_training = make_module()
+    new_training.load_state_dict(stored["state_dict"])
+    fit(new_training, tmp_path, 1)
+    assert len(calls) == 1
+
+
+def test_resuming_continues_as_if_never_interrupted(tmp_path):
+    straight = make_module()
+    fit(straight, tmp_path / "a", 4, limit_val_batches=0)
+    fit(make_module(), tmp_path / "b", 2, limit_val_batches=0).save_checkpoint(tmp_path / "half.ckpt")
+    resumed = make_module()
+    loader = DataLoader(torch.utils.data.Subset(Patches(), range(4, 8)), batch_size=2)
+    trainer = pl.Trainer(accelerator="cpu", max_steps=4, default_root_dir=tmp_path, enable_progress_bar=False)
+    trainer.fit(resumed, loader, ckpt_path=str(tmp_path / "half.ckpt"))
+    for name, value in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
+
+
+def test_a_schedule_sets_the_learning_rate_every_step(tmp_path):
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+
+    trainer = fit(make_module(lr_schedule=schedule), tmp_path, 3)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 8)
+
+
+def test_gradients_are_clipped_per_side(gan):
+    gan.adversarial.weights = LossWeights(gan=1.0)
+    sgd = torch.optim.SGD([{"params": list(part.parameters())} for part in (gan.vqgan, gan.adversarial)], 1.0)
+    for parameter in gan.parameters():
+        parameter.grad = torch.full_like(parameter, 10.0)
+    gan.log = lambda *_: None
+    gan.weights = LossWeights(gan=1.0)
+    gan._trainer = None
+    gan.configure_gradient_clipping(sgd)
+    for group in sgd.param_groups:
+        norm = torch.stack([p.grad.square().sum() for p in group["params"]]).sum().sqrt()
+        assert norm.item() == pytest.approx(1, rel=1e-3)
+
+
+def test_pictures_show_the_original_above_the_reconstruction():
+    volume = torch.zeros(1, 4, 6, 8)
+    picture = above_each_other(volume, volume + 5)
+    assert picture.shape == (1, 2 * 6, 8 + 8 + 6)
+    assert picture[:, :4, :8].eq(0.5).all()
+    assert picture[:, 6:10, :8].eq(1).all()
+
+
+def test_reconstructions_reach_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    fit(make_module(), tmp_path, 4, logger=logger, log_every_n_steps=1)
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert "val/original_above_reconstruction" in events.Tags()["images"]
+    assert {"train/perplexity", "train/grad_norm", "val/psnr"} <= set(events.Tags()["scalars"])
