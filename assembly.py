@@ -3,7 +3,7 @@
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +17,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import checkpoint
-from cli import three_quarters
 from dataset.latents import LatentCache, LatentSource, is_finished
+from dataset.patches import Triple, padded_shape, triple
 from dataset.prepare import prepare
 from dataset.store import MANIFEST, StoredCase, VolumeStore
 from dataset.xray_ctpa_patch_dataset import EncoderInput, XrayCTPAPatchDataset, check_patch_size
 from medclip_cond.encoders import XrayEncoder
 from parts import describe, differences
+from settings import plain, prepare_arguments, three_quarters
 from tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
 
 log = logging.getLogger(__name__)
 STEP = 4  # voxels per latent voxel and axis
-
-
-def plain(config: Any) -> Any:
-    """A config node as plain, resolved containers."""
-    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def check_sizes(model: DictConfig) -> None:
@@ -60,6 +56,10 @@ def open_store(dataset: DictConfig) -> VolumeStore:
     """The prepared data set; prepared now if that has not been done."""
     folder = Path(dataset.store)
     if not (folder / MANIFEST).is_file():
+        if not Path(dataset.root).is_dir():
+            raise FileNotFoundError(
+                f"no prepared data in {folder}, and no folder of pairs at dataset.root={dataset.root}"
+            )
         with _one_at_a_time(folder):  # the ranks of torchrun all come here
             if not (folder / MANIFEST).is_file():
                 log.info("no prepared data in %s: preparing it now, once, as prepare_data.py does", folder)
@@ -76,14 +76,6 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def prepare_arguments(dataset: DictConfig) -> dict[str, Any]:
-    keys = ("root", "store", "ct_pattern", "xray_pattern")
-    return {key: dataset[key] for key in keys} | {
-        "num_workers": dataset.prepare_workers,
-        "shares": plain(dataset.split),
-    }
-
-
 def encoder_input(encoder: XrayEncoder) -> EncoderInput:
     return EncoderInput(encoder.size, encoder.mean, encoder.std)
 
@@ -92,14 +84,21 @@ def latent_source(codec: FrozenCodec, encoder: XrayEncoder, dataset: DictConfig)
     return LatentSource(tensor_hash(codec.vqgan), tensor_hash(encoder), tuple(dataset.hu_window))
 
 
-def open_latents(dataset: DictConfig, source: LatentSource, cases: list[StoredCase]) -> LatentCache | None:
+def latent_shape(case: StoredCase, patch_size: Sequence[int]) -> Triple:
+    """Of a whole volume, padded to hold a patch."""
+    return triple([n // STEP for n in padded_shape(case.shape, triple(patch_size), STEP)])
+
+
+def open_latents(
+    dataset: DictConfig, source: LatentSource, cases: list[StoredCase], patch_size: Sequence[int]
+) -> LatentCache | None:
     """The latent cache, as dataset.latents wants it."""
     choices = ("auto", "always", "never")
     if dataset.latents not in choices:
         raise ValueError(f"dataset.latents must be one of {choices}, got {dataset.latents!r}")
     if dataset.latents == "never" or (dataset.latents == "auto" and not is_finished(dataset.latents_dir)):
         return None
-    return LatentCache(dataset.latents_dir, source, cases)
+    return LatentCache(dataset.latents_dir, source, cases, [latent_shape(case, patch_size) for case in cases])
 
 
 def make_dataset(cfg: DictConfig, store: VolumeStore, split: str, **extra: Any) -> XrayCTPAPatchDataset:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
@@ -15,19 +15,15 @@ import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from settings import STEP, three_quarters
 
 CONFIG_DIR = Path(__file__).parent / "config"
 USER_ERROR = 2  # exit status, as of argparse
-DOWNSAMPLE = 4  # voxels per latent voxel and axis, fixed by the codec's layout
 
 Task = Callable[[DictConfig], None]
-
-
-def three_quarters(patch_size: Sequence[int]) -> list[int]:
-    """The stride that follows from a patch size: 25 % overlap, on whole latent voxels."""
-    return [max(DOWNSAMPLE, 3 * n // 4 // DOWNSAMPLE * DOWNSAMPLE) for n in patch_size]
 
 
 def _precision(wanted: str) -> str:
@@ -49,13 +45,13 @@ def _nodes() -> int:
 def register_resolvers() -> None:
     """The derived values of the configs."""
     resolvers: dict[str, Callable[..., Any]] = {
-        "three_quarters": three_quarters,
-        "latent_size": lambda voxels: int(voxels) // DOWNSAMPLE,
+        "three_quarters": lambda sizes: ListConfig(three_quarters(sizes)),  # plain lists cannot be resolved in place
+        "latent_size": lambda voxels: int(voxels) // STEP,
         "precision": _precision,
         "local_processes": _local_processes,  # of torchrun
         "nodes": _nodes,
         "half": lambda n: int(n) // 2,
-        "repeated": lambda value, times: [value] * int(times),
+        "repeated": lambda value, times: ListConfig([value] * int(times)),
         "strategy": lambda: "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
     }
     for name, resolver in resolvers.items():
@@ -131,6 +127,9 @@ def explain(error: BaseException, config_name: str) -> str:
             "To need less: model.batch_size=1 (about half of batch 2), model.checkpointing=true (about a third of the"
             " activations), model.patch_size=[96,96,96] (0.42 of the voxels), model.dim_mults=[1,2,4]"
         )
+    in_worker = re.search(r"Original Traceback.*\n\S+: (.*)", str(error), re.DOTALL)
+    if in_worker:  # as torch's loader passes it on
+        return in_worker[1].strip()
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
     unknown = re.search(r"Could not override '([^']+)'|Could not find '([^']+)'", str(error))

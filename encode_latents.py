@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import assembly
-from assembly import STEP, Frozen
+from assembly import STEP, Frozen, latent_shape
 from cli import script
 from dataset.latents import LatentWriter, is_finished
-from dataset.patches import Triple, padded_shape, triple
+from dataset.patches import Triple, triple
 from dataset.store import StoredCase, VolumeStore
 from dataset.xray_ctpa_patch_dataset import read_unit
 from dataset.xray_io import encoder_view
@@ -32,16 +32,18 @@ def main(cfg: DictConfig) -> None:
     source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
     writer = LatentWriter(cfg.dataset.latents_dir, source, cfg.overwrite)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    todo = [case for case in store.cases[rank::world] if not writer.is_written(case)]
+    shapes = [latent_shape(case, cfg.model.patch_size) for case in store.cases]
+    every = list(zip(store.cases, shapes, strict=True))
+    todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]
     if cfg.check:
         return
     device = pick_device(cfg.device)
     frozen.codec.to(device)
     frozen.encoder.to(device)
-    for case in tqdm(todo, desc="encoding", unit="volume", disable=not sys.stderr.isatty()):
-        _encode(writer, frozen, store, case, cfg, device)
+    for case, shape in tqdm(todo, desc="encoding", unit="volume", disable=not sys.stderr.isatty()):
+        _encode(writer, frozen, store, case, shape, cfg, device)
         log.info("encoded %s", case.patient_id)
-    if all(writer.is_written(case) for case in store.cases):  # whoever is last
+    if all(writer.is_written(case, shape) for case, shape in every):  # whoever is last
         writer.finish(store.cases)
     state = "complete" if is_finished(cfg.dataset.latents_dir) else "not yet complete"
     log.info("the latent cache %s is %s", cfg.dataset.latents_dir, state)
@@ -52,22 +54,20 @@ def _encode(
     frozen: Frozen,
     store: VolumeStore,
     case: StoredCase,
+    shape: Triple,
     cfg: DictConfig,
     device: torch.device,
 ) -> None:
     window = tuple(cfg.dataset.hu_window)
-    shape = padded_shape(case.shape, triple(cfg.model.patch_size), STEP)
-
     def read(start: Triple, size: Triple) -> torch.Tensor:
         return torch.from_numpy(read_unit(store, case, start, size, window))[None]
 
     eye = assembly.encoder_input(frozen.encoder)
     cxr = encoder_view(store.read_xray(case), eye.size, eye.mean, eye.std)
     features = frozen.encoder(cxr[None].to(device))
-    latent_shape = triple([n // STEP for n in shape])
     with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-        tiles = frozen.codec.encode_tiles(read, shape, cfg.tile)
-        writer.write(case, latent_shape, tiles, features.tokens[0], features.pooled[0])
+        tiles = frozen.codec.encode_tiles(read, triple([n * STEP for n in shape]), cfg.tile)
+        writer.write(case, shape, tiles, features.tokens[0], features.pooled[0])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-import assembly
 from cli import script
 from dataset.patches import padded_shape, triple
 from dataset.store import StoredCase, VolumeStore
@@ -28,6 +27,7 @@ from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
 from evaluation.report import CaseRow, write_report
 from sampling import NOTICE, CTSampler
+from settings import plain
 from tensor_hash import tensor_hash
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def main(cfg: DictConfig) -> None:
             seed=cfg.seed,
         )
     summary = _summary(compared, controls)
-    settings = assembly.plain(cfg) | {
+    settings = plain(cfg) | {
         "common grid": f"{grid.shape} at {grid.spacing} mm",
         "denoiser hash": tensor_hash(model.generator.denoiser),
         "hu_window": list(model.hu_window),

@@ -4,9 +4,9 @@ import logging
 
 from omegaconf import DictConfig
 
-from assembly import plain
 from cli import script
 from dataset.phantom_data import make_phantom_data
+from settings import plain
 
 log = logging.getLogger(__name__)
 

@@ -1,36 +1,24 @@
 """The parts that a checkpoint may name. Nothing read from a file builds any other class."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from ddpm.denoiser import PatchDenoiser
-from ddpm.diffusion import CosineDDPM, RectifiedFlow
-from ddpm.unet3d import UNet3D
-from medclip_cond.biomedclip import BiomedCLIPEncoder
-from medclip_cond.lifting import XrayLifter
-from medclip_cond.medclip import MedCLIPEncoder
-from medclip_cond.rad_dino import RadDinoEncoder
-from medclip_cond.tiny_random import TinyRandomEncoder
-from vq_gan_3d.quantizers import FiniteScalarQuantizer, KLBottleneck, VectorQuantizer
-from vq_gan_3d.vqgan import VQGAN
-
-PARTS: dict[str, type] = {
-    part.__name__: part
-    for part in (
-        BiomedCLIPEncoder,
-        CosineDDPM,
-        FiniteScalarQuantizer,
-        KLBottleneck,
-        MedCLIPEncoder,
-        PatchDenoiser,
-        RadDinoEncoder,
-        RectifiedFlow,
-        TinyRandomEncoder,
-        UNet3D,
-        VectorQuantizer,
-        VQGAN,
-        XrayLifter,
-    )
+# name → module, imported when needed: the encoders' library alone takes seconds to load
+PARTS = {
+    "BiomedCLIPEncoder": "medclip_cond.biomedclip",
+    "CosineDDPM": "ddpm.diffusion",
+    "FiniteScalarQuantizer": "vq_gan_3d.quantizers",
+    "KLBottleneck": "vq_gan_3d.quantizers",
+    "MedCLIPEncoder": "medclip_cond.medclip",
+    "PatchDenoiser": "ddpm.denoiser",
+    "RadDinoEncoder": "medclip_cond.rad_dino",
+    "RectifiedFlow": "ddpm.diffusion",
+    "TinyRandomEncoder": "medclip_cond.tiny_random",
+    "UNet3D": "ddpm.unet3d",
+    "VQGAN": "vq_gan_3d.vqgan",
+    "VectorQuantizer": "vq_gan_3d.quantizers",
+    "XrayLifter": "medclip_cond.lifting",
 }
 
 
@@ -42,8 +30,8 @@ def describe(config: Any) -> Any:
         }
         if "_target_" not in config:
             return plain
-        name = str(config["_target_"]).rsplit(".", 1)[-1]
-        if name not in PARTS or f"{PARTS[name].__module__}.{name}" != config["_target_"]:
+        module, _, name = str(config["_target_"]).rpartition(".")
+        if PARTS.get(name) != module:
             raise ValueError(
                 f"{config['_target_']} is not a part that checkpoints can name; parts.py lists {sorted(PARTS)}"
             )
@@ -65,7 +53,7 @@ def build(description: Any) -> Any:
             return arguments
         if description["part"] not in PARTS:
             raise ValueError(f"unknown part {description['part']!r}; this version knows {sorted(PARTS)}")
-        part = PARTS[description["part"]]
+        part = getattr(import_module(PARTS[description["part"]]), description["part"])
         if description.get("partial"):
             return lambda **more: part(**arguments, **more)
         return part(**arguments)

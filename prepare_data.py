@@ -1,12 +1,13 @@
 """Check every pair of a data set and build the patch store that training reads."""
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig
 
-from assembly import prepare_arguments
 from cli import script
 from dataset.prepare import REPORT, prepare
+from settings import prepare_arguments
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def main(cfg: DictConfig) -> None:
         "%d good cases (%s), %d made now; %s", len(report.cases), counts, report.prepared, cfg.dataset.store
     )
     if report.problems:
-        log.warning("%d problems; see %s/%s", len(report.problems), cfg.dataset.store, REPORT)
+        log.warning("\n%s", Path(cfg.dataset.store, REPORT).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cli import script
 from memory import PeakMemory
+from settings import plain
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
@@ -60,11 +61,11 @@ def overrides(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def stages(cfg: DictConfig) -> Iterator[Stage]:
     root = Path(cfg.dir)
-    chosen: Any = OmegaConf.to_container(cfg, resolve=True)
+    chosen: dict[str, Any] = plain(cfg)
     common = {"seed": cfg.seed, "dataset": {"root": str(root / "data")}}
     vqgan_ckpt = root / "vqgan" / "checkpoints" / "last.ckpt"
     ddpm_ckpt = root / "ddpm" / "checkpoints" / "last.ckpt"
-    folders = {
+    folders: dict[str, dict[str, Any]] = {
         "phantom": {},
         "prepare": {},
         "vqgan": {"run_dir": str(root / "vqgan"), "checkpoint_dir": str(vqgan_ckpt.parent)},

@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import checkpoint
-from assembly import plain
 from cli import script
 from dataset.errors import BadFileError
 from dataset.volume_io import write_ct
 from ddpm.generator import SamplingPlan
 from evaluation.pictures import preview
 from sampling import NOTICE, CTSampler, Placement
+from settings import plain
 from tensor_hash import tensor_hash
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ def jobs(xray: Path, output: Path) -> list[tuple[Path, Path]]:
         pairs = [(image, output / f"{image.stem}.nii.gz") for image in images]
     else:
         if not output.name.endswith(VOLUMES):
+            if output.suffix and not output.is_dir():
+                raise ValueError(f"output must end in .nii.gz or .nii, or be a folder, got {output}")
             output = output / f"{xray.stem}.nii.gz"
         pairs = [(xray, output)]
     for image, target in pairs:

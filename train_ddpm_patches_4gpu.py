@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     frozen = Frozen.load(cfg)
     store = assembly.open_store(cfg.dataset)
     source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
-    latents = assembly.open_latents(cfg.dataset, source, store.cases)
+    latents = assembly.open_latents(cfg.dataset, source, store.cases, cfg.model.patch_size)
     views = {
         "encoder_input": assembly.encoder_input(frozen.encoder),
         "latents": latents,

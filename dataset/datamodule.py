@@ -56,7 +56,7 @@ class PatchDataModule(pl.LightningDataModule):
         """The epoch under way and the batches of it that are done."""
         if self.trainer is None:
             return {}
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return {"epoch": self.trainer.current_epoch, "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

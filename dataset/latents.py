@@ -43,21 +43,32 @@ class LatentCache:
 
     Raises:
         FileNotFoundError: the folder holds no finished cache.
-        ValueError: it was made by other networks, in another window, or from other volumes.
+        ValueError: it was made by other networks, in another window, from other volumes, or for smaller patches.
+
+    Args:
+        shapes: of every case's latent (d, h, w), padded to hold a patch.
     """
 
-    def __init__(self, folder: str | Path, source: LatentSource, cases: Sequence[StoredCase]) -> None:
+    def __init__(
+        self, folder: str | Path, source: LatentSource, cases: Sequence[StoredCase], shapes: Sequence[Triple]
+    ) -> None:
         self.folder = Path(folder)
         if not is_finished(self.folder):
             raise FileNotFoundError(f"no finished latent cache in {self.folder}; encode_latents.py makes it")
         info = json.loads((self.folder / "latents.json").read_text())
         source.check(self.folder, stored_source(info))
-        for case in cases:
+        for case, shape in zip(cases, shapes, strict=True):
             found = info["volumes"].get(case.patient_id)
             if found != _identity(case):
                 raise ValueError(
                     f"the latent cache {self.folder} does not fit volume {case.patient_id}:"
                     f" {found} there, {_identity(case)} in the store; {REMEDY}"
+                )
+            if not _holds(info["shapes"][case.patient_id], shape):
+                raise ValueError(
+                    f"the latent cache {self.folder} was made for smaller patches: the latent of {case.patient_id}"
+                    f" measures {info['shapes'][case.patient_id]}, need {list(shape)}; run encode_latents.py again"
+                    " with this model.patch_size"
                 )
         self.mean, self.std = torch.tensor(info["mean"]), torch.tensor(info["std"])
 
@@ -85,8 +96,8 @@ class LatentWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._overwrite = overwrite
 
-    def is_written(self, case: StoredCase) -> bool:
-        """Whether this volume is there, from the same source.
+    def is_written(self, case: StoredCase, shape: Triple) -> bool:
+        """Whether this volume is there, from the same source, and its latent is as large as `shape`.
 
         Raises:
             ValueError: it was made by other networks and may not be overwritten.
@@ -101,7 +112,7 @@ class LatentWriter:
             if not self._overwrite:
                 raise
             return False
-        return bool(info["identity"] == _identity(case))
+        return bool(info["identity"] == _identity(case)) and _holds(info["shape"], shape)
 
     def write(
         self,
@@ -115,7 +126,7 @@ class LatentWriter:
         (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
         stem = self.folder / case.patient_id
         partial = stem.with_name(f"{case.patient_id}.partial.npy")
-        stored: np.ndarray | None = None
+        stored: np.memmap | None = None
         total = square = np.zeros(1)
         for start, tile in tiles:
             block = tile.permute(1, 2, 3, 0).cpu().numpy()
@@ -128,11 +139,13 @@ class LatentWriter:
             raise ValueError(f"no latents to write for {case.patient_id}")
         stored.flush()
         os.replace(partial, f"{stem}.npy")
-        half = {"tokens": tokens.half().cpu().numpy(), "pooled": pooled.half().cpu().numpy()}
-        np.savez(partial.with_suffix(".npz"), **half)
+        np.savez(
+            partial.with_suffix(".npz"), tokens=tokens.half().cpu().numpy(), pooled=pooled.half().cpu().numpy()
+        )
         os.replace(partial.with_suffix(".npz"), f"{stem}.npz")
         info = asdict(self.source) | {
             "identity": _identity(case),
+            "shape": list(shape),
             "count": int(np.prod(shape)),
             "sum": total.tolist(),
             "square": square.tolist(),
@@ -151,7 +164,8 @@ class LatentWriter:
             self.folder / "latents.json",
             asdict(self.source)
             | {"mean": mean.tolist(), "std": std.tolist()}
-            | {"volumes": {name: info["identity"] for name, info in infos.items()}},
+            | {"volumes": {name: info["identity"] for name, info in infos.items()}}
+            | {"shapes": {name: info["shape"] for name, info in infos.items()}},
         )
 
 
@@ -162,6 +176,10 @@ def is_finished(folder: str | Path) -> bool:
 def stored_source(info: dict) -> LatentSource:
     low, high = info["hu_window"]
     return LatentSource(info["codec_hash"], info["encoder_hash"], (low, high))
+
+
+def _holds(stored: Sequence[int], wanted: Sequence[int]) -> bool:
+    return all(a >= b for a, b in zip(stored, wanted, strict=True))
 
 
 def _identity(case: StoredCase) -> dict:

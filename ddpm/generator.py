@@ -184,9 +184,13 @@ class _Task:
         return sampler(predict, self.generator.diffusion, noise, self.plan.steps, self.stream)
 
 
+def _at(predict: PredictWindows, corner: Tensor) -> Predict:
+    """The prediction of one window that begins at `corner` (3,)."""
+    return lambda x, t: predict(x, t, corner[None])
+
+
 def _whole(task: _Task) -> Tensor:
-    origin = torch.zeros(1, 3, dtype=torch.int64)
-    return task.run(lambda x, t: task.predict(x, t, origin), task.noise)
+    return task.run(_at(task.predict, torch.zeros(3, dtype=torch.int64)), task.noise)
 
 
 def _fused(task: _Task) -> Tensor:
@@ -201,7 +205,7 @@ def _independent(task: _Task) -> Tensor:
     patches = []
     for corner in coords:
         noise = task.noise[(..., *box(corner.tolist(), window))]
-        patches.append(task.run(lambda x, t, at=corner: task.predict(x, t, at[None]), noise)[0])
+        patches.append(task.run(_at(task.predict, corner), noise)[0])
     return stitch_patches(patches, coords, task.shape)[None]
 
 

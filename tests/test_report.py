@@ -114,6 +114,6 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path, controls):
     write_report(path, "t", {}, controls, [], {})
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     with pytest.raises(AttributeError):
-        write_report(path, "t", {}, controls, ["not a case"], {})  # type: ignore[list-item]
+        write_report(path, "t", {}, controls, ["not a case"], {})
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

@@ -20,6 +20,7 @@ class Codebooks(nn.Module):
     codes: Tensor
     counts: Tensor
     sums: Tensor
+    updates: Tensor
     initialized: Tensor
 
     DEAD_BELOW = 0.25
@@ -35,6 +36,7 @@ class Codebooks(nn.Module):
         self.register_buffer("codes", torch.randn(groups, n_codes, dim))
         self.register_buffer("counts", torch.ones(groups, n_codes))
         self.register_buffer("sums", self.codes.clone())
+        self.register_buffer("updates", torch.tensor(0))
         self.register_buffer("initialized", torch.tensor(False))
 
     def nearest(self, vectors: Tensor) -> Tensor:
@@ -63,8 +65,8 @@ class Codebooks(nn.Module):
     def initialize(self, vectors: Tensor) -> None:
         """Random training vectors (G, N, dim) refined by a few steps of k-means."""
         wanted = self.INITIAL_VECTORS_PER_CODE * self.codes.shape[1]
-        vectors = _random_rows(vectors, min(wanted, vectors.shape[1]))
-        self.codes.copy_(from_rank_zero(_random_rows(vectors, self.codes.shape[1])))
+        vectors = self._draw(vectors, min(wanted, vectors.shape[1]))
+        self.codes.copy_(from_rank_zero(self._draw(vectors, self.codes.shape[1])))
         for _ in range(self.INITIAL_ITERATIONS):
             self._move(vectors, self.nearest(vectors), decay=0.0)
         self.initialized.fill_(True)
@@ -82,16 +84,30 @@ class Codebooks(nn.Module):
         self.sums.lerp_(sums, 1 - decay)
         self._replace_dead(vectors, counts.sum(1, keepdim=True) / counts.shape[1])
         self.codes.copy_(self.sums / self.counts[..., None])
+        self.updates += 1
         return counts
 
     def _replace_dead(self, vectors: Tensor, average: Tensor) -> None:
         dead = self.counts < self.DEAD_BELOW * average
         if not dead.any():  # the counts are those of all ranks, so all ranks take the same branch
             return
-        fresh = from_rank_zero(_random_rows(vectors, dead.shape[1]))
+        fresh = from_rank_zero(self._draw(vectors, dead.shape[1]))
         reborn = (self.REBORN_AT * average).expand_as(self.counts)
         self.counts.copy_(torch.where(dead, reborn, self.counts))
         self.sums.copy_(torch.where(dead[..., None], fresh * reborn[..., None], self.sums))
+
+    def _draw(self, vectors: Tensor, count: int) -> Tensor:
+        """`count` random vectors of each group, (G, count, dim), without repetition where there are enough.
+
+        The draw depends on the number of updates alone, so that a resumed run repeats it.
+        """
+        stream = torch.Generator().manual_seed(int(self.updates))
+        available = vectors.shape[1]
+        if available >= count:
+            rows = torch.randperm(available, generator=stream)[:count]
+        else:
+            rows = torch.randint(available, (count,), generator=stream)
+        return vectors[:, rows.to(vectors.device)]
 
 
 def perplexity(counts: Tensor) -> Tensor:
@@ -117,13 +133,3 @@ def from_rank_zero(values: Tensor) -> Tensor:
 def _nearest(vectors: Tensor, codes: Tensor) -> Tensor:
     # |v - c|² without |v|², which is the same for all codes
     return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).argmin(1)
-
-
-def _random_rows(vectors: Tensor, count: int) -> Tensor:
-    """`count` random vectors of each group, (G, count, dim), without repetition where there are enough."""
-    available = vectors.shape[1]
-    if available >= count:
-        rows = torch.randperm(available, device=vectors.device)[:count]
-    else:
-        rows = torch.randint(available, (count,), device=vectors.device)
-    return vectors[:, rows]

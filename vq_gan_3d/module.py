@@ -64,7 +64,7 @@ class VQGANModule(pl.LightningModule):
         self.meta = dict(meta or {})
         self.adversarial = _adversarial(discriminators, weights)
         self._frozen = _perceptual(perceptual, weights)
-        self._squared_error = torch.zeros(2)  # sum and voxels of this rank's validation
+        self._squared_error = torch.zeros(2, dtype=torch.float64)  # sum and voxels of this rank's validation
 
     def on_fit_start(self) -> None:
         for network in self._frozen:
@@ -104,7 +104,7 @@ class VQGANModule(pl.LightningModule):
                     parameter.grad = None  # or Adam would count these steps
 
     def on_validation_epoch_start(self) -> None:
-        self._squared_error = torch.zeros(2, device=self.device)
+        self._squared_error = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         ct = batch["ct"]
@@ -120,7 +120,7 @@ class VQGANModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         total, voxels = sum_over_ranks(self._squared_error)
         psnr = 10 * torch.log10(4 / (total / voxels))  # the range [-1, 1] is 2 wide
-        self.log("val/psnr", psnr, sync_dist=True, prog_bar=True)
+        self.log("val/psnr", psnr.float(), sync_dist=True, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, Any]] = [{"params": list(self.vqgan.parameters())}]

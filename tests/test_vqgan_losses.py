@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import nn
+
+from vq_gan_3d.discriminators import PatchDiscriminator, feature_distance, hinge_loss, without_gradients_of
+from vq_gan_3d.losses import AdversarialLoss, LossWeights, random_planes
+from vq_gan_3d.perceptual import VGG16Distance, load_perceptual
+
+
+def gradients(network: nn.Module) -> torch.Tensor:
+    """Sum of the gradients' magnitudes of all parameters."""
+    sums = [parameter.grad.abs().sum() for parameter in network.parameters() if parameter.grad is not None]
+    return torch.stack([torch.zeros(()), *sums]).sum()
+
+
+def test_the_losses_of_the_two_sides_do_not_mix():
+    torch.manual_seed(0)
+    loss = AdversarialLoss(
+        PatchDiscriminator(2, channels=4, num_layers=2),
+        PatchDiscriminator(3, channels=4, num_layers=2),
+        LossWeights(gan=1.0, features=1.0),
+    )
+    real, fake = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16, requires_grad=True)
+    to_fake = torch.autograd.grad(loss(real, fake)[0], fake)[0]
+    assert to_fake.abs().sum() > 0
+    loss(real, fake)[0].backward()
+    assert gradients(loss) == 0
+    fake.grad = None
+    loss(real, fake)[1].backward()
+    assert gradients(loss) > 0
+    assert fake.grad is None or fake.grad.eq(0).all()
+
+
+def test_hinge_loss_and_feature_distance_have_known_values():
+    assert hinge_loss(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0])).item() == 0.5 * (0.5 + 1.0)
+    real, fake = [torch.zeros(2), torch.zeros(1)], [torch.ones(2), torch.full((1,), 9.0)]
+    assert feature_distance(real, fake).item() == 1  # the verdict, last, does not count
+
+
+def test_without_gradients_of_restores_them():
+    network = nn.Linear(1, 1)
+    with without_gradients_of(network):
+        assert not network.weight.requires_grad
+    assert network.weight.requires_grad
+
+
+def test_random_planes_are_the_same_slices_of_both_volumes():
+    volume = torch.arange(4 * 5 * 6.0).view(1, 1, 4, 5, 6)
+    planes = list(random_planes(volume, volume + 1))
+    assert [tuple(a.shape[2:]) for a, _ in planes] == [(5, 6), (4, 6), (4, 5)]
+    assert all((b - a).eq(1).all() for a, b in planes)
+
+
+def test_perceptual_weights_are_read_from_torchvisions_file(tmp_path):
+    torch.manual_seed(0)
+    source = VGG16Distance("random")
+    published = {f"features.{name}": value for name, value in source.features.state_dict().items()}
+    torch.save(published | {"classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
+    read = load_perceptual(str(tmp_path / "vgg16.pth"), 1.0)
+    assert read is not None
+    for name, value in read.features.state_dict().items():
+        assert value.equal(source.features.state_dict()[name]), name
+
+
+def test_a_perceptual_weight_without_its_file_is_refused(tmp_path):
+    assert load_perceptual(None, 0.0) is None
+    with pytest.raises(ValueError, match="vgg16-397923af.pth"):
+        load_perceptual(None, 0.5)
+    with pytest.raises(ValueError, match="no VGG16 weights at .*missing.pth; download"):
+        load_perceptual(str(tmp_path / "missing.pth"), 0.5)
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not hold torchvision's VGG16"):
+        load_perceptual(str(tmp_path / "other.pth"), 0.5)
