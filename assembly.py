@@ -37,9 +37,7 @@ def check_sizes(model: DictConfig) -> None:
     patch = check_patch_size(model.patch_size)
     if model.get("stride", ()) is None:
         model.stride = three_quarters(patch)
-    if "stride" in model and any(
-        s < STEP or s > p or s % STEP for s, p in zip(model.stride, patch, strict=True)
-    ):
+    if "stride" in model and any(s < STEP or s > p or s % STEP for s, p in zip(model.stride, patch, strict=True)):
         raise ValueError(
             f"model.stride must be multiples of {STEP} from {STEP} to the patch size {list(patch)},"
             f" got {list(model.stride)}; null takes three quarters of the patch"
@@ -143,9 +141,7 @@ class Frozen:
                 f"dataset.hu_window={window}, but the VQ-GAN {cfg.model.vqgan_ckpt} was trained on"
                 f" {meta['hu_window']}; use the same window or train a VQ-GAN for this one"
             )
-        return cls(
-            codec, str(Path(cfg.model.vqgan_ckpt).resolve()), instantiate(cfg.xray_encoder, _convert_="all")
-        )
+        return cls(codec, str(Path(cfg.model.vqgan_ckpt).resolve()), instantiate(cfg.xray_encoder, _convert_="all"))
 
 
 def common_meta(cfg: DictConfig, stage: str, parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,9 +226,7 @@ def check_run(cfg: DictConfig) -> None:
         raise ValueError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
 
 
-def fit(
-    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, resume_from: str | None
-) -> None:
+def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, resume_from: str | None) -> None:
     """Train, and say where the results are."""
     _save_config(cfg)
     trainer = instantiate(cfg.trainer, _convert_="all")

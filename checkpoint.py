@@ -102,9 +102,7 @@ def load_generator(
     ):
         found = tensor_hash(network)
         if found != stored:
-            raise ValueError(
-                f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}"
-            )
+            raise ValueError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
     denoiser, scale = build(meta["parts"]["denoiser"]), submodule_state(content, "latent_scale")
     _load(denoiser, submodule_state(content, "denoiser"), path)
     if averaged:

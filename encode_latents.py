@@ -59,6 +59,7 @@ def _encode(
     device: torch.device,
 ) -> None:
     window = tuple(cfg.dataset.hu_window)
+
     def read(start: Triple, size: Triple) -> torch.Tensor:
         return torch.from_numpy(read_unit(store, case, start, size, window))[None]
 

@@ -17,9 +17,7 @@ def main(cfg: DictConfig) -> None:
     report = prepare(**prepare_arguments(cfg.dataset), strict=cfg.strict)
     splits = sorted({case.split for case in report.cases})
     counts = ", ".join(f"{sum(c.split == name for c in report.cases)} {name}" for name in splits)
-    log.info(
-        "%d good cases (%s), %d made now; %s", len(report.cases), counts, report.prepared, cfg.dataset.store
-    )
+    log.info("%d good cases (%s), %d made now; %s", len(report.cases), counts, report.prepared, cfg.dataset.store)
     if report.problems:
         log.warning("\n%s", Path(cfg.dataset.store, REPORT).read_text(encoding="utf-8"))
 

@@ -123,9 +123,7 @@ def jobs(xray: Path, output: Path) -> list[tuple[Path, Path]]:
         pairs = [(xray, output)]
     for image, target in pairs:
         if target.with_name(f"{_stem(target)}.png").absolute() == image.absolute():
-            raise ValueError(
-                f"the preview beside {target} would overwrite {image}; choose another output folder"
-            )
+            raise ValueError(f"the preview beside {target} would overwrite {image}; choose another output folder")
     return pairs
 
 
@@ -136,9 +134,7 @@ def main(cfg: DictConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()  # a folder that may not be written to shows now, not after hours
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device)
-    settings = {
-        k: plain(cfg[k]) for k in ("shape", "spacing", "reference", "steps", "sampler", "mode", "guidance")
-    }
+    settings = {k: plain(cfg[k]) for k in ("shape", "spacing", "reference", "steps", "sampler", "mode", "guidance")}
     unreadable = []
     for image, target in pairs:
         try:

@@ -65,9 +65,7 @@ class PatchDataModule(pl.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(
-        self, dataset: XrayCTPAPatchDataset, sampler: Any, drop_last: bool
-    ) -> DataLoader[dict[str, Any]]:
+    def _loader(self, dataset: XrayCTPAPatchDataset, sampler: Any, drop_last: bool) -> DataLoader[dict[str, Any]]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

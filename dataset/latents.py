@@ -79,7 +79,7 @@ class LatentCache:
     def read(self, case: StoredCase, start: Triple, size: Triple) -> Tensor:
         """Unscaled latents float32 (C, d, h, w) of the box at latent voxel `start`."""
         whole = np.load(self.folder / f"{case.patient_id}.npy", mmap_mode="r")
-        crop = torch.from_numpy(np.ascontiguousarray(whole[box(start, size)]))
+        crop = torch.from_numpy(np.array(whole[box(start, size)]))  # a copy: the file may not be written to
         return crop.permute(3, 0, 1, 2).float()
 
     def read_xray(self, case: StoredCase) -> tuple[Tensor, Tensor]:
@@ -139,9 +139,7 @@ class LatentWriter:
             raise ValueError(f"no latents to write for {case.patient_id}")
         stored.flush()
         os.replace(partial, f"{stem}.npy")
-        np.savez(
-            partial.with_suffix(".npz"), tokens=tokens.half().cpu().numpy(), pooled=pooled.half().cpu().numpy()
-        )
+        np.savez(partial.with_suffix(".npz"), tokens=tokens.half().cpu().numpy(), pooled=pooled.half().cpu().numpy())
         os.replace(partial.with_suffix(".npz"), f"{stem}.npz")
         info = asdict(self.source) | {
             "identity": _identity(case),

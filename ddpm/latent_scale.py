@@ -39,12 +39,12 @@ class LatentScale(nn.Module):
     @torch.no_grad()
     def measure(self, latents: Iterable[Tensor]) -> None:
         """Set mean and std from batches (B, C, d, h, w)."""
-        count, total, square = 0, 0.0, 0.0
+        count, total, square = 0, torch.zeros(()), torch.zeros(())
         for z in latents:
             wide = z.double().transpose(0, 1).flatten(1)
             count += wide.shape[1]
             total, square = total + wide.sum(1), square + wide.square().sum(1)
-        if not isinstance(total, Tensor) or not isinstance(square, Tensor):
+        if count == 0:
             raise ValueError("no latents to measure mean and std of")
         mean = total / count
         self.mean.copy_(mean)

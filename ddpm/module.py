@@ -6,7 +6,6 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
 
 from dataset.patches import positions_mm, triple
@@ -46,7 +45,7 @@ class PatchDDPM(pl.LightningModule):
         denoiser, diffusion: the network, and the noise levels with what it predicts.
         codec, xray_encoder: frozen; outside the module tree, so that neither optimizer nor checkpoints know them.
         optimizer: makes the optimizer from the parameters.
-        warmup_steps: steps over which the learning rate rises to its value.
+        lr_schedule: makes the scheduler, stepped after every training step, from the optimizer and all steps.
         condition_dropout: share of samples trained without their X-ray (Ho & Salimans 2021).
         latent_scale: mean and std of the training set's latents; None computes them at the first start.
         meta: plain data that goes into every checkpoint under "xray2ctpa".
@@ -60,7 +59,7 @@ class PatchDDPM(pl.LightningModule):
         codec: Codec,
         xray_encoder: XrayEncoder,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        warmup_steps: int,
+        lr_schedule: Callable[[torch.optim.Optimizer, float], Any],
         condition_dropout: float,
         latent_scale: LatentScale | None,
         meta: Mapping[str, Any],
@@ -71,7 +70,7 @@ class PatchDDPM(pl.LightningModule):
             raise ValueError(f"need 0 <= condition_dropout < 1, got {condition_dropout}")
         self.denoiser, self.diffusion = denoiser, diffusion
         self._frozen = (codec, xray_encoder, perceptual)
-        self.make_optimizer, self.warmup_steps = optimizer, warmup_steps
+        self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.condition_dropout = condition_dropout
         self.latent_scale = latent_scale or LatentScale.unknown(denoiser.latent_channels)
         self.meta = dict(meta)
@@ -85,10 +84,10 @@ class PatchDDPM(pl.LightningModule):
 
     @torch.no_grad()
     def _measure_latents(self) -> None:
-        """Mean and std over the first training patches; the same on all ranks, which all see the same ones."""
+        """Mean and std over training patches of all volumes; the same on all ranks, which all see the same ones."""
         dataset = self.trainer.datamodule.train  # type: ignore[attr-defined]
-        some = Subset(dataset, range(min(STATISTICS_PATCHES, len(dataset))))
-        loader = DataLoader(some, batch_size=1)
+        count = min(STATISTICS_PATCHES, len(dataset))
+        loader = DataLoader(Subset(dataset, [i * len(dataset) // count for i in range(count)]), batch_size=1)
         latents = (self._raw_latents(self.transfer_batch_to_device(b, self.device, 0)) for b in loader)
         self.latent_scale.measure(latents)
 
@@ -146,8 +145,8 @@ class PatchDDPM(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
-        warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup_steps)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+        schedule = self.make_lr_schedule(optimizer, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["xray2ctpa"] = self.meta

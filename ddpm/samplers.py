@@ -31,7 +31,8 @@ def ddim(
     x = noise
     for t, (a, s), (a_next, s_next) in _walk(diffusion, noise, steps):
         x0, eps = diffusion.split(x, predict(x, t), t)
-        fresh = eta * (s_next / s) * (1 - (a / a_next) ** 2).clamp(min=0).sqrt()
+        # Std of x_next given x and x0, on any Gaussian path; where variance is kept it is that of eq. 16.
+        fresh = eta * (s_next / s) * (s**2 - (a / a_next * s_next) ** 2).clamp(min=0).sqrt()
         x = a_next * x0 + (s_next**2 - fresh**2).clamp(min=0).sqrt() * eps
         if eta > 0:
             x = x + fresh * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)

@@ -59,3 +59,21 @@ def elsewhere(tmp_path, monkeypatch):
     """An empty working directory, so that a command's default paths lead nowhere else."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must stop, and returns what it says."""
+
+    def refuse(script, *settings):
+        from tests import tiny
+
+        with pytest.raises(SystemExit) as stop:
+            tiny.run(script, *settings)
+        message = capsys.readouterr().err
+        assert stop.value.code == 2, message
+        assert message.count("error: ") == 1, message
+        assert "Traceback" not in message
+        return message
+
+    return refuse

@@ -10,33 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import encode_latents
-import evaluate_ddpm_patches
 import make_phantom_data
 import prepare_data
-import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from dataset.store import VolumeStore
-from tests.tiny import encode, load, run
-
-
-@pytest.fixture
-def refused(capsys):
-    """Runs a command that must stop, and returns what it says."""
-
-    def refuse(script, *settings):
-        with pytest.raises(SystemExit) as stop:
-            run(script, *settings)
-        message = capsys.readouterr().err
-        assert stop.value.code == 2, message
-        assert message.count("error: ") == 1, message
-        assert "Traceback" not in message
-        return message
-
-    return refuse
+from tests.tiny import encode, run
 
 
 def break_pairs(root):
@@ -121,71 +102,6 @@ def test_no_vqgan_yet(workshop, elsewhere, refused):
         assert "launch_vqgan_patches_4gpu.sh" in message
 
 
-def test_a_vqgan_that_moved_after_training(workshop, elsewhere, refused):
-    content = load(workshop.ddpm_ckpt)
-    content["xray2ctpa"]["codec"]["path"] = "/gone/last.ckpt"
-    torch.save(content, "moved.ckpt")
-    settings = [f"xray={workshop.xray}", "output=ct.nii.gz", "ckpt=moved.ckpt", "steps=1", "shape=[16,16,16]"]
-    assert "/gone/last.ckpt" in refused(sample_ddpm_patches, *settings)
-    run(sample_ddpm_patches, *settings, f"vqgan_ckpt={workshop.vqgan_ckpt}")
-    assert Path("ct.nii.gz").is_file()
-
-
-def test_another_vqgan_than_in_training(workshop, elsewhere, refused):
-    content = load(workshop.vqgan_ckpt)
-    weights = content["state_dict"]
-    weights["vqgan.encoder.linear.weight"] += 1
-    torch.save(content, "other.ckpt")
-    settings = [f"xray={workshop.xray}", "output=ct.nii.gz", f"ckpt={workshop.ddpm_ckpt}", "vqgan_ckpt=other.ckpt"]
-    message = refused(sample_ddpm_patches, *settings)
-    assert "another VQ-GAN" in message
-    assert load(workshop.ddpm_ckpt)["xray2ctpa"]["codec"]["hash"][:12] in message
-
-
-@pytest.fixture
-def drawing(workshop, elsewhere):
-    """Settings of a sampling that works, by key."""
-    return {"xray": workshop.xray, "output": "ct.nii.gz", "ckpt": workshop.ddpm_ckpt, "steps": 1, "shape": "[16,16,16]"}
-
-
-def settings_of(values, **changes):
-    return [f"{key}={value}" for key, value in (values | changes).items()]
-
-
-def write_broken_checkpoints(workshop):
-    whole = workshop.ddpm_ckpt.read_bytes()
-    Path("text.ckpt").write_text("weights")
-    Path("cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    torch.save({"state_dict": {}}, "foreign.ckpt")
-    content = load(workshop.ddpm_ckpt)
-    content["xray2ctpa"]["parts"]["denoiser"]["unet"]["dim"] = 16
-    torch.save(content, "other.ckpt")
-
-
-@pytest.mark.parametrize(
-    ("ckpt", "said"),
-    [
-        ("text.ckpt", "not a readable checkpoint"),
-        ("cut.ckpt", "not a readable checkpoint"),
-        ("foreign.ckpt", "not a checkpoint of this project"),
-        ("other.ckpt", "a network of another shape"),
-        ("none.ckpt", "no ddpm checkpoint"),
-        ("/", "no ddpm checkpoint"),
-    ],
-)
-def test_a_checkpoint_that_is_none(ckpt, said, workshop, drawing, refused):
-    write_broken_checkpoints(workshop)
-    message = refused(sample_ddpm_patches, *settings_of(drawing, ckpt=ckpt))
-    assert said in message
-    assert ckpt in message
-
-
-def test_a_checkpoint_of_the_other_stage(workshop, drawing, refused):
-    message = refused(sample_ddpm_patches, *settings_of(drawing, ckpt=workshop.vqgan_ckpt))
-    assert "'vqgan'" in message
-    assert "'ddpm'" in message
-
-
 def test_a_broken_vqgan_checkpoint(workshop, elsewhere, refused):
     whole = workshop.vqgan_ckpt.read_bytes()
     Path("cut.ckpt").write_bytes(whole[: len(whole) // 2])
@@ -219,64 +135,6 @@ def test_latents_that_were_made_for_smaller_patches(workshop, elsewhere, refused
     assert "encode_latents.py" in message
     run(encode_latents, *workshop.encode, *larger)
     run(train_ddpm_patches_4gpu, *workshop.ddpm, *larger, "check=true")
-
-
-def write_films(workshop):
-    Path("text.png").write_text("not an image")
-    Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3)).save("small.png")
-    whole = workshop.xray.read_bytes()
-    Path("cut.png").write_bytes(whole[: len(whole) // 2])
-
-
-@pytest.mark.parametrize("film", ["text.png", "small.png", "cut.png", "none.png"])
-def test_an_xray_that_is_none(film, workshop, drawing, refused):
-    write_films(workshop)
-    assert film in refused(sample_ddpm_patches, *settings_of(drawing, xray=film))
-    assert not Path("ct.nii.gz").exists()
-
-
-def test_bad_xrays_of_a_folder_are_named_together_and_the_good_ones_drawn(workshop, drawing, refused):
-    write_films(workshop)
-    shutil.copy(workshop.xray, "good.png")
-    message = refused(sample_ddpm_patches, *settings_of(drawing, xray=".", output="cts"))
-    assert all(film in message for film in ("text.png", "small.png", "cut.png"))
-    assert [p.name for p in Path("cts").glob("*.nii.gz")] == ["good.nii.gz"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"output": "ct.mha"}, (".nii.gz", "ct.mha")),
-        ({"output": "/proc/ct.nii.gz"}, ("/proc",)),
-        ({"output": "text/ct.nii.gz"}, ("text",)),
-        ({"reference": "text"}, ("text",)),
-        ({"reference": "none.nii.gz"}, ("none.nii.gz",)),
-        ({"sampler": "magic"}, ("'magic'", "ddim")),
-        ({"mode": "magic"}, ("'magic'", "fused")),
-        ({"steps": 0}, ("steps", "0")),
-        ({"steps": 2000}, ("1 to 1000", "2000")),
-        ({"shape": "[16,16]"}, ("shape", "[16, 16]")),
-        ({"spacing": "[1,0,1]"}, ("spacing", "[1, 0, 1]")),
-        ({"device": "tpu9"}, ("device", "tpu9")),
-        ({"device": "cuda:7"}, ("cuda:7", "GPUs")),
-    ],
-    ids=str,
-)
-def test_a_drawing_that_cannot_be(changes, said, drawing, refused):
-    Path("text").write_text("neither folder nor CT")
-    message = refused(sample_ddpm_patches, *settings_of(drawing, **changes))
-    assert all(words in message for words in said)
-
-
-def test_a_picture_that_the_preview_would_overwrite(workshop, drawing, refused):
-    shutil.copy(workshop.xray, "ct.png")
-    assert "overwrite" in refused(sample_ddpm_patches, *settings_of(drawing, xray="ct.png"))
-
-
-def test_an_evaluation_without_data(workshop, elsewhere, refused):
-    ckpt = f"ckpt={workshop.ddpm_ckpt}"
-    assert "prepare_data.py" in refused(evaluate_ddpm_patches, ckpt, "dataset.root=/nowhere")
-    assert "split=test" in refused(evaluate_ddpm_patches, ckpt, workshop.data, "split=test")
 
 
 def test_phantoms_never_mix_with_other_data(tiny_data, elsewhere, refused):

@@ -78,15 +78,12 @@ def test_patches_per_volume_changes_the_epoch(workshop, elsewhere):
 
 
 def test_learning_rate_and_warmup_reach_the_optimizer(workshop, elsewhere):
-    module = built_ddpm(*workshop.ddpm, "model.train_lr=0.25", "model.warmup_steps=4").module
-    prepared = module.configure_optimizers()
-    optimizer, schedule = prepared["optimizer"], prepared["lr_scheduler"]["scheduler"]
-    rates = []
-    for _ in range(5):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([0.0625, 0.125, 0.1875, 0.25, 0.25])
+    lr = ["model.train_lr=0.001", "model.warmup_steps=8"]
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, *lr, "model.weight_decay=0.125")
+    stored = load(DDPM_CKPT)
+    group = stored["optimizer_states"][0]["param_groups"][0]
+    assert (group["initial_lr"], group["weight_decay"]) == (0.001, 0.125)
+    assert group["lr"] == pytest.approx(0.001 * 5 / 8)  # that of the fifth step, which would be next
 
 
 def test_timesteps_and_diffusion_choose_the_noise_levels(workshop, elsewhere):
@@ -110,10 +107,26 @@ def test_the_split_shares_can_hold_a_test_part(tiny_data, elsewhere, workshop):
     assert [splits.count(name) for name in ("train", "val", "test")] == [3, 1, 1]
 
 
-def test_hu_window_must_be_that_of_the_vqgan(workshop, elsewhere, capsys):
-    with pytest.raises(SystemExit):
-        built_ddpm(*workshop.ddpm, "dataset.hu_window=[-500,500]")
-    message = capsys.readouterr().err
+def test_perceptual_weight_adds_its_loss(workshop, elsewhere):
+    losses = []
+    for weight in (0.0, 0.05, 0.1):
+        perceptual = [f"model.perceptual_weight={weight}", "model.perceptual_ckpt=random", "model.perceptual_every=1"]
+        made = built_ddpm(*workshop.ddpm, *perceptual, "model.batch_size=8", "seed=1")
+        batch = made.batch
+        made.module.latent_scale.measure([made.module._raw_latents(batch)])
+        losses.append(float(made.module.loss(batch).detach()))
+    assert losses[1] > losses[0]
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-3)
+
+
+def test_perceptual_weight_needs_its_network(workshop, elsewhere, refused):
+    message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, "model.perceptual_weight=0.05")
+    assert "model.perceptual_weight=0.05" in message
+    assert "model.perceptual_ckpt" in message
+
+
+def test_hu_window_must_be_that_of_the_vqgan(workshop, elsewhere, refused):
+    message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, "dataset.hu_window=[-500,500]")
     assert "[-500, 500]" in message
     assert "[-1000, 1000]" in message
 
@@ -128,10 +141,8 @@ def test_hu_window_must_be_that_of_the_vqgan(workshop, elsewhere, capsys):
         ("model.diffusion_num_channels=8", ("8", "4 channels", "diffusion_num_channels=4")),
     ],
 )
-def test_sizes_that_disagree_are_named_with_the_right_one(setting, values, workshop, elsewhere, capsys):
-    with pytest.raises(SystemExit):
-        built_ddpm(*workshop.ddpm, setting)
-    message = capsys.readouterr().err
+def test_sizes_that_disagree_are_named_with_the_right_one(setting, values, workshop, elsewhere, refused):
+    message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, setting)
     assert all(value in message for value in values)
 
 

@@ -78,7 +78,7 @@ def make_module(codec, perceptual):
         codec,
         encoder,
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
-        warmup_steps=1,
+        lr_schedule=lambda optimizer, steps: None,
         condition_dropout=0.5,  # some of every few samples
         latent_scale=LatentScale(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([2.0, 1.0, 0.5])),
         meta={},

@@ -135,16 +135,6 @@ def test_the_vqgan_goes_on_too(workshop, elsewhere):
         assert state["step"] in (12, 10)  # the discriminators begin at step 2
 
 
-def refusal(capsys, script, *settings):
-    """What a command that must stop says."""
-    with pytest.raises(SystemExit) as stop:
-        run(script, *settings)
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message
-
-
 @pytest.fixture(scope="module")
 def trained(workshop):
     """Settings under which the workshop's checkpoints would be continued."""
@@ -164,20 +154,20 @@ def trained(workshop):
         ("diffusion=flow", "CosineDDPM in the checkpoint, RectifiedFlow now"),
     ],
 )
-def test_settings_that_shape_the_weights_must_stay(setting, named, trained, elsewhere, capsys):
-    message = refusal(capsys, train_ddpm_patches_4gpu, *trained["ddpm"], setting)
+def test_settings_that_shape_the_weights_must_stay(setting, named, trained, elsewhere, refused):
+    message = refused(train_ddpm_patches_4gpu, *trained["ddpm"], setting)
     assert named in message
     assert all(remedy in message for remedy in ("model.name=NEW", "resume=never", "init_from="))
 
 
-def test_another_vqgan_stops_stage_2(workshop, trained, elsewhere, capsys):
+def test_another_vqgan_stops_stage_2(workshop, trained, elsewhere, refused):
     run(train_vqgan_patches_4gpu, *workshop.vqgan, "seed=7", "model.max_steps=1")
-    message = refusal(capsys, train_ddpm_patches_4gpu, *trained["ddpm"], f"model.vqgan_ckpt={VQGAN_CKPT}")
+    message = refused(train_ddpm_patches_4gpu, *trained["ddpm"], f"model.vqgan_ckpt={VQGAN_CKPT}")
     assert "codec_hash" in message
 
 
-def test_other_discriminators_stop_stage_1(trained, elsewhere, capsys):
-    message = refusal(capsys, train_vqgan_patches_4gpu, *trained["vqgan"], "model.disc_channels=8")
+def test_other_discriminators_stop_stage_1(trained, elsewhere, refused):
+    message = refused(train_vqgan_patches_4gpu, *trained["vqgan"], "model.disc_channels=8")
     assert "adversarial" in message
     assert "resume=never" in message
 
@@ -197,6 +187,6 @@ def test_a_new_training_starts_from_given_weights(workshop, elsewhere):
     assert made.resume_from is None
 
 
-def test_weights_of_another_shape_are_refused(workshop, elsewhere, capsys):
+def test_weights_of_another_shape_are_refused(workshop, elsewhere, refused):
     settings = [*workshop.ddpm, "model.name=new", f"init_from={workshop.ddpm_ckpt}", "model.dim=16"]
-    assert "another shape" in refusal(capsys, train_ddpm_patches_4gpu, *settings)
+    assert "another shape" in refused(train_ddpm_patches_4gpu, *settings)

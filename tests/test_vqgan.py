@@ -11,7 +11,7 @@ from vq_gan_3d.receptive_field import input_interval
 from vq_gan_3d.vqgan import VQGAN, block_components
 
 
-def randomized(network: nn.Module) -> nn.Module:
+def randomized(network: VQGAN) -> VQGAN:
     """Without the zero-initialised layers, so that every layer matters."""
     torch.manual_seed(0)
     for parameter in network.parameters():

@@ -169,7 +169,8 @@ def test_resuming_continues_as_if_never_interrupted(tmp_path):
 
 
 def test_a_schedule_sets_the_learning_rate_every_step(tmp_path):
-    def schedule(optimizer):
+    def schedule(optimizer, total_steps):
+        assert total_steps == 3
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
 
     trainer = fit(make_module(lr_schedule=schedule), tmp_path, 3)

@@ -36,7 +36,7 @@ class VQGANModule(pl.LightningModule):
         optimizer: parameter groups -> optimizer.
         discriminators: (slices, volumes); used where a weight asks for them.
         perceptual: used where a weight asks for it; stays outside this module's state.
-        lr_schedule: optimizer -> scheduler, stepped after every training step.
+        lr_schedule: optimizer, all steps -> scheduler, stepped after every training step.
         clip_norm: largest gradient norm of the autoencoder, and of the discriminators.
         init_patches: training patches, evenly spread over the data set, that the linear codec is fitted to.
         meta: plain data that describes this network; stored in its checkpoints under "xray2ctpa".
@@ -52,7 +52,7 @@ class VQGANModule(pl.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         discriminators: Sequence[PatchDiscriminator] | None = None,
         perceptual: VGG16Distance | None = None,
-        lr_schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
+        lr_schedule: Callable[[torch.optim.Optimizer, float], Any] | None = None,
         clip_norm: float = 1.0,
         init_patches: int = 32,
         meta: Mapping[str, Any] | None = None,
@@ -129,7 +129,7 @@ class VQGANModule(pl.LightningModule):
         optimizer = self.make_optimizer(groups)
         if self.make_lr_schedule is None:
             return optimizer
-        schedule = {"scheduler": self.make_lr_schedule(optimizer), "interval": "step"}
+        schedule = {"scheduler": self.make_lr_schedule(optimizer, self.trainer.estimated_stepping_batches), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,22 @@
+"""How the learning rate moves over a training."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def warmup(optimizer: Optimizer, total_steps: float, warmup_steps: int, final: float) -> LambdaLR:
+    """Linear rise over `warmup_steps`, then half a cosine to the share `final` at `total_steps`; 1 stays level."""
+    if warmup_steps < 0 or not 0 <= final <= 1:
+        raise ValueError(f"need warmup_steps >= 0 and a final share of 0 to 1, got {warmup_steps} and {final}")
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if final == 1 or math.isinf(total_steps):
+            return 1.0
+        done = min(1.0, (step - warmup_steps) / max(1.0, total_steps - warmup_steps))
+        return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+    return LambdaLR(optimizer, share)

@@ -1,0 +1,139 @@
+"""The latent cache gives what encoding on the fly gives."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import encode_latents
+from checkpoint import load_codec
+from dataset.store import VolumeStore
+from dataset.xray_ctpa_patch_dataset import read_unit
+from medclip_cond.tiny_random import TinyRandomEncoder
+from tensor_hash import tensor_hash
+from tests.tiny import built_ddpm, load, run
+
+
+@pytest.fixture(scope="module")
+def far_sighted(workshop, tmp_path_factory):
+    """The workshop's VQ-GAN with large convolutions: what it makes of a voxel depends on the voxels around."""
+    content = load(workshop.vqgan_ckpt)
+    stream = torch.Generator().manual_seed(0)
+    for name, tensor in content["state_dict"].items():
+        if name.startswith("vqgan.encoder.convs") and tensor.is_floating_point():
+            tensor.copy_(torch.randn(tensor.shape, generator=stream) * 0.5)
+    path = tmp_path_factory.mktemp("far_sighted") / "vqgan.ckpt"
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(workshop, far_sighted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("far_sighted_latents")
+    run(encode_latents, *encoding(workshop, far_sighted, folder), "tile=3")  # several tiles per volume
+    return folder
+
+
+def encoding(workshop, vqgan, folder):
+    return [*workshop.encode, f"model.vqgan_ckpt={vqgan}", f"dataset.latents_dir={folder}"]
+
+
+def training(workshop, far_sighted, folder):
+    """Stage 2 on patches that cover the volumes, so that faces, edges and corners are among them."""
+    covering = ["model.patch_draw=grid", "model.stride=[16,16,16]", "model.patches_per_volume=12"]
+    sources = [f"model.vqgan_ckpt={far_sighted}", f"dataset.latents_dir={folder}"]
+    return built_ddpm(*workshop.ddpm, *covering, *sources)
+
+
+def close_to_half(found, expected):
+    """Equal up to the rounding of float16."""
+    torch.testing.assert_close(found, expected, rtol=2**-10, atol=2e-3 * float(expected.abs().max()))
+
+
+def test_cached_latents_are_those_encoded_on_the_fly(workshop, far_sighted, cache, elsewhere):
+    cached, fly = (training(workshop, far_sighted, f) for f in (cache, "none"))
+    assert len(fly.data.train) == len(cached.data.train) == 48
+    without_context = []
+    for i in range(len(fly.data.train)):
+        a, b = cached.data.train[i], fly.data.train[i]
+        assert torch.equal(a["patch_coord"], b["patch_coord"])
+        assert {"ct", "cxr"}.isdisjoint(a)
+        expected = fly.module._raw_latents({"ct_context": b["ct_context"][None]})[0]
+        close_to_half(a["latent"], expected)
+        alone = fly.module._frozen[0].vqgan.encode(b["ct"][None])[0]
+        without_context.append(float((alone - expected).abs().max()))
+    assert min(without_context) > 0.05  # the context matters here, so it must have been there
+
+
+def test_a_step_on_cached_latents_has_the_loss_of_a_step_on_the_fly(workshop, far_sighted, cache, elsewhere):
+    cached, fly = (training(workshop, far_sighted, f) for f in (cache, "none"))
+    fly.module.load_state_dict(cached.module.state_dict())
+    losses = [float(made.module.loss(made.batch).detach()) for made in (cached, fly)]
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+
+
+def test_cached_xray_features_are_the_encoders(workshop, tiny_latents, elsewhere):
+    made = built_ddpm(*workshop.ddpm, f"dataset.latents_dir={tiny_latents}")
+    fly = built_ddpm(*workshop.ddpm, "dataset.latents_dir=none")
+    item = made.data.train[0]
+    features = TinyRandomEncoder(seed=0)(fly.data.train[0]["cxr"][None])
+    close_to_half(item["xray_tokens"], features.tokens[0])
+    close_to_half(item["xray_pooled"], features.pooled[0])
+
+
+def test_mean_and_std_are_those_of_the_training_volumes(workshop, tiny_latents, elsewhere):
+    store = VolumeStore(workshop.store)
+    codec, _ = load_codec(workshop.vqgan_ckpt)
+    every = []
+    for case in store.split("train"):
+        shape = tuple(-(-n // 4) * 4 for n in case.shape)
+        ct = torch.from_numpy(read_unit(store, case, (0, 0, 0), shape, (-1000, 1000)))
+        every.append(codec.encode_volume(ct[None]).flatten(1))
+    latents = torch.cat(every, 1)
+    scale = built_ddpm(*workshop.ddpm, f"dataset.latents_dir={tiny_latents}").module.latent_scale
+    torch.testing.assert_close(scale.mean, latents.mean(1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scale.std, latents.std(1, correction=0), rtol=1e-3, atol=1e-3)
+    again = scale.restore(scale.normalize(latents.view(1, -1, 1, 1, latents.shape[1])))
+    torch.testing.assert_close(again.flatten(2)[0], latents, rtol=1e-5, atol=1e-5)
+
+
+def test_an_interrupted_encoding_goes_on_where_it_was(workshop, tmp_path):
+    settings = encoding(workshop, workshop.vqgan_ckpt, tmp_path)
+    run(encode_latents, *settings)
+    finished = (tmp_path / "latents.json").read_bytes()
+    (tmp_path / "latents.json").unlink()
+    (tmp_path / "phantom0002.json").unlink()  # the last thing that is written of a volume
+    times = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npy")}
+    run(encode_latents, *settings)
+    renewed = {p.name for p in tmp_path.glob("*.npy") if p.stat().st_mtime_ns != times[p.name]}
+    assert renewed == {"phantom0002.npy"}
+    assert json.loads((tmp_path / "latents.json").read_bytes()) == json.loads(finished)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_the_processes_of_torchrun_share_the_volumes(workshop, tmp_path, monkeypatch):
+    settings = encoding(workshop, workshop.vqgan_ckpt, tmp_path)
+    written = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        run(encode_latents, *settings)
+        written.append((len(list(tmp_path.glob("*.npy"))), (tmp_path / "latents.json").exists()))
+    assert written == [(3, False), (5, True)]
+
+
+def test_overwrite_replaces_what_another_codec_made(workshop, far_sighted, tmp_path):
+    run(encode_latents, *encoding(workshop, workshop.vqgan_ckpt, tmp_path))
+    before = np.load(tmp_path / "phantom0000.npy")
+    run(encode_latents, *encoding(workshop, far_sighted, tmp_path), "overwrite=true")
+    assert (np.load(tmp_path / "phantom0000.npy") != before).any()
+    made_by = json.loads((tmp_path / "latents.json").read_text())["codec_hash"]
+    assert made_by == tensor_hash(load_codec(far_sighted)[0].vqgan)
+
+
+def test_latents_on_disk_are_half_precision_channels_last(tiny_latents, workshop):
+    case = VolumeStore(workshop.store).cases[0]
+    stored = np.load(tiny_latents / f"{case.patient_id}.npy", mmap_mode="r")
+    assert stored.dtype == np.float16
+    assert stored.shape == (*(-(-n // 4) for n in case.shape), 4)
