@@ -26,12 +26,16 @@ USER_ERROR = 2  # exit status, as of argparse
 Task = Callable[[DictConfig], None]
 
 
+def _gpu_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _precision(wanted: str) -> str:
     if wanted != "auto":
         return str(wanted)
     if not torch.cuda.is_available():
         return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if _gpu_bf16() else "16-mixed"
 
 
 def _local_processes() -> int:
@@ -48,6 +52,7 @@ def register_resolvers() -> None:
         "three_quarters": lambda sizes: ListConfig(three_quarters(sizes)),  # plain lists cannot be resolved in place
         "latent_size": lambda voxels: int(voxels) // STEP,
         "precision": _precision,
+        "gpu_bf16": _gpu_bf16,
         "local_processes": _local_processes,  # of torchrun
         "nodes": _nodes,
         "half": lambda n: int(n) // 2,

@@ -91,7 +91,7 @@ def _compare(
 ) -> Compared:
     window, spacing = model.hu_window, case.spacing
     plan = SamplingPlan(
-        cfg.steps, cfg.sampler, "fused" if cfg.mode == "auto" else cfg.mode, cfg.guidance, cfg.window_batch
+        cfg.steps, cfg.sampler, "fused" if cfg.mode == "auto" else cfg.mode, cfg.guidance, cfg.window_batch, cfg.bf16
     )
     image = store.read_xray(case)
     xray = model.prepare_xray(image, case.xray_affine)
@@ -142,10 +142,7 @@ def _mean_volume(store: VolumeStore, grid: CommonGrid, window: tuple[float, floa
 
 
 def _summary(compared: Sequence[Compared], controls: Controls | None) -> dict[str, Any]:
-    own = {
-        f"{k} (own grid)": float(np.mean([c.numbers[k] for c in compared]))
-        for k in ("psnr", "ssim", "hu_mae")
-    }
+    own = {f"{k} (own grid)": float(np.mean([c.numbers[k] for c in compared])) for k in ("psnr", "ssim", "hu_mae")}
     lungs = [[c.numbers[key] for c in compared] for key in ("lung_ml", "lung_ml_real")]
     summary: dict[str, Any] = own | {"lung_volume_correlation": correlation(*lungs)}
     if controls is None:

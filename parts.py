@@ -25,9 +25,7 @@ PARTS = {
 def describe(config: Any) -> Any:
     """A config of parts (`_target_` and arguments) as plain data: `part` and arguments."""
     if isinstance(config, Mapping):
-        plain = {
-            key: describe(value) for key, value in config.items() if key not in ("_target_", "_partial_")
-        }
+        plain = {key: describe(value) for key, value in config.items() if key not in ("_target_", "_partial_")}
         if "_target_" not in config:
             return plain
         module, _, name = str(config["_target_"]).rpartition(".")

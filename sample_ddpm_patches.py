@@ -43,6 +43,7 @@ def sample(
     mode: str = "auto",
     guidance: float = 1.0,
     window_batch: int = 1,
+    bf16: bool = False,
     xray_fov_mm: float | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +55,7 @@ def sample(
         output: NIfTI to write, with a JSON and a preview PNG beside it; None writes nothing.
         shape, spacing: voxels and mm in (d, h, w) order, the training volumes' median unless given.
         reference: a CT whose grid, axes and position to take instead.
-        steps, sampler, mode, guidance, window_batch: see `ddpm.generator.SamplingPlan`.
+        steps, sampler, mode, guidance, window_batch, bf16: see `ddpm.generator.SamplingPlan`.
         seed: the same seed draws the same CT.
 
     Returns:
@@ -64,7 +65,7 @@ def sample(
     model = ckpt if isinstance(ckpt, CTSampler) else CTSampler(ckpt)
     started = time.monotonic()
     place = Placement.like(reference) if reference else model.default_placement(shape, spacing)
-    plan = SamplingPlan(steps, sampler, "fused" if mode == "auto" else mode, guidance, window_batch)
+    plan = SamplingPlan(steps, sampler, "fused" if mode == "auto" else mode, guidance, window_batch, bf16)
     seen = model.load_xray(xray, xray_fov_mm)
     total = model.evaluations(place.grid, plan)
     with tqdm(total=total, desc=Path(xray).name, unit="eval", disable=not sys.stderr.isatty()) as bar:
@@ -144,6 +145,7 @@ def main(cfg: DictConfig) -> None:
                 target,
                 **settings,
                 window_batch=cfg.window_batch,
+                bf16=cfg.bf16,
                 xray_fov_mm=cfg.xray_fov_mm,
                 seed=cfg.seed,
             )

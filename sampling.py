@@ -91,9 +91,7 @@ class CTSampler:
         known = fov_affine(len(image), fov_mm or self.meta["xray_fov_mm"]) if affine is None else affine
         encoder = self.generator.xray_encoder
         cxr = encoder_view(image, encoder.size, encoder.mean, encoder.std)  # type: ignore[arg-type]
-        return XrayInput(
-            torch.from_numpy(image)[None], cxr, torch.as_tensor(np.asarray(known), dtype=torch.float32)
-        )
+        return XrayInput(torch.from_numpy(image)[None], cxr, torch.as_tensor(np.asarray(known), dtype=torch.float32))
 
     def evaluations(self, grid: Grid, plan: SamplingPlan) -> int:
         """Batches of windows that the network will see."""

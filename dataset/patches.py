@@ -44,9 +44,7 @@ def box(start: Iterable[int], size: Triple) -> Box:
     return d, h, w
 
 
-def extract_patches_3d(
-    volume: Tensor, patch_size: Sequence[int], stride: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def extract_patches_3d(volume: Tensor, patch_size: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Cut a volume into overlapping patches that cover it.
 
     Args:
@@ -106,9 +104,7 @@ def stitch_patches(
     """
     shape = triple(volume_shape, "volume_shape")
     if len(patches) != len(coords) or len(patches) == 0:
-        raise ValueError(
-            f"need one coordinate per patch, got {len(patches)} patches and {len(coords)} coordinates"
-        )
+        raise ValueError(f"need one coordinate per patch, got {len(patches)} patches and {len(coords)} coordinates")
     first = patches[0]
     size = triple(first.shape[1:], "patch")
     weights = blend_window(size, blend).to(first)

@@ -52,6 +52,7 @@ class SamplingPlan:
         drawn apart and averaged, the guide's baseline).
     guidance: 1 follows the X-ray as trained, more exaggerates it (classifier-free guidance, Ho & Salimans 2021).
     window_batch: windows evaluated at once.
+    bf16: evaluate the network in bfloat16.
     """
 
     steps: int
@@ -59,6 +60,7 @@ class SamplingPlan:
     mode: str = "fused"
     guidance: float = 1.0
     window_batch: int = 1
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -113,11 +115,13 @@ class VolumeGenerator(nn.Module):
         shape = self.latent_shape(grid)
         stream = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, self.denoiser.latent_channels, *shape, generator=stream).to(device)
-        predict = self._predictor(self.condition(xray), grid, plan.guidance)
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
+            predict = self._predictor(self.condition(xray), grid, plan.guidance)
 
         def counted(x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
             progress()
-            return predict(x, t, coords)
+            with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
+                return predict(x, t, coords)
 
         task = _Task(self, counted, plan, noise, shape, stream)
         return self.latent_scale.restore(MODES[plan.mode](task))[0]

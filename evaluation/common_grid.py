@@ -21,9 +21,7 @@ class CommonGrid:
     spacing: Spacing
 
 
-def choose_grid(
-    geometries: Sequence[tuple[Sequence[int], Sequence[float]]], max_size: int = 96
-) -> CommonGrid:
+def choose_grid(geometries: Sequence[tuple[Sequence[int], Sequence[float]]], max_size: int = 96) -> CommonGrid:
     """A grid on which all cases can be compared: their median extent, cubic voxels.
 
     The voxels' edge is the coarsest axis of the median spacing, made larger until no axis has more than
@@ -77,9 +75,7 @@ def axis_weights(size: int, step: float, new_size: int, new_step: float) -> NDAr
     old = (np.arange(size) - (size - 1) / 2) * step
     new = (np.arange(new_size) - (new_size - 1) / 2) * new_step
     inside = np.abs(new) <= size * step / 2 * (1 + 1e-9)  # rounding alone must not put a centre outside
-    nearest = np.clip(
-        new, old[0], old[-1]
-    )  # up to half a voxel beyond the last centre, the last voxel counts
+    nearest = np.clip(new, old[0], old[-1])  # up to half a voxel beyond the last centre, the last voxel counts
     weights = np.maximum(0, 1 - np.abs(nearest[:, None] - old[None]) / max(step, new_step))
     weights = weights / weights.sum(axis=1, keepdims=True) * inside[:, None]
     return weights.astype(np.float32)

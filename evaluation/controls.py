@@ -75,9 +75,7 @@ def compare_with_controls(
             "controls need the same two or more cases in all lists,"
             f" got {len(generated)} generated, {len(real)} real, {len(codec)} codec volumes"
         )
-    scores = [
-        _control_scores(metric, generated, real, mean_volume, codec, window, seed) for metric in (psnr, ssim)
-    ]
+    scores = [_control_scores(metric, generated, real, mean_volume, codec, window, seed) for metric in (psnr, ssim)]
     return Controls(len(real), window, *scores)
 
 

@@ -118,9 +118,7 @@ def slice_ssim(generated: NDArray, real: NDArray, window: Window) -> float:
     _check_ssim_size(generated.shape)
     _check_pair(generated, real)
     a, b = (_unit(_clipped(hu, window), window) for hu in (generated, real))
-    means = [
-        structural_similarity(a, b, win_size=SSIM_SIZE, data_range=1.0, channel_axis=k) for k in range(3)
-    ]
+    means = [structural_similarity(a, b, win_size=SSIM_SIZE, data_range=1.0, channel_axis=k) for k in range(3)]
     return float(np.mean(means))
 
 
@@ -174,9 +172,7 @@ def _check_ssim_size(shape: tuple[int, ...]) -> None:
         )
 
 
-def _slabs(
-    generated: NDArray, real: NDArray, window: Window, overlap: int = 0
-) -> Iterator[tuple[Float, Float]]:
+def _slabs(generated: NDArray, real: NDArray, window: Window, overlap: int = 0) -> Iterator[tuple[Float, Float]]:
     """Both volumes clipped, a few rows at a time: SSIM holds ten float32 copies of what it is given."""
     _check_pair(generated, real)
     _width(window)

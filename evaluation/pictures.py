@@ -130,9 +130,7 @@ def fit(pixels: NDArray, size: int) -> Image.Image:
     scale = size / max(grey.size)
     columns, rows = (max(1, round(n * scale)) for n in grey.size)
     panel = Image.new("L", (size, size), 0)
-    panel.paste(
-        grey.resize((columns, rows), Image.Resampling.BICUBIC), ((size - columns) // 2, (size - rows) // 2)
-    )
+    panel.paste(grey.resize((columns, rows), Image.Resampling.BICUBIC), ((size - columns) // 2, (size - rows) // 2))
     return panel
 
 
@@ -178,9 +176,7 @@ def _panel(
         draw.text((place, middle), text, 255, _font(15), anchor=anchor, stroke_width=2, stroke_fill=0)
 
 
-def _numbers(
-    draw: ImageDraw.ImageDraw, numbers: Mapping[str, object], corner: tuple[int, int], width: int
-) -> None:
+def _numbers(draw: ImageDraw.ImageDraw, numbers: Mapping[str, object], corner: tuple[int, int], width: int) -> None:
     x, y = corner
     for i, (name, value) in enumerate(numbers.items()):
         text = f"{value:.4g}" if isinstance(value, float) else str(value)

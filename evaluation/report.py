@@ -109,16 +109,12 @@ def show(value: object) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(show(value))}</td>" for value in row) + "</tr>" for row in rows
-    )
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(show(value))}</td>" for value in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _pairs(values: Mapping[str, object]) -> str:
-    rows = "\n".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(show(value))}</td></tr>" for name, value in _flat(values)
-    )
+    rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{escape(show(value))}</td></tr>" for name, value in _flat(values))
     return f'<div class="wide"><table class="pairs"><tbody>\n{rows}\n</tbody></table></div>'
 
 
@@ -138,9 +134,7 @@ def _case_table(cases: Sequence[CaseRow]) -> str:
 
 def _controls_section(controls: Controls) -> str:
     rows = [_control_row("PSNR, dB", controls.psnr), _control_row("SSIM", controls.ssim)]
-    table = _table(
-        ("", "right X-ray", "wrong X-rays", "mean volume", "codec", "right - wrong", "95 % interval"), rows
-    )
+    table = _table(("", "right X-ray", "wrong X-rays", "mean volume", "codec", "right - wrong", "95 % interval"), rows)
     low, high = controls.window
     pairings = controls.num_cases * (controls.num_cases - 1)
     hint = (

@@ -41,9 +41,7 @@ def starts_with(name, prefixes):
 
 def defines_a_lightning_part(source):
     """Whether a file defines a LightningModule, a DataModule or a callback."""
-    bases = [
-        base for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef) for base in node.bases
-    ]
+    bases = [base for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef) for base in node.bases]
     return any(ast.unparse(base).split(".")[-1] in LIGHTNING_PARTS for base in bases)
 
 

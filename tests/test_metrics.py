@@ -188,9 +188,7 @@ def test_controls_are_means_over_the_right_pairings():
     off = [pairs[i][j] for i in range(4) for j in range(4) if i != j]
     assert controls.psnr.shuffled == pytest.approx(np.mean(off))
     assert controls.psnr.mean_volume == pytest.approx(np.mean([psnr(mean, c, WINDOW) for c in real]))
-    assert controls.psnr.codec == pytest.approx(
-        np.mean([psnr(r, c, WINDOW) for r, c in zip(codec, real, strict=True)])
-    )
+    assert controls.psnr.codec == pytest.approx(np.mean([psnr(r, c, WINDOW) for r, c in zip(codec, real, strict=True)]))
     assert controls.ssim.matrix[1][2] == pytest.approx(ssim(generated[1], real[2], WINDOW))
     assert controls.psnr.low <= controls.psnr.difference <= controls.psnr.high
     json.dumps(controls.as_dict(), allow_nan=False)

@@ -20,6 +20,7 @@ from ddpm.perceptual import PerceptualLoss, crop_corners, cut, slices
 from ddpm.perceptual_resnet import ResNetDistance
 from ddpm.unet3d import UNet3D
 from medclip_cond.tiny_random import TinyRandomEncoder
+from schedules import warmup
 from tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.quantizers import KLBottleneck
@@ -78,7 +79,7 @@ def make_module(codec, perceptual):
         codec,
         encoder,
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
-        lr_schedule=lambda optimizer, steps: None,
+        lr_schedule=partial(warmup, warmup_steps=1, final=1.0),
         condition_dropout=0.5,  # some of every few samples
         latent_scale=LatentScale(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([2.0, 1.0, 0.5])),
         meta={},

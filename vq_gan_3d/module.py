@@ -129,8 +129,8 @@ class VQGANModule(pl.LightningModule):
         optimizer = self.make_optimizer(groups)
         if self.make_lr_schedule is None:
             return optimizer
-        schedule = {"scheduler": self.make_lr_schedule(optimizer, self.trainer.estimated_stepping_batches), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        schedule = self.make_lr_schedule(optimizer, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = self.meta

@@ -1,0 +1,95 @@
+"""Does the whole way hold on real scans at the guide's patch size? `python -m benchmarks.real_data out=FOLDER`
+
+Trains both stages for some steps at 128³ with small networks on the LIDC scan of ../shared/data, with the X-ray
+projected from it (the TotalSegmentator scan validates), then draws a CT on the LIDC scan's full 512×512×133 grid for
+each real chest X-ray there. Prints each command; the last line is one JSON object with seconds, peak memory and what
+the files hold.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from dataset.drr import frontal_drr, to_intensity
+from dataset.volume_io import read_ct
+from dataset.xray_io import write_xray
+from memory import PeakMemory
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+SCANS = {"lidc": "lidc_idri_0001/ct.nii.gz", "totalseg": "totalseg_cta/ct.nii.gz"}
+SMALL = "model.num_workers=0 model.patches_per_volume=16 model.val_patches_per_volume=1 model.max_epochs=1"
+STAGE1 = (
+    f"{SMALL} model.n_hiddens=8 model.embedding_dim=4 model.n_codes=512 quantizer=multi_vq model.batch_size=1"
+    " model.gan_weight=0 model.feature_weight=0 model.warmup_steps=5 model.train_lr=1e-3"
+)
+LATENTS = "xray_encoder=tiny_random model.diffusion_num_channels=4"
+STAGE2 = f"{SMALL} {LATENTS} model.dim=16 model.dim_mults=[1,2,4] model.num_res_blocks=1 model.middle_blocks=1"
+
+
+def write_pairs(root: Path) -> None:
+    """The two scans, linked, each with the frontal X-ray projected from it."""
+    root.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, source in SCANS.items():
+        ct = root / f"{name}.nii.gz"
+        if not ct.exists():
+            ct.symlink_to(DATA / source)
+        volume = read_ct(ct)
+        integrals, affine = frontal_drr(volume.hu, volume.spacing)
+        write_xray(root / f"{name}.png", to_intensity(integrals), affine, synthetic=True)
+        split = "train" if name == "lidc" else "val"
+        rows.append({"patient_id": name, "ct": ct.name, "xray": f"{name}.png", "split": split})
+    with (root / "pairs.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def timed(name: str, command: str) -> dict[str, float]:
+    """Seconds and peak memory of one command; ends with its status if it fails."""
+    print(f"\n$ python {command}", file=sys.stderr, flush=True)
+    started, memory = time.monotonic(), PeakMemory()
+    status = memory.watch(subprocess.Popen([sys.executable, *command.split()], stdout=sys.stderr))
+    if status:
+        sys.exit(status)
+    return {f"{name}_s": round(time.monotonic() - started, 1), f"{name}_gb": round(memory.peak_gb, 2)}
+
+
+def facts(path: Path, reference: Path) -> dict[str, object]:
+    """Whether a generated CT lies on the reference's grid, and its HU range."""
+    made, real = nib.Nifti1Image.from_filename(path), nib.Nifti1Image.from_filename(reference)
+    hu = np.asarray(made.dataobj)
+    return {
+        "shape": list(made.shape),
+        "same_grid": made.shape == real.shape and bool(np.allclose(made.affine, real.affine, atol=1e-4)),
+        "hu": [int(hu.min()), int(hu.max())],
+    }
+
+
+def main() -> None:
+    out = Path(dict(setting.split("=", 1) for setting in sys.argv[1:]).get("out", "outputs/real_data")).absolute()
+    write_pairs(out / "data")
+    data, vqgan, ddpm = f"dataset.root={out}/data", f"{out}/vqgan/last.ckpt", f"{out}/ddpm/last.ckpt"
+    frozen = f"model.vqgan_ckpt={vqgan}"
+    result: dict[str, object] = {}
+    result |= timed("prepare", f"prepare_data.py {data}")
+    stage1 = f"train_vqgan_patches_4gpu.py {data} {STAGE1} run_dir={out}/vqgan checkpoint_dir={out}/vqgan"
+    result |= timed("vqgan", stage1)
+    result |= timed("encode", f"encode_latents.py {data} {LATENTS} {frozen}")
+    stage2 = f"train_ddpm_patches_4gpu.py {data} {STAGE2} {frozen} run_dir={out}/ddpm checkpoint_dir={out}/ddpm"
+    result |= timed("ddpm", stage2)
+    reference = DATA / SCANS["lidc"]
+    drawing = f"sample_ddpm_patches.py xray={DATA / 'cxr'} output={out}/cts ckpt={ddpm} reference={reference}"
+    result |= timed("sample", f"{drawing} steps=4 window_batch=2 bf16=true")
+    result["cts"] = {p.name: facts(p, reference) for p in sorted((out / "cts").glob("*.nii.gz"))}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
