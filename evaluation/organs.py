@@ -7,14 +7,16 @@ from scipy import ndimage
 
 _LUNG_HU = -430  # half way between lung and what surrounds it, so that blurred borders count half
 _VESSEL_MM = 6.0  # vessels up to about twice as wide belong to the lung around them
+_OPEN = 2.0  # voxels at the sides, as a share of size^(2/3): half a ball has 1.9, air along a side or in a corner more
 _SMALLEST_SHARE = 0.1  # of the larger lung; smaller pockets of air are stomach, bowel or airways
 
 
 def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Both lungs with the vessels in them.
 
-    Air that does not reach the sides of the volume, in pockets of at least a tenth of the largest, with its
-    holes closed. The windpipe counts where it joins the lungs.
+    Air that is not spread along the sides of the volume, in pockets of at least a tenth of the largest, with its
+    holes closed. A lung may touch a side, where the field of view cuts the body. The windpipe counts where it joins
+    the lungs.
 
     Args:
         hu: (D, H, W), axes foot -> head, front -> back, right -> left.
@@ -29,7 +31,8 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     sizes = np.bincount(pockets.ravel())
     sizes[0] = 0
     sides = (pockets[:, 0], pockets[:, -1], pockets[:, :, 0], pockets[:, :, -1])
-    sizes[np.unique(np.concatenate([side.ravel() for side in sides]))] = 0
+    touching = np.bincount(np.concatenate([side.ravel() for side in sides]), minlength=len(sizes))
+    sizes[touching > _OPEN * sizes ** (2 / 3)] = 0
     lungs = (sizes >= max(1.0, _SMALLEST_SHARE * sizes.max()))[pockets]
     return _closed(lungs, spacing)
 

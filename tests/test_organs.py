@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+
+from evaluation.organs import lung_mask, lung_volume_ml
+
+
+def chest(left_edge):
+    """Water with two lungs of 10x12x8 voxels in a field of view that ends at `left_edge`, air before and behind."""
+    hu = np.full((16, 28, 40), -1000, dtype=np.int16)
+    hu[:, 5:-5] = 40
+    hu[3:13, 8:20, 6:14] = hu[3:13, 8:20, 26:34] = -850
+    return hu[:, :, :left_edge]
+
+
+@pytest.mark.parametrize("left_edge", [40, 34, 30])
+def test_a_lung_that_the_field_of_view_touches_or_cuts_counts(left_edge):
+    hu = chest(left_edge)
+    voxels = (hu == -850).sum()
+    assert lung_volume_ml(hu, (2.0, 2.0, 2.0)) == pytest.approx(voxels * 8 / 1000, rel=0.02)
+
+
+def test_the_air_around_the_body_does_not_count():
+    assert not lung_mask(chest(40), (2.0, 2.0, 2.0))[:, :4].any()
