@@ -23,13 +23,17 @@ from memory import PeakMemory
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SCANS = {"lidc": "lidc_idri_0001/ct.nii.gz", "totalseg": "totalseg_cta/ct.nii.gz"}
-SMALL = "model.num_workers=0 model.patches_per_volume=16 model.val_patches_per_volume=1 model.max_epochs=1"
+SMALL = "model.num_workers=0 model.patches_per_volume=16 model.val_patches_per_volume=1 model.precision=bf16-mixed"
 STAGE1 = (
     f"{SMALL} model.n_hiddens=8 model.embedding_dim=4 model.n_codes=512 quantizer=multi_vq model.batch_size=1"
-    " model.gan_weight=0 model.feature_weight=0 model.warmup_steps=5 model.train_lr=1e-3"
+    " model.gan_weight=0 model.feature_weight=0 model.warmup_steps=5 model.train_lr=1e-3 model.max_epochs=1"
 )
 LATENTS = "xray_encoder=tiny_random model.diffusion_num_channels=4"
-STAGE2 = f"{SMALL} {LATENTS} model.dim=16 model.dim_mults=[1,2,4] model.num_res_blocks=1 model.middle_blocks=1"
+STAGE2 = (
+    f"{SMALL} {LATENTS} model.dim=16 model.dim_mults=[1,2,4] model.num_res_blocks=1 model.middle_blocks=1"
+    " model.train_lr=2e-3 model.warmup_steps=10 model.lr_final=0.01 model.ema_decay=0.95 model.max_epochs=24"
+    " model.val_every_n_epochs=24"
+)
 
 
 def write_pairs(root: Path) -> None:
