@@ -73,10 +73,13 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
             @wraps(task)
             def guarded(cfg: DictConfig) -> None:
+                del os.environ["HYDRA_FULL_ERROR"]  # the commands that a script starts report for themselves
                 try:
                     task(cfg)
                 except USER_MISTAKES as error:
                     mistakes.append(error)  # out of Hydra's sight, which would print a report of its own
+                finally:
+                    os.environ["HYDRA_FULL_ERROR"] = "1"  # a bug of ours keeps its whole traceback
 
             _prepare_process()
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -88,6 +91,9 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 if wants_traceback:
                     raise
                 mistakes.append(error)
+            finally:
+                if not wants_traceback:
+                    del os.environ["HYDRA_FULL_ERROR"]
             if mistakes:
                 _report(explain(mistakes[0], config_name))
 

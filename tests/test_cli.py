@@ -1,5 +1,6 @@
 """What a command says about its settings, and how it ends."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -170,3 +171,12 @@ def test_a_command_ends_with_status_2_and_one_message(tmp_path):
     assert "/nowhere" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_that_a_script_starts_do_not_inherit_its_error_handling(monkeypatch, elsewhere):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    seen = []
+    monkeypatch.setattr("sys.argv", ["prepare_data.py", "dataset.root=here"])
+    cli.script("prepare_data")(lambda cfg: seen.append(os.environ.get("HYDRA_FULL_ERROR")))()
+    assert seen == [None]
+    assert "HYDRA_FULL_ERROR" not in os.environ
