@@ -55,6 +55,8 @@ def register_resolvers() -> None:
         "gpu_bf16": _gpu_bf16,
         "local_processes": _local_processes,  # of torchrun
         "nodes": _nodes,
+        "processes": lambda: min(16, os.cpu_count() or 1),
+        "demo_for_device": lambda: "demo_gpu" if torch.cuda.is_available() else "demo",
         "half": lambda n: int(n) // 2,
         "repeated": lambda value, times: ListConfig([value] * int(times)),
         "strategy": lambda: "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",

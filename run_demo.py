@@ -64,14 +64,14 @@ def stages(cfg: DictConfig) -> Iterator[Stage]:
     chosen: dict[str, Any] = plain(cfg)
     common = {"seed": cfg.seed, "dataset": {"root": str(root / "data")}}
     vqgan_ckpt = root / "vqgan" / "checkpoints" / "last.ckpt"
-    ddpm_ckpt = root / "ddpm" / "checkpoints" / "last.ckpt"
+    ddpm_ckpt = root / own(cfg, "ddpm") / "checkpoints" / "last.ckpt"
     folders: dict[str, dict[str, Any]] = {
         "phantom": {},
         "prepare": {},
         "vqgan": {"run_dir": str(root / "vqgan"), "checkpoint_dir": str(vqgan_ckpt.parent)},
         "latents": {"overwrite": True},
-        "ddpm": {"run_dir": str(root / "ddpm"), "checkpoint_dir": str(ddpm_ckpt.parent)},
-        "evaluate": {"run_dir": str(root / "evaluation"), "ckpt": str(ddpm_ckpt)},
+        "ddpm": {"run_dir": str(ddpm_ckpt.parents[1]), "checkpoint_dir": str(ddpm_ckpt.parent)},
+        "evaluate": {"run_dir": str(root / own(cfg, "evaluation")), "ckpt": str(ddpm_ckpt)},
     }
     for name in ("latents", "ddpm"):
         chosen[name] = merged(chosen[name], {"model": {"vqgan_ckpt": str(vqgan_ckpt)}})
@@ -86,7 +86,13 @@ def stages(cfg: DictConfig) -> Iterator[Stage]:
         "evaluate": "evaluate_ddpm_patches.py",
     }
     for name, file in scripts.items():
-        yield Stage(name, file, merged(merged(common, folders[name]), chosen[name]))
+        stage = own(cfg, name) if name in ("ddpm", "evaluate") else name
+        yield Stage(stage, file, merged(merged(common, folders[name]), chosen[name]))
+
+
+def own(cfg: DictConfig, name: str) -> str:
+    """A folder or stage that a variant does not share with the demo itself."""
+    return f"{name}_{cfg.variant}" if cfg.variant else name
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def main(cfg: DictConfig) -> None:
     for stage in stages(cfg):
         fingerprint = hashlib.sha256(f"{fingerprint} {stage.command}".encode()).hexdigest()
         run(stage, root / "stages", fingerprint, memory)
-    evaluation = root / "evaluation"
+    evaluation = root / own(cfg, "evaluation")
     summary = json.loads((evaluation / "metrics.json").read_text())["summary"]
     log.info("\nreport:      %s", evaluation / "report.html")
     log.info("volumes:     %s", evaluation / "volumes")

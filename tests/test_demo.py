@@ -1,0 +1,102 @@
+"""What the demo would run, without running it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import cli
+import run_demo
+from memory import PeakMemory
+
+EXPERIMENTS = sorted(path.stem for path in (cli.CONFIG_DIR / "experiment").glob("*.yaml"))
+CONFIGS = {
+    "make_phantom_data.py": "make_phantom_data",
+    "prepare_data.py": "prepare_data",
+    "train_vqgan_patches_4gpu.py": "train_vqgan",
+    "encode_latents.py": "encode_latents",
+    "train_ddpm_patches_4gpu.py": "train_ddpm",
+    "evaluate_ddpm_patches.py": "evaluate_ddpm",
+}
+
+
+def composed(name, *overrides):
+    GlobalHydra.instance().clear()
+    cli.register_resolvers()
+    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def stages(*overrides):
+    return {stage.name: stage for stage in run_demo.stages(composed("demo", "dir=/demo", *overrides))}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_commands_of_every_size_name_settings_that_their_scripts_have(experiment):
+    made = stages(f"experiment={experiment}")
+    assert len(made) == len(CONFIGS)
+    for stage in made.values():
+        cfg = composed(CONFIGS[stage.script], *stage.command[1:])
+        OmegaConf.resolve(cfg)
+        if "model" in cfg:
+            assert all(n % 4 == 0 for n in cfg.model.patch_size)
+
+
+def test_a_machine_without_a_gpu_runs_the_small_demo_and_one_with_a_gpu_the_large_one(monkeypatch):
+    small, large = stages("experiment=demo"), stages("experiment=demo_gpu")
+    for available, expected in ((False, small), (True, large)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: False)
+        assert [stage.command for stage in stages().values()] == [stage.command for stage in expected.values()]
+
+
+def test_a_variant_shares_everything_before_stage_2_and_overwrites_nothing():
+    plain, variant = stages("experiment=demo"), stages("experiment=demo_pooled")
+    shared = ["phantom", "prepare", "vqgan", "latents"]
+    assert [plain[name].command for name in shared] == [variant[name].command for name in shared]
+    assert set(variant) - set(plain) == {"ddpm_pooled", "evaluate_pooled"}
+    assert "run_dir=/demo/ddpm_pooled" in variant["ddpm_pooled"].command
+    assert 'model.cond=["pooled"]' in variant["ddpm_pooled"].command
+    assert "ckpt=/demo/ddpm_pooled/checkpoints/last.ckpt" in variant["evaluate_pooled"].command
+    assert "run_dir=/demo/evaluation_pooled" in variant["evaluate_pooled"].command
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Commands that the demo starts, in place of starting them."""
+    started = []
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self, command, **_):
+            started.append(command[1:])
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    return started
+
+
+def test_a_stage_runs_again_only_when_its_fingerprint_changes(tmp_path, counted):
+    stage = run_demo.Stage("one", "script.py", {"a": {"b": 1}})
+    for fingerprint in ("x", "x", "y", "y"):
+        run_demo.run(stage, tmp_path, fingerprint, PeakMemory())
+    assert counted == [["script.py", "a.b=1"]] * 2
+    assert json.loads((tmp_path / "one.json").read_text())["fingerprint"] == "y"
+
+
+def test_changed_code_changes_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_demo, "HERE", tmp_path)
+    Path(tmp_path, "ddpm").mkdir()
+    file = Path(tmp_path, "ddpm", "unet3d.py")
+    file.write_text("a = 1\n")
+    before = run_demo.code_hash()
+    assert run_demo.code_hash() == before
+    file.write_text("a = 2\n")
+    assert run_demo.code_hash() != before
