@@ -17,14 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import checkpoint
+from dataset.conversion_file import check_conversion
+from dataset.file_store import FileStore
 from dataset.latents import LatentCache, LatentSource, is_finished
 from dataset.patches import Triple, padded_shape, triple
 from dataset.prepare import prepare
+from dataset.split import SPLITS
 from dataset.store import MANIFEST, StoredCase, VolumeStore
 from dataset.xray_ctpa_patch_dataset import EncoderInput, XrayCTPAPatchDataset, check_patch_size
 from medclip_cond.encoders import XrayEncoder
 from parts import describe, differences
-from settings import plain, prepare_arguments, three_quarters
+from settings import plain, prepare_arguments, source_arguments, three_quarters
 from tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
 
@@ -51,7 +54,9 @@ def check_sizes(model: DictConfig) -> None:
 
 
 def open_store(dataset: DictConfig) -> VolumeStore:
-    """The prepared data set; prepared now if that has not been done."""
+    """The prepared data set; prepared now if that has not been done. Without a store, the files themselves."""
+    if dataset.store is None:
+        return FileStore(**source_arguments(dataset))
     folder = Path(dataset.store)
     if not (folder / MANIFEST).is_file():
         if not Path(dataset.root).is_dir():
@@ -63,6 +68,7 @@ def open_store(dataset: DictConfig) -> VolumeStore:
                 log.info("no prepared data in %s: preparing it now, once, as prepare_data.py does", folder)
                 report = prepare(**prepare_arguments(dataset))
                 log.info("%d cases prepared, %d problems", len(report.cases), len(report.problems))
+    check_conversion(folder, prepare_arguments(dataset)["conversion"])
     return VolumeStore(folder)
 
 
@@ -82,6 +88,14 @@ def latent_source(codec: FrozenCodec, encoder: XrayEncoder, dataset: DictConfig)
     return LatentSource(tensor_hash(codec.vqgan), tensor_hash(encoder), tuple(dataset.hu_window))
 
 
+def settle_patch_size(model: DictConfig, store: VolumeStore) -> None:
+    """With `use_patches: false` a patch is a whole volume: as large as the largest one, padded to multiples of 4."""
+    if not model.use_patches:
+        largest = [max(case.shape[axis] for case in store.cases) for axis in range(3)]
+        model.patch_size = list(padded_shape(triple(largest), triple([STEP] * 3), STEP))
+        check_sizes(model)
+
+
 def latent_shape(case: StoredCase, patch_size: Sequence[int]) -> Triple:
     """Of a whole volume, padded to hold a patch."""
     return triple([n // STEP for n in padded_shape(case.shape, triple(patch_size), STEP)])
@@ -94,6 +108,10 @@ def open_latents(
     choices = ("auto", "always", "never")
     if dataset.latents not in choices:
         raise ValueError(f"dataset.latents must be one of {choices}, got {dataset.latents!r}")
+    if dataset.store is None:
+        if dataset.latents == "always":
+            raise ValueError("dataset.latents=always needs a store that was encoded, got dataset.store=null")
+        return None
     if dataset.latents == "never" or (dataset.latents == "auto" and not is_finished(dataset.latents_dir)):
         return None
     return LatentCache(dataset.latents_dir, source, cases, [latent_shape(case, patch_size) for case in cases])
@@ -115,6 +133,7 @@ def make_dataset(cfg: DictConfig, store: VolumeStore, split: str, **extra: Any) 
         xray_fov_mm=dataset.xray_fov_mm,
         seed=cfg.seed,
         stride=plain(model.stride) if model.get("patch_draw") == "grid" else None,
+        foreground_share=model.foreground_share if split == "train" else 0.0,
         **extra,
     )
 
@@ -179,6 +198,7 @@ def volume_meta(store: VolumeStore, dataset: DictConfig) -> dict[str, Any]:
     """What sampling needs to know of the training volumes and X-rays."""
     cases = store.split("train")
     return {
+        "cases": {split: len(store.split(split)) for split in SPLITS},
         "shape": [int(median(c.shape[axis] for c in cases)) for axis in range(3)],
         "spacing": [float(median(c.spacing[axis] for c in cases)) for axis in range(3)],
         "xray_ranges": {kind: list(pair) for kind, pair in store.xray_ranges.items()},

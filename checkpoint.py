@@ -2,6 +2,9 @@
 
 Files hold plain data and tensors only (`torch.load(weights_only=True)`). Under "xray2ctpa" they carry the
 description of their parts (`parts.describe`), the HU window, sizes, and the hashes of the frozen networks.
+
+Stages: "vqgan" and "ddpm" are those of training, "model" is what `export_model.py` writes: averaged weights, codec and
+X-ray encoder in one file that needs no other.
 """
 
 import platform
@@ -39,11 +42,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def read(path: str | Path, stage: str) -> dict[str, Any]:
+def read(path: str | Path, stage: str, *others: str) -> dict[str, Any]:
     """A checkpoint of ours on the CPU.
 
     Args:
-        stage: "vqgan" or "ddpm", what it must hold.
+        stage: "vqgan" or "ddpm", what it must hold, unless it is one of the `others`.
 
     Raises:
         FileNotFoundError: no such file. ValueError: damaged, or not such a checkpoint.
@@ -59,7 +62,7 @@ def read(path: str | Path, stage: str) -> dict[str, Any]:
     meta = content.get("xray2ctpa") if isinstance(content, dict) else None
     if not meta:
         raise ValueError(f"{path} is not a checkpoint of this project: it holds no description of its parts")
-    if meta["format"] != FORMAT or meta["stage"] != stage:
+    if meta["format"] != FORMAT or meta["stage"] not in (stage, *others):
         raise ValueError(
             f"{path} holds stage {meta['stage']!r} in format {meta['format']}, need stage {stage!r} in format {FORMAT}"
         )
@@ -83,29 +86,34 @@ def load_codec(path: str | Path) -> tuple[FrozenCodec, dict[str, Any]]:
 def load_generator(
     path: str | Path, vqgan_ckpt: str | Path | None = None, averaged: bool = True
 ) -> tuple[VolumeGenerator, dict[str, Any]]:
-    """All that sampling needs, from a stage-2 checkpoint and the codec that it was trained with.
+    """All that sampling needs, from a stage-2 checkpoint and the codec that it was trained with, or from an export.
 
     Args:
         vqgan_ckpt: the stage-1 checkpoint, if it is no longer where training found it.
         averaged: use the averaged weights rather than the last ones.
 
+    Returns:
+        the generator, and the description of its parts and of the volumes that it draws.
+
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, or another codec or encoder than in training.
     """
-    content = read(path, "ddpm")
+    content = read(path, "ddpm", "model")
     meta = content["xray2ctpa"]
-    codec, _ = load_codec(vqgan_ckpt or meta["codec"]["path"])
-    encoder = build(meta["parts"]["xray_encoder"])
-    for name, network, stored in (
-        ("VQ-GAN", codec.vqgan, meta["codec"]["hash"]),
-        ("X-ray encoder", encoder, meta["encoder_hash"]),
-    ):
-        found = tensor_hash(network)
-        if found != stored:
-            raise ValueError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
-    denoiser, scale = build(meta["parts"]["denoiser"]), submodule_state(content, "latent_scale")
-    _load(denoiser, submodule_state(content, "denoiser"), path)
-    if averaged:
+    if meta["stage"] == "model":
+        if vqgan_ckpt or not averaged:
+            raise ValueError(
+                f"{path} holds its own VQ-GAN and the averaged weights only; leave vqgan_ckpt and averaged out"
+            )
+        codec, encoder = FrozenCodec(_part(content, "vqgan", path)), _part(content, "xray_encoder", path)
+    else:
+        codec, codec_meta = load_codec(vqgan_ckpt or meta["codec"]["path"])
+        encoder = build(meta["parts"]["xray_encoder"])
+        meta["parts"]["vqgan"] = codec_meta["parts"]["vqgan"]
+    _check_hash(codec.vqgan, meta["codec"]["hash"], "VQ-GAN", path)
+    _check_hash(encoder, meta["encoder_hash"], "X-ray encoder", path)
+    denoiser, scale = _part(content, "denoiser", path), submodule_state(content, "latent_scale")
+    if averaged and meta["stage"] == "ddpm":
         load_weights(nn.ModuleDict({"denoiser": denoiser}), _averaged(content, path))
     window, stride = ([n // STEP for n in meta[key]] for key in ("patch_size", "stride"))
     generator = VolumeGenerator(
@@ -120,6 +128,25 @@ def load_generator(
     return generator, meta
 
 
+def exported(generator: VolumeGenerator, meta: Mapping[str, Any], card: str) -> dict[str, Any]:
+    """What `load_generator` loaded as the content of one file: no paths, no optimizer, nothing of single patients.
+
+    Args:
+        card: the model card, Markdown.
+    """
+    networks: dict[str, nn.Module] = {
+        "denoiser": generator.denoiser,
+        "latent_scale": generator.latent_scale,
+        "vqgan": generator.codec.vqgan,  # type: ignore[attr-defined]
+        "xray_encoder": generator.xray_encoder,
+    }
+    state = {f"{name}.{key}": t.cpu() for name, part in networks.items() for key, t in part.state_dict().items()}
+    kept = {key: value for key, value in meta.items() if key != "config"}
+    parts = meta["parts"] | {"xray_encoder": generator.xray_encoder.network()}  # type: ignore[operator]
+    description = kept | {"stage": "model", "parts": parts, "codec": {"hash": meta["codec"]["hash"]}}
+    return {"xray2ctpa": description, "state_dict": state, "MODEL_CARD": card}
+
+
 def init_weights(module: nn.Module, path: str | Path, stage: str) -> None:
     """Start a module of training from a checkpoint's weights; ValueError if they do not fit."""
     _load(module, read(path, stage)["state_dict"], path)
@@ -130,6 +157,19 @@ def other_tensors(state: Mapping[str, torch.Tensor], module: nn.Module, most: in
     stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
     new = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return differences(stored, new)[:most]
+
+
+def _check_hash(network: nn.Module, stored: str, name: str, path: str | Path) -> None:
+    found = tensor_hash(network)
+    if found != stored:
+        raise ValueError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
+
+
+def _part(content: Mapping[str, Any], name: str, path: str | Path) -> Any:
+    """A network that a checkpoint describes, with its weights."""
+    network = build(content["xray2ctpa"]["parts"][name])
+    _load(network, submodule_state(content, name), path)
+    return network
 
 
 def _averaged(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.Tensor]:

@@ -120,6 +120,18 @@ USER_MISTAKES = (
     torch.OutOfMemoryError,
 )
 
+_SAMPLING = (
+    "mode=fused, window_batch=1 (a batch of N takes about N times as much), latent_device=cpu (seven copies of the"
+    " latent fewer), bf16=true (about half)"
+)
+SAVING_MEMORY = {  # which knob frees how much, by script
+    "train_ddpm": "model.batch_size=1 (about half of batch 2), model.checkpointing=true (about a third of the"
+    " activations), model.patch_size=[96,96,96] (0.42 of the voxels), model.dim_mults=[1,2,4]",
+    "sample_ddpm": f"{_SAMPLING}, decode_tile=16 (a tile takes about a quarter of that of 32); dry_run=true"
+    " tells how much",
+    "evaluate_ddpm": _SAMPLING,
+}
+
 
 def _report(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":
@@ -136,9 +148,7 @@ def explain(error: BaseException, config_name: str) -> str:
         return f"{missing[1]} has no value; give one on the command line: {missing[1]}=..."
     if isinstance(error, torch.OutOfMemoryError):
         return (
-            f"out of GPU memory: {error}\n"
-            "To need less: model.batch_size=1 (about half of batch 2), model.checkpointing=true (about a third of the"
-            " activations), model.patch_size=[96,96,96] (0.42 of the voxels), model.dim_mults=[1,2,4]"
+            f"out of GPU memory: {error}\nTo need less: {SAVING_MEMORY.get(config_name, SAVING_MEMORY['train_ddpm'])}"
         )
     in_worker = re.search(r"Original Traceback.*\n\S+: (.*)", str(error), re.DOTALL)
     if in_worker:  # as torch's loader passes it on

@@ -27,8 +27,11 @@ log = logging.getLogger(__name__)
 @script("encode_latents")
 def main(cfg: DictConfig) -> None:
     assembly.check_run(cfg)
+    if cfg.dataset.store is None:
+        raise ValueError("a latent cache belongs to a prepared store, got dataset.store=null; set dataset.store=FOLDER")
     frozen = Frozen.load(cfg)
     store = assembly.open_store(cfg.dataset)
+    assembly.settle_patch_size(cfg.model, store)
     source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
     writer = LatentWriter(cfg.dataset.latents_dir, source, cfg.overwrite)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -91,7 +91,14 @@ def _compare(
 ) -> Compared:
     window, spacing = model.hu_window, case.spacing
     plan = SamplingPlan(
-        cfg.steps, cfg.sampler, "fused" if cfg.mode == "auto" else cfg.mode, cfg.guidance, cfg.window_batch, cfg.bf16
+        cfg.steps,
+        cfg.sampler,
+        cfg.mode,
+        cfg.guidance,
+        cfg.window_batch,
+        cfg.bf16,
+        tuple(cfg.guidance_interval),
+        cfg.latent_device,
     )
     image = store.read_xray(case)
     xray = model.prepare_xray(image, case.xray_affine)

@@ -7,12 +7,16 @@ from typing import Any
 # name → module, imported when needed: the encoders' library alone takes seconds to load
 PARTS = {
     "BiomedCLIPEncoder": "medclip_cond.biomedclip",
+    "BiomedCLIPNetwork": "medclip_cond.biomedclip",
     "CosineDDPM": "ddpm.diffusion",
     "FiniteScalarQuantizer": "vq_gan_3d.quantizers",
+    "GroupNormVQGAN": "vq_gan_3d.group_norm_vqgan",
     "KLBottleneck": "vq_gan_3d.quantizers",
     "MedCLIPEncoder": "medclip_cond.medclip",
+    "MedCLIPNetwork": "medclip_cond.medclip",
     "PatchDenoiser": "ddpm.denoiser",
     "RadDinoEncoder": "medclip_cond.rad_dino",
+    "RadDinoNetwork": "medclip_cond.rad_dino",
     "RectifiedFlow": "ddpm.diffusion",
     "TinyRandomEncoder": "medclip_cond.tiny_random",
     "UNet3D": "ddpm.unet3d",

@@ -1,33 +1,26 @@
 """Draw CTs from chest X-rays: `python sample_ddpm_patches.py xray=chest.png output=ct.nii.gz ckpt=...`."""
 
-import json
 import logging
-import os
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
-import checkpoint
 from cli import script
 from dataset.errors import BadFileError
-from dataset.volume_io import write_ct
-from ddpm.generator import SamplingPlan
-from evaluation.pictures import preview
-from sampling import NOTICE, CTSampler, Placement
-from settings import plain
-from tensor_hash import tensor_hash
+from dataset.voxel_file import box_of
+from ddpm.generator import SamplingPlan, Team
+from drawing import Drawing
+from estimate import estimate
+from ranks import rank_and_world, window_team
+from sample_files import jobs, prepare_folder, write_sample
+from sampling import CTSampler, Placement
 
 log = logging.getLogger(__name__)
-IMAGES = {".png", ".jpg", ".jpeg", ".dcm"}
-VOLUMES = (".nii.gz", ".nii")
 
 
 def sample(
@@ -42,12 +35,14 @@ def sample(
     sampler: str = "ddim",
     mode: str = "auto",
     guidance: float = 1.0,
-    window_batch: int = 1,
+    guidance_interval: Sequence[float] = (0.0, 1.0),
+    window_batch: int | str = "auto",
+    latent_device: str = "auto",
     bf16: bool = False,
     xray_fov_mm: float | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one CT from one X-ray.
+    """Draw one CT from one X-ray, for notebooks.
 
     Args:
         xray: PNG, JPEG or DICOM image, frontal, head up.
@@ -55,7 +50,9 @@ def sample(
         output: NIfTI to write, with a JSON and a preview PNG beside it; None writes nothing.
         shape, spacing: voxels and mm in (d, h, w) order, the training volumes' median unless given.
         reference: a CT whose grid, axes and position to take instead.
-        steps, sampler, mode, guidance, window_batch, bf16: see `ddpm.generator.SamplingPlan`.
+        steps, sampler, mode, guidance, guidance_interval, window_batch, latent_device, bf16: see
+            `ddpm.plan.SamplingPlan`.
+        xray_fov_mm: side of the square X-ray in the patient, where the file does not tell; None: as in training.
         seed: the same seed draws the same CT.
 
     Returns:
@@ -63,98 +60,78 @@ def sample(
         RAS mm.
     """
     model = ckpt if isinstance(ckpt, CTSampler) else CTSampler(ckpt)
-    started = time.monotonic()
     place = Placement.like(reference) if reference else model.default_placement(shape, spacing)
-    plan = SamplingPlan(steps, sampler, "fused" if mode == "auto" else mode, guidance, window_batch, bf16)
+    low, high = guidance_interval
+    plan = SamplingPlan(steps, sampler, mode, guidance, window_batch, bf16, (low, high), latent_device)
     seen = model.load_xray(xray, xray_fov_mm)
+    plan = model.generator.settle(plan, seen, place.grid)
     total = model.evaluations(place.grid, plan)
     with tqdm(total=total, desc=Path(xray).name, unit="eval", disable=not sys.stderr.isatty()) as bar:
         hu = model.draw(seen, place.grid, plan, seed, bar.update)
     if output is not None:
-        facts = {
-            "generated": True,
-            "notice": NOTICE,
-            "xray": Path(xray).name,
-            "seed": seed,
-            "plan": asdict(plan),
-            "shape": list(place.grid.shape),
-            "spacing": list(place.grid.spacing),
-            "denoiser_hash": tensor_hash(model.generator.denoiser),
-            "hu_window": list(model.hu_window),
-            "versions": checkpoint.versions(),
-            "seconds": round(time.monotonic() - started, 2),
-        }
-        _write(Path(output), hu, place, seen.xray[0].numpy(), facts)
+        drawing = Drawing(model, place, plan, seed)
+        facts = drawing.facts(Path(xray), seen) | {"seed": seed}
+        write_sample(Path(output), box_of(hu), place, seen.xray[0].numpy(), facts, drawing.run_facts())
     return hu, place.affine
-
-
-def _write(output: Path, hu: np.ndarray, place: Placement, xray: np.ndarray, facts: dict[str, Any]) -> None:
-    """The JSON and the picture first: a NIfTI that is there is complete in all."""
-    stem = _stem(output)
-    partial = output.with_name(f"{stem}.json.partial")
-    partial.write_text(json.dumps(facts, indent=1))
-    os.replace(partial, output.with_name(f"{stem}.json"))
-    preview(xray, hu, place.grid.spacing, output.with_name(f"{stem}.png"))
-    write_ct(output, hu, place.affine, place.axes, description=NOTICE)
-
-
-def _stem(output: Path) -> str:
-    for suffix in VOLUMES:
-        if output.name.endswith(suffix):
-            return output.name.removesuffix(suffix)
-    raise ValueError(f"output must end in .nii.gz or .nii, got {output}")
-
-
-def jobs(xray: Path, output: Path) -> list[tuple[Path, Path]]:
-    """X-rays and the NIfTIs to write for them."""
-    if not xray.exists():
-        raise FileNotFoundError(f"no X-ray at {xray}; xray= takes an image or a folder of images")
-    if xray.is_dir():
-        images = sorted(p for p in xray.iterdir() if p.suffix.lower() in IMAGES)
-        if not images:
-            raise ValueError(f"no images in {xray}; X-rays end in {', '.join(sorted(IMAGES))}")
-        if output.name.endswith(VOLUMES):
-            raise ValueError(f"xray={xray} is a folder, so output must be one too, got {output}")
-        pairs = [(image, output / f"{image.stem}.nii.gz") for image in images]
-    else:
-        if not output.name.endswith(VOLUMES):
-            if output.suffix and not output.is_dir():
-                raise ValueError(f"output must end in .nii.gz or .nii, or be a folder, got {output}")
-            output = output / f"{xray.stem}.nii.gz"
-        pairs = [(xray, output)]
-    for image, target in pairs:
-        if target.with_name(f"{_stem(target)}.png").absolute() == image.absolute():
-            raise ValueError(f"the preview beside {target} would overwrite {image}; choose another output folder")
-    return pairs
 
 
 @script("sample_ddpm")
 def main(cfg: DictConfig) -> None:
-    pairs = jobs(Path(cfg.xray), Path(cfg.output))
-    for folder in {target.parent for _, target in pairs}:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()  # a folder that may not be written to shows now, not after hours
+    plan = _plan(cfg)
+    if cfg.num_samples < 1:
+        raise ValueError(f"num_samples must be a whole number from 1, got {cfg.num_samples}")
+    xrays = cfg.xray if isinstance(cfg.xray, ListConfig) else [cfg.xray]
+    pairs = jobs([Path(xray) for xray in xrays], Path(cfg.output))
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device)
-    settings = {k: plain(cfg[k]) for k in ("shape", "spacing", "reference", "steps", "sampler", "mode", "guidance")}
+    place = Placement.like(cfg.reference) if cfg.reference else model.default_placement(cfg.shape, cfg.spacing)
+    if cfg.dry_run:
+        _print_estimate(model, place, plan, pairs[0][0], cfg)
+        return
+    for folder in {target.parent for _, target in pairs}:
+        prepare_folder(folder, place.grid.shape, 1)
+    rank, world = rank_and_world()
+    apart = cfg.distribute == "xrays"
+    with nullcontext(Team()) if apart else window_team(model.generator.device) as team:
+        drawing = Drawing(model, place, plan, cfg.seed, cfg.num_samples, cfg.xray_fov_mm, cfg.decode_tile, team)
+        _draw_all(drawing, pairs[rank::world] if apart else pairs)
+
+
+def _plan(cfg: DictConfig) -> SamplingPlan:
+    if cfg.distribute not in ("xrays", "windows"):
+        raise ValueError(f"distribute must be xrays or windows, got {cfg.distribute!r}")
+    if cfg.decode_tile < 1:
+        raise ValueError(f"decode_tile must be a whole number from 1 (latent voxels), got {cfg.decode_tile}")
+    return SamplingPlan(
+        cfg.steps,
+        cfg.sampler,
+        cfg.mode,
+        cfg.guidance,
+        cfg.window_batch,
+        cfg.bf16,
+        tuple(cfg.guidance_interval),
+        cfg.latent_device,
+    )
+
+
+def _draw_all(drawing: Drawing, pairs: Sequence[tuple[Path, Path]]) -> None:
     unreadable = []
     for image, target in pairs:
         try:
-            sample(
-                image,
-                model,
-                target,
-                **settings,
-                window_batch=cfg.window_batch,
-                bf16=cfg.bf16,
-                xray_fov_mm=cfg.xray_fov_mm,
-                seed=cfg.seed,
-            )
-        except BadFileError as error:  # the other X-rays of a folder are drawn all the same
+            drawing.draw(image, target)
+        except BadFileError as error:  # the other X-rays are drawn all the same
             unreadable.append(str(error))
-        else:
-            log.info("%s → %s", image, target)
     if unreadable:
-        raise ValueError("\n".join(dict.fromkeys(unreadable)))
+        message = "\n".join(dict.fromkeys(unreadable))
+        if rank_and_world()[0] > 0:
+            log.error("%s", message)  # the first process reports only what it saw itself
+        raise ValueError(message)
+
+
+def _print_estimate(model: CTSampler, place: Placement, plan: SamplingPlan, image: Path, cfg: DictConfig) -> None:
+    xray = model.load_xray(image, cfg.xray_fov_mm)
+    settled = model.generator.settle(plan, xray, place.grid)
+    for line in estimate(model, xray, place, settled, cfg.decode_tile).lines():
+        log.info(line)
 
 
 if __name__ == "__main__":

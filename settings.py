@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dataset.conversion import Conversion, parse_spacing
+
 STEP = 4  # voxels per latent voxel and axis, fixed by the codec's layout
 
 
@@ -19,8 +21,20 @@ def three_quarters(patch_size: Sequence[int]) -> list[int]:
 
 
 def prepare_arguments(dataset: DictConfig) -> dict[str, Any]:
-    keys = ("root", "store", "ct_pattern", "xray_pattern")
-    return {key: dataset[key] for key in keys} | {
-        "num_workers": dataset.prepare_workers,
+    """Of `dataset.prepare.prepare`. ValueError if there is to be no store."""
+    if dataset.store is None:
+        raise ValueError("dataset.store=null reads the files themselves; this needs a folder, dataset.store=FOLDER")
+    return source_arguments(dataset) | {"store": dataset.store, "num_workers": dataset.prepare_workers}
+
+
+def source_arguments(dataset: DictConfig) -> dict[str, Any]:
+    """Of `dataset.file_store.FileStore`."""
+    return {key: dataset[key] for key in ("root", "ct_pattern", "xray_pattern")} | {
         "shares": plain(dataset.split),
+        "conversion": Conversion(
+            spacing=parse_spacing(plain(dataset.spacing)),
+            crop_to_body=dataset.crop_to_body,
+            make_xray=dataset.make_xray,
+            xray_source_mm=dataset.make_xray_source_mm,
+        ),
     }

@@ -11,16 +11,17 @@ from assembly import Frozen
 from cli import script
 from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
+from ddpm.module import PatchDDPM
+from devices import fast_float32
 
 log = logging.getLogger(__name__)
 
 
-@script("train_ddpm")
-def main(cfg: DictConfig) -> None:
-    assembly.check_run(cfg)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
+    """The module and the data that the settings describe; the module's `meta` describes both."""
     frozen = Frozen.load(cfg)
     store = assembly.open_store(cfg.dataset)
+    assembly.settle_patch_size(cfg.model, store)
     source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
     latents = assembly.open_latents(cfg.dataset, source, store.cases, cfg.model.patch_size)
     views = {
@@ -36,18 +37,26 @@ def main(cfg: DictConfig) -> None:
     )
     for key in ("pooled_dim", "token_dim"):
         cfg.module.denoiser[key] = getattr(frozen.encoder, key)
-    meta = assembly.ddpm_meta(cfg, store, frozen, source)
     module = instantiate(
         cfg.module,
         codec=frozen.codec,
         xray_encoder=frozen.encoder,
         latent_scale=LatentScale(latents.mean, latents.std) if latents else None,
-        meta=meta,
+        meta=assembly.ddpm_meta(cfg, store, frozen, source),
         _convert_="all",
     )
-    resume_from = assembly.start_from(cfg, module, meta)
     cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"
     log.info("%d training and %d validation patches an epoch, %s", len(data.train), len(data.val), cached)
+    return module, data
+
+
+@script("train_ddpm")
+def main(cfg: DictConfig) -> None:
+    assembly.check_run(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    fast_float32()
+    module, data = build(cfg)
+    resume_from = assembly.start_from(cfg, module, module.meta)
     if not cfg.check:
         assembly.fit(cfg, module, data, resume_from)
 

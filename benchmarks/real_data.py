@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -36,18 +37,18 @@ STAGE2 = (
 )
 
 
-def write_pairs(root: Path) -> None:
-    """The two scans, linked, each with the frontal X-ray projected from it."""
+def write_pairs(root: Path, scans: Mapping[str, Path]) -> None:
+    """The scans, linked, each with the frontal X-ray projected from it; the first one trains, the others validate."""
     root.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, source in SCANS.items():
+    rows: list[dict[str, str]] = []
+    for name, source in scans.items():
         ct = root / f"{name}.nii.gz"
         if not ct.exists():
-            ct.symlink_to(DATA / source)
+            ct.symlink_to(source.absolute())
         volume = read_ct(ct)
         integrals, affine = frontal_drr(volume.hu, volume.spacing)
         write_xray(root / f"{name}.png", to_intensity(integrals), affine, synthetic=True)
-        split = "train" if name == "lidc" else "val"
+        split = "val" if rows else "train"
         rows.append({"patient_id": name, "ct": ct.name, "xray": f"{name}.png", "split": split})
     with (root / "pairs.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
@@ -78,7 +79,7 @@ def facts(path: Path, reference: Path) -> dict[str, object]:
 
 def main() -> None:
     out = Path(dict(setting.split("=", 1) for setting in sys.argv[1:]).get("out", "outputs/real_data")).absolute()
-    write_pairs(out / "data")
+    write_pairs(out / "data", {name: DATA / source for name, source in SCANS.items()})
     data, vqgan, ddpm = f"dataset.root={out}/data", f"{out}/vqgan/last.ckpt", f"{out}/ddpm/last.ckpt"
     frozen = f"model.vqgan_ckpt={vqgan}"
     result: dict[str, object] = {}

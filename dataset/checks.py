@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset.cases import Problem
+from dataset.case import Problem
+from dataset.slice_order import odd_slices
 from dataset.volume_io import Volume
-from dataset.xray_io import Xray
+from dataset.xray_io import MIN_SIDE, Xray
 
 _AIR_HU, _MIN_AIR = -500, 0.01
 _TISSUE_HU, _MIN_TISSUE = (-200, 200), 0.05
 _SPACING_MM = (0.05, 50.0)
 _ANISOTROPY = 10.0
-_XRAY_ASPECT = (0.6, 2.5)
+_XRAY_ASPECT = (0.5, 2.0)  # width by height; between these a view can be frontal
+_MAX_XRAY_SIDE = 16384  # pixels; the largest detectors have about 5000
 _XRAY_LEVELS = 16
+_SAMPLE_SIDE = 512  # pixels
 
 
 def check_volume(patient_id: str, path: str, volume: Volume, thin: np.ndarray) -> list[Problem]:
@@ -30,6 +33,11 @@ def check_volume(patient_id: str, path: str, volume: Volume, thin: np.ndarray) -
         found = f"{thin.min()} to {thin.max()}, {air:.1%} air, {tissue:.1%} tissue"
         remedy = "Check that this is the CT and that its rescale slope and intercept are applied."
         problems.append(Problem(patient_id, path, rule, found, remedy))
+    odd = odd_slices(volume.hu)
+    if odd:
+        rule = "a slice looks more like its neighbours than they like each other"
+        found = f"slice(s) {', '.join(map(str, odd[:5]))} of {len(volume.hu)}, from the feet: misplaced or damaged"
+        problems.append(Problem(patient_id, path, rule, found, "Export the scan again."))
     spacing = volume.spacing
     found = " x ".join(f"{size:.3g}" for size in spacing) + " mm"
     if min(spacing) < _SPACING_MM[0] or max(spacing) > _SPACING_MM[1]:
@@ -45,16 +53,22 @@ def check_xray(patient_id: str, path: str, xray: Xray) -> list[Problem]:
     """Problems of a frontal X-ray."""
     problems = []
     h, w = xray.image.shape
-    low, high = np.percentile(xray.image, (1, 99))
-    middle = xray.image[(xray.image > low) & (xray.image < high)]
+    step = max(1, min(h, w) // _SAMPLE_SIDE)
+    sample = xray.image[::step, ::step]  # sorting all pixels of a film takes a second
+    low, high = np.percentile(sample, (1, 99))
+    middle = sample[(sample > low) & (sample < high)]
     levels = len(np.unique(middle))
     if levels < _XRAY_LEVELS:
         rule = f"an X-ray shows at least {_XRAY_LEVELS} grey levels"
         problems.append(Problem(patient_id, path, rule, f"{levels} (blank?)", "Export the X-ray again."))
-    if not xray.synthetic and not _XRAY_ASPECT[0] <= w / h <= _XRAY_ASPECT[1]:
-        rule = f"a frontal X-ray is {_XRAY_ASPECT[0]:g} to {_XRAY_ASPECT[1]:g} times as wide as high"
+    narrow, wide = _XRAY_ASPECT
+    if not xray.synthetic and not narrow < w / h < wide:
+        rule = f"a frontal X-ray is more than {narrow:g} and less than {wide:g} times as wide as high"
         shape = " (shaped like a lateral)" if w < h else ""
         problems.append(Problem(patient_id, path, rule, f"{w} x {h}{shape}", "Give the frontal view."))
+    if min(h, w) < MIN_SIDE or max(h, w) > _MAX_XRAY_SIDE:
+        rule = f"an X-ray has {MIN_SIDE} to {_MAX_XRAY_SIDE} pixels a side"
+        problems.append(Problem(patient_id, path, rule, f"{w} x {h}", "Export it at the detector's resolution."))
     return problems
 
 

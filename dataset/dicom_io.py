@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from dataset.dicom_file import quiet_pydicom
 from dataset.errors import BadFileError
@@ -17,9 +18,10 @@ _SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README"}
 _HEADER_TAGS = [
     "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _MIN_SLICES = 10  # fewer make no chest volume: scouts, dose sheets, bolus tracking
+_MAX_SIDE = 8192  # pixels of a slice; CTs have 512 to 2048
 _SAME_POSITION_MM = 0.01
 _STEP_TOLERANCE = 0.1  # of the step between slices
 _EXPORT = "Export the series again, complete and alone, into a folder of its own."
@@ -73,10 +75,12 @@ def _read_headers(path: Path) -> Iterator[Slice]:
     try:
         with quiet_pydicom():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-            if header.get("Modality") != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
+            if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+                return
+            if header.Modality != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
                 return
             yield from _slices_of(header, path)
-    except OSError:
+    except (OSError, BadFileError):
         raise
     except Exception as error:  # what pydicom raises on damaged bytes is an open list; its text may hold tags
         raise BadFileError(
@@ -89,6 +93,13 @@ def _read_headers(path: Path) -> Iterator[Slice]:
 
 def _slices_of(header: pydicom.Dataset, path: Path) -> Iterator[Slice]:
     """Classic files hold one slice with its tags at the top, enhanced ones many in functional groups."""
+    frames = int(header.get("NumberOfFrames") or 1)
+    if max(header.Rows, header.Columns) > _MAX_SIDE:
+        rule = f"a CT slice has at most {_MAX_SIDE} x {_MAX_SIDE} pixels"
+        raise BadFileError(path, rule, f"a header of {header.Rows} x {header.Columns}", _EXPORT)
+    if frames != len(header.get("PerFrameFunctionalGroupsSequence") or [header]):
+        rule = "a DICOM file tells the place of each of its frames"
+        raise BadFileError(path, rule, f"{frames} frames, not as many places", _EXPORT)
     if "PerFrameFunctionalGroupsSequence" not in header:
         yield _slice(header, path, 0, header, header, header, header)
         return
@@ -133,19 +144,21 @@ def _slice(
 
 
 def _the_volume(slices: list[Slice], folder: Path) -> list[Slice]:
-    """The slices of the only series that can be a volume."""
+    """The slices of the only series that can be a volume; all of one series have the same grid."""
+    by_uid: dict[str, list[Slice]] = defaultdict(list)
     by_series: dict[tuple[Any, ...], list[Slice]] = defaultdict(list)
     for piece in slices:
+        by_uid[piece.series[0]].append(piece)
         by_series[piece.series].append(piece)
-    volumes = [pieces for pieces in by_series.values() if len(pieces) >= _MIN_SLICES]
-    if len(volumes) == 1:
+    volumes = [pieces for pieces in by_uid.values() if len(pieces) >= _MIN_SLICES]
+    if len(volumes) == 1 and len({piece.series for piece in volumes[0]}) == 1:
         return volumes[0]
     listed = "; ".join(
         f"series {series[1]}: {len(pieces)} slices of {series[2]} x {series[3]}, {series[5][0]:g} mm pixels,"
         f" in {pieces[0].path.relative_to(folder).parent}"
         for series, pieces in by_series.items()
     )
-    rule = f"a DICOM folder holds one CT series of at least {_MIN_SLICES} slices"
+    rule = f"a DICOM folder holds one CT series of at least {_MIN_SLICES} slices, all on one grid"
     raise BadFileError(folder, rule, listed or "no CT slice", "Keep the wanted series alone in the folder.")
 
 
@@ -191,13 +204,14 @@ def _affine(first: Slice, step: np.ndarray) -> np.ndarray:
 def _read_voxels(slices: list[Slice]) -> np.ndarray:
     """HU int16 (x, y, z)."""
     rows, columns = slices[0].series[2:4]
+    path = slices[0].path
+    frames = _stored_values(path, rows, columns)  # first, so that a header of untrue size takes no memory
     out = np.empty((len(slices), rows, columns), dtype=np.int16)
     limits = np.iinfo(np.int16)
-    opened: tuple[Path | None, np.ndarray] = (None, np.empty(0))
     for index, piece in enumerate(slices):
-        if opened[0] != piece.path:
-            opened = (piece.path, _stored_values(piece.path))
-        values = opened[1] if opened[1].ndim == 2 else opened[1][piece.frame]
+        if path != piece.path:
+            path, frames = piece.path, _stored_values(piece.path, rows, columns)
+        values = frames[piece.frame]
         hu = np.rint(values * piece.slope + piece.intercept)
         if not (np.isfinite(hu).all() and hu.min() >= limits.min and hu.max() <= limits.max):
             rule, found = f"HU lie in [{limits.min}, {limits.max}]", f"{hu.min():g} to {hu.max():g}"
@@ -206,11 +220,14 @@ def _read_voxels(slices: list[Slice]) -> np.ndarray:
     return out.T
 
 
-def _stored_values(path: Path) -> np.ndarray:
-    """Stored numbers (rows, columns) or (frames, rows, columns), decompressed."""
+def _stored_values(path: Path, rows: int, columns: int) -> np.ndarray:
+    """Stored numbers (frames, rows, columns), decompressed."""
     try:
         with quiet_pydicom():
-            return pydicom.dcmread(path).pixel_array
+            values = pydicom.dcmread(path).pixel_array
+        if values.shape[-2:] != (rows, columns):  # colours, for instance
+            raise ValueError
+        return values.reshape(-1, rows, columns)
     except Exception as error:  # as above
         raise BadFileError(
             path,

@@ -66,7 +66,7 @@ def frontal_drr(
     x = (np.arange(size) - (size - 1) / 2) * pixel
     z = -x
     if source_mm is None:
-        total = attenuation(hu).sum(1) * np.float32(sh)  # (D, W)
+        total = np.stack([attenuation(plane).sum(0) for plane in hu]) * np.float32(sh)  # (D, W), one plane in memory
         integrals = resampling_matrix(z, depth, sd) @ total @ resampling_matrix(x, width, sw).T
     else:
         integrals = _cone_beam(hu, (sd, sh, sw), x, z, source_mm if view == "pa" else -source_mm)

@@ -18,10 +18,24 @@ def check_window(hu_window: tuple[float, float]) -> None:
 
 def hu_to_unit(hu: Array, hu_window: tuple[float, float]) -> Array:
     """HU of any number type -> float32 in [-1, 1], clipped to `hu_window` (lo, hi)."""
+    if isinstance(hu, np.ndarray):
+        unit = np.empty(hu.shape, dtype=np.float32)
+        write_unit(hu, hu_window, unit)
+        return unit
     check_window(hu_window)
     lo, hi = hu_window
-    as_float = hu.astype(np.float32) if isinstance(hu, np.ndarray) else hu.float()
-    return (as_float.clip(lo, hi) - lo) * (2 / (hi - lo)) - 1
+    return (hu.float().clip(lo, hi) - lo) * (2 / (hi - lo)) - 1
+
+
+def write_unit(hu: np.ndarray, hu_window: tuple[float, float], out: np.ndarray) -> None:
+    """`hu_to_unit` into a float32 array of the same shape, in place: no memory is taken but `out`."""
+    check_window(hu_window)
+    lo, hi = hu_window
+    out[...] = hu
+    np.clip(out, lo, hi, out=out)
+    out -= lo
+    out *= 2 / (hi - lo)
+    out -= 1
 
 
 def unit_to_hu(unit: Array, hu_window: tuple[float, float]) -> Array:

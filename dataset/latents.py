@@ -77,10 +77,9 @@ class LatentCache:
         return len(self.mean)
 
     def read(self, case: StoredCase, start: Triple, size: Triple) -> Tensor:
-        """Unscaled latents float32 (C, d, h, w) of the box at latent voxel `start`."""
+        """Unscaled latents float16 (C, d, h, w), a view with channels last, of the box at latent voxel `start`."""
         whole = np.load(self.folder / f"{case.patient_id}.npy", mmap_mode="r")
-        crop = torch.from_numpy(np.array(whole[box(start, size)]))  # a copy: the file may not be written to
-        return crop.permute(3, 0, 1, 2).float()
+        return torch.from_numpy(np.array(whole[box(start, size)])).permute(3, 0, 1, 2)  # a copy may be written to
 
     def read_xray(self, case: StoredCase) -> tuple[Tensor, Tensor]:
         """Tokens float32 (N, T) and pooled feature float32 (P,)."""

@@ -35,6 +35,12 @@ def fingerprint(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def body_of(hu: np.ndarray, spacing: tuple[float, float, float]) -> tuple[Triple, Triple]:
+    """`body_box` of a volume (D, H, W)."""
+    strides, (d, h, w) = thin_strides(spacing), hu.shape
+    return body_box(thinned(hu, strides), strides, (d, h, w))
+
+
 def body_box(thin: np.ndarray, strides: Triple, shape: Triple) -> tuple[Triple, Triple]:
     """First and one-past-last voxel (d, h, w) of the patient's body, with a margin of about 4 mm.
 

@@ -3,8 +3,10 @@
 STORE/manifest.jsonl    one StoredCase a line, ordered by patient_id
 STORE/volumes/ID.b2nd   blosc2 array int16 (D, H, W), HU, canonical frame
 STORE/xrays/ID.npy      uint16 (512, 512), the X-ray padded to a square, 0 to 65535
-STORE/cases/ID.json     how the preparation of a case went (dataset/prepare.py)
-STORE/report.txt        every problem of the data set
+STORE/cases/ID.json     how the preparation of a case went (dataset/records.py)
+STORE/report.txt        every problem of the data set; report.html shows pictures (thumbnails/ID.png) besides
+STORE/splits.json       every patient's split, once and for all
+STORE/conversion.json   spacing and crop of the stored arrays; spacing.json the median spacing, if it was asked for
 """
 
 import json
@@ -39,9 +41,11 @@ Box = tuple[Triple, Triple]
 class StoredCase:
     """One line of the manifest. Millimetres, HU, voxels; (d, h, w) order unless an affine says otherwise.
 
-    affine: (4, 4), voxel (w, h, d) -> RAS mm. source_axes, source_affine: those of the file it came from.
+    shape, spacing, affine ((4, 4), voxel (w, h, d) -> RAS mm): of the stored array, which may be resampled or cropped.
+    source_axes, source_affine: those of the file it came from.
     hu_percentiles: at measure.HU_PERCENTILES. body_box: first and one-past-last voxel of the body.
-    ct_source, xray_source: paths relative to the data set's root. source_hash: SHA-256 over both contents.
+    ct_source, xray_source: paths relative to the data set's root; xray_source is empty if the X-ray was projected
+        from the CT. source_hash: SHA-256 over both contents, and over what preparing changed, if anything.
     xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_affine: (2, 3) of the square X-ray.
     """
 
@@ -84,7 +88,7 @@ class VolumeStore:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.cases = read_manifest(self.folder)
-        self.xray_ranges = _xray_ranges(self.split("train"))
+        self.xray_ranges = xray_ranges(self.split("train"))
         self._open: OrderedDict[str, blosc2.NDArray] = OrderedDict()
         self._owner = os.getpid()
 
@@ -103,8 +107,11 @@ class VolumeStore:
 
     def read_xray(self, case: StoredCase) -> np.ndarray:
         """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind."""
-        stored = np.load(xray_path(self.folder, case.patient_id), allow_pickle=False)
-        return scale_xray(stored.astype(np.float32) / _XRAY_FULL_SCALE, case.xray_kind, self.xray_ranges)
+        grey = self._square(case).astype(np.float32) / _XRAY_FULL_SCALE
+        return scale_xray(grey, case.xray_kind, self.xray_ranges)
+
+    def _square(self, case: StoredCase) -> np.ndarray:
+        return np.load(xray_path(self.folder, case.patient_id), allow_pickle=False)
 
     def _volume(self, case: StoredCase) -> blosc2.NDArray:
         if self._owner != os.getpid():  # a forked worker must not use its parent's handles
@@ -164,7 +171,12 @@ def write_volume(folder: Path, patient_id: str, hu: np.ndarray) -> None:
 def write_square_xray(folder: Path, patient_id: str, image: np.ndarray) -> None:
     """Store an image (512, 512) in [0, 1] as uint16."""
     with replacing(xray_path(folder, patient_id)) as temporary:
-        np.save(temporary, np.rint(image * _XRAY_FULL_SCALE).astype(np.uint16))
+        np.save(temporary, quantised(image))
+
+
+def quantised(image: np.ndarray) -> np.ndarray:
+    """An image in [0, 1] as the store keeps it, uint16."""
+    return np.rint(image * _XRAY_FULL_SCALE).astype(np.uint16)
 
 
 def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
@@ -177,7 +189,7 @@ def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
     return volume
 
 
-def _xray_ranges(cases: Iterable[StoredCase]) -> dict[str, tuple[float, float]]:
+def xray_ranges(cases: Iterable[StoredCase]) -> dict[str, tuple[float, float]]:
     """(low, high) of each kind of X-ray: the medians of its images' percentiles."""
     by_kind: dict[str, list[tuple[float, float]]] = {}
     for case in cases:

@@ -7,6 +7,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.orientations import aff2axcodes
 
 from dataset.atomic import replacing
 from dataset.dicom_io import read_dicom_folder
@@ -50,7 +52,7 @@ def read_ct(path: Path | str) -> Volume:
     path = Path(path)
     if path.is_dir():
         array, affine = read_dicom_folder(path)
-    elif path.name.endswith((".nii", ".nii.gz")):
+    elif path.name.endswith((".nii", ".nii.gz")) and (path.is_file() or not path.exists()):
         array, affine = _read_nifti(path)
     else:
         rule = "a CT is a .nii or .nii.gz file or a folder of DICOM slices"
@@ -117,7 +119,7 @@ def to_int16(values: np.ndarray, path: Path, slope: float = 1.0, intercept: floa
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """HU int16 (x, y, z) in file order and the affine."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, LoggingOutputSuppressor():  # what nibabel would print is said by the error
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         stream = gzip.GzipFile(fileobj=file) if compressed else file
@@ -126,8 +128,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
             _check_header(image, path, compressed)
             proxy: Any = image.dataobj
             raw = np.array(proxy.get_unscaled(), copy=None if compressed else True)  # else a view of the file
-            while compressed and stream.read(1 << 20):
-                pass  # the checksum comes after the last byte
+            _check_end(stream, proxy, path, compressed)
         except BadFileError:
             raise
         except Exception as error:  # what gzip, zlib and nibabel raise on damaged bytes is an open list
@@ -138,6 +139,19 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise BadFileError(path, rule, found, _DAMAGED) from error
     raw = raw.reshape(raw.shape[:3], order="F")
     return to_int16(raw, path, proxy.slope, proxy.inter), image.affine
+
+
+def _check_end(stream: Any, proxy: Any, path: Path, compressed: bool) -> None:
+    """The file ends with the last voxel; reading up to there also checks a compressed file's checksum."""
+    if compressed:
+        left = 0
+        while piece := stream.read(1 << 20):
+            left += len(piece)
+    else:
+        left = path.stat().st_size - proxy.offset - int(np.prod(proxy.shape)) * proxy.dtype.itemsize
+    if left > 0:
+        rule = "the header tells the size of all that the file holds"
+        raise BadFileError(path, rule, f"{proxy.shape} and {left} bytes more", _DAMAGED)
 
 
 def _open_nifti(stream: Any) -> nib.Nifti1Image:
@@ -166,10 +180,21 @@ def _check_header(image: nib.Nifti1Image, path: Path, compressed: bool) -> None:
             f"a header of {shape} ({needed / 1e9:.3g} GB), a file of {path.stat().st_size / 1e6:.3g} MB",
             _DAMAGED,
         )
-    if not (image.header["sform_code"] > 0 or image.header["qform_code"] > 0):
+    codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
+    if max(codes) <= 0:
         raise BadFileError(
             path,
             "a usable affine tells left from right",
             "none: the sform and qform codes are 0",
             "Convert the scan again with a tool that keeps its position and orientation.",
+        )
+    check_affine(image.affine, path)
+    affines = (image.get_sform(), image.get_qform()) if min(codes) > 0 else (image.affine,)
+    axes = ["".join(axis or "?" for axis in aff2axcodes(affine)) for affine in affines]
+    if axes[0] != axes[-1]:
+        raise BadFileError(
+            path,
+            "the two affines of a NIfTI file (sform and qform) say alike where the axes run",
+            " and ".join(axes),
+            "Find out which is right, or left and right may be exchanged; write it as both.",
         )

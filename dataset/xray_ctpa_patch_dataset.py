@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.intensity import hu_to_unit
+from dataset.intensity import write_unit
 from dataset.latents import LatentCache
 from dataset.patches import (
     Triple,
@@ -20,6 +20,7 @@ from dataset.patches import (
     stitch_patches,
     triple,
 )
+from dataset.recent import Recent
 from dataset.sampler import sample_key
 from dataset.store import StoredCase, VolumeStore
 from dataset.xray_io import encoder_view, fov_affine
@@ -27,6 +28,7 @@ from dataset.xray_io import encoder_view, fov_affine
 __all__ = ["EncoderInput", "XrayCTPAPatchDataset", "extract_patches_3d", "stitch_patches"]
 
 STEP = 4  # voxels per latent voxel; patch starts lie on its multiples
+_PATIENTS_KEPT = 4  # the sampler lets draws of a patient follow one another
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
     """`patches_per_volume` draws from every volume and epoch.
 
     Indices at or beyond `len` belong to later epochs (index = epoch * len + draw), so that a sampler alone decides
-    what an epoch draws.
+    what an epoch draws. Draws of a patient share the tensors of the X-ray: they are not to be changed in place.
 
     Items:
         ct: float32 (1, d, h, w) in [-1, 1], from HU clipped to `hu_window`; axes foot→head, front→back,
@@ -64,9 +66,10 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         stride: (d, h, w); the grid from which patches are drawn. None draws them anywhere.
         encoder_input: what the X-ray encoder wants; None leaves `cxr` out, for stage 1.
         xray_fov_mm: side of the (square) X-ray where its geometry is not known.
+        foreground_share: of the draws anywhere, those whose centre lies in the patient's body.
 
     Raises:
-        ValueError: no cases, or a patch size that 4 does not divide.
+        ValueError: no cases, a patch size that 4 does not divide, or a share that is none.
     """
 
     def __init__(
@@ -82,15 +85,19 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         stride: Sequence[int] | None = None,
         context: int = 0,
         latents: LatentCache | None = None,
+        foreground_share: float = 0.0,
     ) -> None:
         self.patch_size = check_patch_size(patch_size)
         if not cases:
             raise ValueError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
+        if not 0 <= foreground_share <= 1:
+            raise ValueError(f"foreground_share must lie in [0, 1], got {foreground_share}")
         self.store, self.cases, self.latents = store, list(cases), latents
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
         self.encoder_input, self.xray_fov_mm, self.seed = encoder_input, xray_fov_mm, seed
         self.stride = None if stride is None else triple(stride, "stride")
-        self.context = context
+        self.context, self.foreground_share = context, foreground_share
+        self._patients: Recent[dict[str, Any]] = Recent(_PATIENTS_KEPT)
 
     def __len__(self) -> int:
         return len(self.cases) * self.patches_per_volume
@@ -100,34 +107,31 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         case = self.cases[draw // self.patches_per_volume]
         start = self._start(case, epoch, draw)
         key = sample_key(self.seed, epoch, draw)
-        xray = self.store.read_xray(case)
-        item = self._case_item(case, xray) | {
+        item = self._patients.get(case.patient_id, lambda: self._patient(case)) | {
             "patch_coord": torch.tensor(start),
             "sample_key": torch.tensor(key),
             "draw": torch.tensor(draw),
         }
-        if self.latents is not None:
-            return item | self._latent(self.latents, case, start)
-        if self.encoder_input is not None:
-            eye = self.encoder_input
-            item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)
-        return item | self._ct(case, start)
+        return item | (self._ct(case, start) if self.latents is None else self._latent(self.latents, case, start))
 
     def _start(self, case: StoredCase, epoch: int, draw: int) -> Triple:
         volume, nth = divmod(draw, self.patches_per_volume)
         shape = padded_shape(case.shape, self.patch_size, STEP)
         if self.stride is None:
             rng = np.random.default_rng(sample_key(self.seed, epoch, draw))
-            room = [(n - p) // STEP for n, p in zip(shape, self.patch_size, strict=True)]
-            d, h, w = (int(rng.integers(r + 1)) * STEP for r in room)
-            return d, h, w
+            anywhere = _draw(rng, (0, 0, 0), last_start(shape, self.patch_size))
+            if self.foreground_share == 0 or rng.random() >= self.foreground_share:
+                return anywhere
+            return _draw(rng, *centred_starts(case.body_box, shape, self.patch_size))
         corners = grid_coords(shape, self.patch_size, self.stride)
         order = np.random.default_rng(sample_key(self.seed, epoch, -2 - volume)).permutation(len(corners))
         return triple(corners[order[nth % len(corners)]].tolist())
 
-    def _case_item(self, case: StoredCase, xray: np.ndarray) -> dict[str, Any]:
+    def _patient(self, case: StoredCase) -> dict[str, Any]:
+        """What all draws of a patient have in common."""
+        xray = self.store.read_xray(case)
         affine = case.xray_affine if case.xray_affine is not None else fov_affine(len(xray), self.xray_fov_mm)
-        return {
+        item: dict[str, Any] = {
             "xray": torch.from_numpy(xray)[None],
             "xray_affine": torch.as_tensor(np.asarray(affine), dtype=torch.float32),
             "target": torch.tensor([float("nan") if case.target is None else case.target]),
@@ -135,6 +139,12 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             "volume_shape": torch.tensor(case.shape),
             "patient_id": case.patient_id,
         }
+        if self.latents is not None:
+            item["xray_tokens"], item["xray_pooled"] = self.latents.read_xray(case)
+        elif self.encoder_input is not None:
+            eye = self.encoder_input
+            item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)
+        return item
 
     def _ct(self, case: StoredCase, start: Triple) -> dict[str, Tensor]:
         d, h, w = (n + 2 * self.context for n in self.patch_size)
@@ -147,8 +157,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
     def _latent(self, latents: LatentCache, case: StoredCase, start: Triple) -> dict[str, Tensor]:
         size = triple([n // STEP for n in self.patch_size])
         latent = latents.read(case, triple([s // STEP for s in start]), size)
-        tokens, pooled = latents.read_xray(case)
-        return {"latent": latent, "xray_tokens": tokens, "xray_pooled": pooled}
+        return {"latent": latent.contiguous().float()}  # in this order: half as much to turn around
 
 
 def check_patch_size(patch_size: Sequence[int]) -> Triple:
@@ -162,6 +171,29 @@ def check_patch_size(patch_size: Sequence[int]) -> Triple:
     return size
 
 
+def last_start(shape: Triple, patch: Triple) -> Triple:
+    """The last voxel where a patch may begin in a padded volume."""
+    return triple([(n - p) // STEP * STEP for n, p in zip(shape, patch, strict=True)])
+
+
+def centred_starts(region: tuple[Triple, Triple], shape: Triple, patch: Triple) -> tuple[Triple, Triple]:
+    """First and last start of patches whose centre lies in `region` (first, one-past-last voxel).
+
+    Where the patch would leave the padded volume of `shape`, the nearest start takes its place.
+    """
+    limits = last_start(shape, patch)
+    low, high = region
+    first = [min(max(0, -(-(2 * a - p) // (2 * STEP))) * STEP, m) for a, p, m in zip(low, patch, limits, strict=True)]
+    last = [min(max(0, (2 * b - p) // (2 * STEP)) * STEP, m) for b, p, m in zip(high, patch, limits, strict=True)]
+    return triple(first), triple([max(a, b) for a, b in zip(first, last, strict=True)])
+
+
+def _draw(rng: np.random.Generator, first: Triple, last: Triple) -> Triple:
+    """A start on the multiples of 4 from `first` to `last`."""
+    d, h, w = (a + int(rng.integers((b - a) // STEP + 1)) * STEP for a, b in zip(first, last, strict=True))
+    return d, h, w
+
+
 def read_unit(
     store: VolumeStore, case: StoredCase, start: Triple, size: Triple, hu_window: tuple[float, float]
 ) -> np.ndarray:
@@ -172,7 +204,7 @@ def read_unit(
     inside = [b - a for a, b in zip(low, high, strict=True)]
     if min(inside) > 0:
         where = tuple(slice(a - s, a - s + n) for a, s, n in zip(low, start, inside, strict=True))
-        out[where] = hu_to_unit(store.read_hu(case, low, triple(inside)), hu_window)
+        write_unit(store.read_hu(case, low, triple(inside)), hu_window, out[where])
     return out
 
 

@@ -112,7 +112,7 @@ class CosineDDPM(Diffusion):
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         step = (t * self.num_steps).round().long().clamp(0, self.num_steps)
-        alpha_bar = self.alpha_bar[step]
+        alpha_bar = self.alpha_bar.to(t.device)[step]  # a sampler's latents need not live where the network does
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def training_time(self, u: Tensor) -> Tensor:

@@ -1,72 +1,29 @@
 """One X-ray in, one whole CT out."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dataset.patches import Triple, box, grid_coords, padded_shape, positions_mm, stitch_patches, triple
+from dataset.patches import Triple, box, grid_coords, padded_shape, stitch_patches, triple
+from ddpm import gpu_memory
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion
+from ddpm.guided import STEP, GuidedDenoiser
 from ddpm.latent_scale import LatentScale
+from ddpm.plan import AUTO, Grid, SamplingPlan, XrayInput
 from ddpm.samplers import SAMPLERS, Predict, Sampler
-from ddpm.windows import PredictWindows, fit_window, fused
+from ddpm.windows import PredictWindows, Team, fit_window, fused
 
-STEP = 4  # voxels per latent voxel and axis
+__all__ = ["Grid", "SamplingPlan", "Team", "VolumeGenerator", "XrayInput"]
 
 
 class Codec(Protocol):
     """What sampling needs of `vq_gan_3d.codec.FrozenCodec`."""
 
     def decode_tiles(self, z: Tensor, tile: int = 32) -> Iterator[tuple[Triple, Tensor]]: ...
-
-
-@dataclass(frozen=True)
-class XrayInput:
-    """An X-ray as the networks take it.
-
-    xray: (1, 512, 512) in [0, 1]; cxr: (3, S, S), normalised; affine: (2, 3), patient mm → pixels of `xray`.
-    """
-
-    xray: Tensor
-    cxr: Tensor
-    affine: Tensor
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The volume to draw: shape (D, H, W) in voxels, spacing (d, h, w) in mm."""
-
-    shape: Triple
-    spacing: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class SamplingPlan:
-    """How to draw.
-
-    steps: of the sampler, a name in `ddpm.samplers.SAMPLERS`.
-    mode: "whole" (the whole latent per step), "fused" (windows, blended at every step) or "independent" (windows
-        drawn apart and averaged, the guide's baseline).
-    guidance: 1 follows the X-ray as trained, more exaggerates it (classifier-free guidance, Ho & Salimans 2021).
-    window_batch: windows evaluated at once.
-    bf16: evaluate the network in bfloat16.
-    """
-
-    steps: int
-    sampler: str = "ddim"
-    mode: str = "fused"
-    guidance: float = 1.0
-    window_batch: int = 1
-    bf16: bool = False
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {self.sampler!r}")
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {sorted(MODES)}, got {self.mode!r}")
 
 
 class VolumeGenerator(nn.Module):
@@ -94,6 +51,10 @@ class VolumeGenerator(nn.Module):
         self.window, self.stride = window, stride
         self.eval().requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        return self.latent_scale.mean.device
+
     @torch.no_grad()
     def latent(
         self,
@@ -102,42 +63,93 @@ class VolumeGenerator(nn.Module):
         plan: SamplingPlan,
         seed: int,
         progress: Callable[[], Any] = lambda: None,
+        team: Team | None = None,
     ) -> Tensor:
         """Draw a latent (C, d, h, w), unscaled, that covers the grid.
 
-        The noise is drawn once for the volume, on the CPU: the result depends on the seed, not on windows, batches
-        or devices (up to rounding).
+        The noise is drawn once for the volume, on the CPU: the result depends on the seed, not on windows, batches,
+        devices or the size of the team (up to rounding).
 
         Args:
             progress: called before each evaluation of the network.
+            team: processes that all call this alike and share the windows of "fused".
         """
-        device = self.latent_scale.mean.device
+        team = team or Team()
+        plan = self.settle(plan, xray, grid, team)
         shape = self.latent_shape(grid)
         stream = torch.Generator().manual_seed(seed)
-        noise = torch.randn(1, self.denoiser.latent_channels, *shape, generator=stream).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-            predict = self._predictor(self.condition(xray), grid, plan.guidance)
+        noise = torch.randn(1, self.denoiser.latent_channels, *shape, generator=stream)
+        predict = self._predictor(xray, grid, plan)
 
         def counted(x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
             progress()
-            with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-                return predict(x, t, coords)
+            return predict(x, t, coords)
 
-        task = _Task(self, counted, plan, noise, shape, stream)
-        return self.latent_scale.restore(MODES[plan.mode](task))[0]
+        home = torch.device("cpu") if plan.latent_device == "cpu" else self.device
+        task = _Task(self, counted, plan, noise.to(home), shape, stream, team)
+        return self.latent_scale.restore(_DRAW[plan.mode](task))[0]
+
+    @torch.no_grad()
+    def settle(self, plan: SamplingPlan, xray: XrayInput, grid: Grid, team: Team | None = None) -> SamplingPlan:
+        """The plan with every "auto" replaced; on a GPU one window is evaluated, to see what memory it takes.
+
+        Raises:
+            ValueError: a plan that cannot be followed here.
+        """
+        shape, on_gpu, team = self.latent_shape(grid), self.device.type == "cuda", team or Team()
+        window, _ = fit_window(shape, self.window, self.stride)
+        shared = team.size > 1
+        if plan.mode == AUTO:
+            plan = replace(plan, mode="whole" if window == shape and not shared else "fused")
+        if shared and plan.mode != "fused":
+            raise ValueError(f"processes share the windows of mode=fused only, got mode={plan.mode}")
+        if plan.latent_device == "cuda" and not on_gpu:
+            raise ValueError("latent_device=cuda needs the network on a GPU too (device=cuda)")
+        size = 4 * self.denoiser.latent_channels * shape[0] * shape[1] * shape[2]
+        if plan.latent_device == AUTO:
+            beside = team.agree(on_gpu and gpu_memory.latents_fit(size, self.device))
+            plan = replace(plan, latent_device="cuda" if beside else "cpu")
+        if plan.window_batch == AUTO and (plan.mode != "fused" or not on_gpu):
+            plan = replace(plan, window_batch=1)  # on a CPU more at once are no faster
+        if plan.window_batch == AUTO:
+            reserved = gpu_memory.LATENT_COPIES * size if plan.latent_device == "cuda" else 0
+            one = self.window_of(xray, grid, replace(plan, window_batch=1, guidance=1.0))
+            plan = replace(plan, window_batch=gpu_memory.windows_that_fit(one, reserved, self.device))
+        return plan
+
+    @torch.no_grad()
+    def window_of(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> Callable[[], Tensor]:
+        """One call of the network as the plan makes them, guidance included, to measure what it takes."""
+        shape = self.latent_shape(grid)
+        window, stride = fit_window(shape, self.window, self.stride)
+        n = 1
+        if plan.mode == "whole":
+            window = shape
+        elif plan.mode == "fused":
+            n = min(plan.windows_per_call, len(grid_coords(shape, window, stride)))
+        x = torch.zeros(n, self.denoiser.latent_channels, *window, device=self.device)
+        t, corners = torch.full((n,), plan.guidance_interval[1]), torch.zeros(n, 3, dtype=torch.int64)
+        predict = self._predictor(xray, grid, plan)
+        return torch.no_grad()(lambda: predict(x, t, corners))
 
     @torch.no_grad()
     def decode(self, latent: Tensor, tile: int = 32) -> Iterator[tuple[Triple, Tensor]]:
         """Tiles (first voxel, (1, d, h, w) in [-1, 1]) of the volume, padded at the high ends as the latent is."""
         yield from self.codec.decode_tiles(latent, tile)
 
-    def evaluations(self, grid: Grid, plan: SamplingPlan) -> int:
-        """Calls of `progress` while a latent is drawn (one more per step for samplers that look twice)."""
+    def evaluations(self, grid: Grid, plan: SamplingPlan, team: Team | None = None) -> int:
+        """Calls of `progress` while a latent is drawn, on the team's first member."""
+        looks = max(plan.steps, 2 * plan.steps - 2) if plan.sampler == "heun" else plan.steps
+        windows = self.windows(grid)
+        if plan.mode != "fused":
+            return looks * (1 if plan.mode == "whole" else windows)
+        share = -(-windows // (team or Team()).size)
+        return looks * -(-share // plan.windows_per_call)
+
+    def windows(self, grid: Grid) -> int:
+        """Windows that cover the grid."""
         shape = self.latent_shape(grid)
-        windows = len(grid_coords(shape, *fit_window(shape, self.window, self.stride)))
-        looks = 2 * plan.steps - 2 if plan.sampler == "heun" else plan.steps
-        per_look = {"whole": 1, "fused": -(-windows // plan.window_batch), "independent": windows}
-        return looks * per_look[plan.mode]
+        return len(grid_coords(shape, *fit_window(shape, self.window, self.stride)))
 
     def latent_shape(self, grid: Grid) -> Triple:
         patch = triple([n * STEP for n in self.window])
@@ -145,7 +157,7 @@ class VolumeGenerator(nn.Module):
 
     def condition(self, xray: XrayInput) -> Condition:
         """What the X-ray tells, followed by the null condition of guidance: a batch of two."""
-        device = self.latent_scale.mean.device
+        device = self.device
         features = self.xray_encoder(xray.cxr[None].to(device))
         twice = [features.pooled, features.tokens, xray.xray[None].to(device), xray.affine[None].to(device)]
         pooled, tokens, image, affine = (v.expand(2, *v.shape[1:]) for v in twice)
@@ -153,25 +165,9 @@ class VolumeGenerator(nn.Module):
         grid = self.xray_encoder.grid
         return self.denoiser.encode_condition(pooled, tokens, grid, image, affine, drop)  # type: ignore[arg-type]
 
-    def _predictor(self, condition: Condition, grid: Grid, guidance: float) -> PredictWindows:
-        device = self.latent_scale.mean.device
-        spacing, volume = (
-            torch.tensor([grid.spacing], device=device),
-            torch.tensor([grid.shape], device=device),
-        )
-
-        def predict(x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
-            n = len(x)
-            places = positions_mm(
-                coords.to(device) * STEP, spacing.expand(n, 3), volume.expand(n, 3), triple(x.shape[2:]), STEP
-            )
-            seen = self.denoiser(x, t, condition[:1], places, spacing.expand(n, 3)).float()
-            if guidance == 1:
-                return seen
-            unseen = self.denoiser(x, t, condition[1:], places, spacing.expand(n, 3)).float()
-            return unseen + guidance * (seen - unseen)
-
-        return predict
+    def _predictor(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> PredictWindows:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.bf16):
+            return GuidedDenoiser(self.denoiser, self.condition(xray), grid, plan, self.device)
 
 
 @dataclass(frozen=True)
@@ -182,6 +178,7 @@ class _Task:
     noise: Tensor  # (1, C, d, h, w)
     shape: Triple
     stream: torch.Generator
+    team: Team
 
     def run(self, predict: Predict, noise: Tensor) -> Tensor:
         sampler: Sampler = SAMPLERS[self.plan.sampler]
@@ -198,8 +195,9 @@ def _whole(task: _Task) -> Tensor:
 
 
 def _fused(task: _Task) -> Tensor:
-    generator = task.generator
-    predict = fused(task.predict, task.shape, generator.window, generator.stride, task.plan.window_batch)
+    network = task.generator
+    batch = task.plan.windows_per_call
+    predict = fused(task.predict, task.shape, network.window, network.stride, batch, task.team)
     return task.run(predict, task.noise)
 
 
@@ -213,4 +211,4 @@ def _independent(task: _Task) -> Tensor:
     return stitch_patches(patches, coords, task.shape)[None]
 
 
-MODES: dict[str, Callable[[_Task], Tensor]] = {"whole": _whole, "fused": _fused, "independent": _independent}
+_DRAW: dict[str, Callable[[_Task], Tensor]] = {"whole": _whole, "fused": _fused, "independent": _independent}

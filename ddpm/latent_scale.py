@@ -52,4 +52,4 @@ class LatentScale(nn.Module):
 
     @staticmethod
     def _like(values: Tensor, z: Tensor) -> Tensor:
-        return values.view(-1, *[1] * (z.ndim - 2))
+        return values.to(z.device).view(-1, *[1] * (z.ndim - 2))

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset
 from dataset.patches import positions_mm, triple
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
+from ddpm.execution import Execution
 from ddpm.latent_scale import LatentScale
 from ddpm.perceptual import PerceptualLoss
 
@@ -50,6 +51,7 @@ class PatchDDPM(pl.LightningModule):
         latent_scale: mean and std of the training set's latents; None computes them at the first start.
         meta: plain data that goes into every checkpoint under "xray2ctpa".
         perceptual: further loss on the decoded prediction, in some training steps; outside the module tree too.
+        execution: how the denoiser computes; None leaves it as it was built.
     """
 
     def __init__(
@@ -64,11 +66,14 @@ class PatchDDPM(pl.LightningModule):
         latent_scale: LatentScale | None,
         meta: Mapping[str, Any],
         perceptual: PerceptualLoss | None = None,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"need 0 <= condition_dropout < 1, got {condition_dropout}")
         self.denoiser, self.diffusion = denoiser, diffusion
+        if execution is not None:
+            execution.apply(denoiser)
         self._frozen = (codec, xray_encoder, perceptual)
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.condition_dropout = condition_dropout

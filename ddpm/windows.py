@@ -1,15 +1,44 @@
 """A denoiser for windows as a denoiser for volumes: overlapping windows, blended at every step."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from dataset.patches import Triple, blend_window, box, grid_coords, triple
 from ddpm.samplers import Predict
 
+Choice = TypeVar("Choice")
 # Predicts a batch of windows (N, C, d, h, w) at times (N,), given their first voxels, integers (N, 3).
 PredictWindows = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Team:
+    """Processes that share one volume's windows; more than one need a torch.distributed process group."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The members' sum, in place."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def agree(self, choice: Choice) -> Choice:
+        """What the first member chose."""
+        if self.size == 1:
+            return choice
+        shared = [choice]
+        distributed.broadcast_object_list(shared, device=torch.device("cpu"))
+        return shared[0]
+
+    def share(self, windows: Tensor) -> Tensor:
+        """The part of the windows (N, 3) that this member sees."""
+        return windows[self.rank :: self.size]
 
 
 def fit_window(shape: Triple, window: Triple, stride: Triple) -> tuple[Triple, Triple]:
@@ -18,30 +47,35 @@ def fit_window(shape: Triple, window: Triple, stride: Triple) -> tuple[Triple, T
     return w, triple([min(a, b) for a, b in zip(stride, w, strict=True)])
 
 
-def fused(predict: PredictWindows, shape: Triple, window: Triple, stride: Triple, batch: int) -> Predict:
+def fused(
+    predict: PredictWindows, shape: Triple, window: Triple, stride: Triple, batch: int, team: Team | None = None
+) -> Predict:
     """Predict a volume (1, C, D, H, W) as the Hann-weighted mean of its windows' predictions.
 
     Blending at every step keeps neighbouring windows consistent (MultiDiffusion, Bar-Tal et al. 2023); weights are
-    positive everywhere, so every voxel counts.
+    positive everywhere, so every voxel counts. Sums live where the volume does, wherever the network is.
+
+    Args:
+        batch: windows in a call of `predict`.
+        team: every member calls this with the same volume, sees its share of the windows and gets the whole result.
     """
+    team = team or Team()
     window, stride = fit_window(shape, window, stride)
     coords = grid_coords(shape, window, stride)
     weights = blend_window(window, "hann")
     norm = torch.zeros(shape)
+    batches = [some for some in team.share(coords).split(batch) if len(some)]
     for start in coords.tolist():
         norm[box(start, window)] += weights
 
     def predict_volume(x: Tensor, t: Tensor) -> Tensor:
         total = torch.zeros_like(x)
-        for some in _batches(coords, batch):
+        here = weights.to(total)
+        for some in batches:
             crops = torch.cat([x[(..., *box(c, window))] for c in some.tolist()])
-            out = predict(crops, t.expand(len(crops)), some)
+            out = predict(crops, t.expand(len(crops)), some).to(total)
             for start, crop in zip(some.tolist(), out, strict=True):
-                total[(0, slice(None), *box(start, window))] += crop.to(total) * weights.to(total)
-        return total / norm.to(total)
+                total[(0, slice(None), *box(start, window))] += crop * here
+        return team.sum(total) / norm.to(total)
 
     return predict_volume
-
-
-def _batches(coords: Tensor, batch: int) -> Iterable[Tensor]:
-    return coords.split(max(1, batch))

@@ -6,7 +6,7 @@ is up, in sagittal slices the front is on the left. All panels of a page have on
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +33,42 @@ def middle_slices(hu: NDArray) -> dict[str, NDArray]:
     return {"axial": hu[d], "coronal": hu[::-1, h], "sagittal": hu[::-1, :, w]}
 
 
+def read_middle_slices(
+    read: Callable[[tuple[int, int, int], tuple[int, int, int]], NDArray], shape: tuple[int, int, int]
+) -> dict[str, NDArray]:
+    """`middle_slices` of a volume that is not in memory: `read` takes the first voxel and the size of a box."""
+    depth, height, width = shape
+    d, h, w = (n // 2 for n in shape)
+    return {
+        "axial": read((d, 0, 0), (1, height, width))[0],
+        "coronal": read((0, h, 0), (depth, 1, width))[::-1, 0],
+        "sagittal": read((0, 0, w), (depth, height, 1))[::-1, :, 0],
+    }
+
+
 def planes(
     hu: NDArray, spacing: Sequence[float], window: str, size: int = PANEL, extent: float | None = None
 ) -> dict[str, Image.Image]:
-    """Middle slices as grey pictures of size x size pixels, in true proportions.
+    """Middle slices of HU (D, H, W) as pictures, see `pictures_of`."""
+    return pictures_of(middle_slices(hu), spacing, window, size, extent or longest_side(hu.shape, spacing))
+
+
+def pictures_of(
+    slices: Mapping[str, NDArray], spacing: Sequence[float], window: str, size: int, extent: float
+) -> dict[str, Image.Image]:
+    """Slices as grey pictures of size x size pixels, in true proportions.
 
     Args:
-        hu: HU (D, H, W); `spacing` (d, h, w) in mm.
+        slices: as `middle_slices` gives them; `spacing` (d, h, w) of the volume in mm.
         window: a name of `WINDOWS`.
-        extent: millimetres that `size` pixels show, the volume's longest side unless given.
+        extent: millimetres that `size` pixels show.
     """
     if window not in WINDOWS:
         raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
     d, h, w = (float(s) for s in spacing)
     steps = {"axial": (h, w), "coronal": (d, w), "sagittal": (d, h)}
-    extent = extent or longest_side(hu.shape, spacing)
     pictures = {}
-    for name, pixels in middle_slices(hu).items():
+    for name, pixels in slices.items():
         grey = Image.fromarray(to_grey(pixels, window))
         rows, columns = (
             max(1, round(n * step * size / extent)) for n, step in zip(pixels.shape, steps[name], strict=True)
@@ -101,16 +120,23 @@ def case_page(
     return _page(xray, rows, title, numbers, xray_size=2 * PANEL + GAP)
 
 
-def preview(xray: NDArray, hu: NDArray, spacing: Sequence[float], path: Path) -> None:
+def preview(
+    xray: NDArray, slices: Mapping[str, NDArray], shape: Sequence[int], spacing: Sequence[float], path: Path
+) -> None:
     """Write a PNG of a generated volume: three planes in three windows beside the X-ray it was made from.
 
     Args:
-        xray: (h, w) in [0, 1]. hu: (D, H, W) in HU, `spacing` (d, h, w) in mm.
+        xray: (h, w) in [0, 1]. slices: HU, as `middle_slices` gives them.
+        shape, spacing: of the volume, voxels and mm (d, h, w).
     """
-    rows = [(_window_text(window), planes(hu, spacing, window)) for window in WINDOWS]
-    size = " x ".join(str(n) for n in hu.shape)
-    step = " x ".join(f"{s:.3g}" for s in spacing)
-    numbers = {"voxels (D, H, W)": size, "spacing": f"{step} mm", "HU": f"{hu.min():.0f} to {hu.max():.0f}"}
+    extent = longest_side(shape, spacing)
+    rows = [(_window_text(name), pictures_of(slices, spacing, name, PANEL, extent)) for name in WINDOWS]
+    low, high = min(p.min() for p in slices.values()), max(p.max() for p in slices.values())
+    numbers = {
+        "voxels (D, H, W)": " x ".join(str(n) for n in shape),
+        "spacing": " x ".join(f"{s:.3g}" for s in spacing) + " mm",
+        "HU shown": f"{low:.0f} to {high:.0f}",
+    }
     page = _page(xray, rows, "Generated CT", numbers, xray_size=2 * PANEL + GAP)
     save_png(page, path)
 

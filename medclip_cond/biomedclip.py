@@ -1,6 +1,7 @@
 """BiomedCLIP's vision tower (Zhang et al. 2023): ViT-B/16 with a projection to the space shared with text."""
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,47 +54,81 @@ def to_transformers_names(trunk: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def vit_config(trunk: dict[str, Tensor]) -> ViTConfig:
-    """The sizes of a timm VisionTransformer, read off its weights."""
+def vit_sizes(trunk: dict[str, Tensor]) -> dict[str, int]:
+    """The sizes of a timm VisionTransformer, read off its weights: arguments of `BiomedCLIPNetwork`."""
     width, _, patch, _ = trunk["patch_embed.proj.weight"].shape
     side = round((trunk["pos_embed"].shape[1] - 1) ** 0.5)
-    return ViTConfig(
-        hidden_size=width,
-        num_hidden_layers=sum(name.endswith("attn.qkv.weight") for name in trunk),
-        num_attention_heads=width // HEAD_DIM,
-        intermediate_size=len(trunk["blocks.0.mlp.fc1.weight"]),
-        image_size=side * patch,
-        patch_size=patch,
-        layer_norm_eps=1e-6,
-        hidden_act="gelu",
-    )
+    return {
+        "width": width,
+        "layers": sum(name.endswith("attn.qkv.weight") for name in trunk),
+        "mlp_width": len(trunk["blocks.0.mlp.fc1.weight"]),
+        "size": side * patch,
+        "patch": patch,
+    }
 
 
-class BiomedCLIPEncoder(XrayEncoder):
+class BiomedCLIPNetwork(XrayEncoder):
+    """The network without its weights; the sizes are the published ones.
+
+    Args:
+        width: of tokens. layers: transformer blocks. mlp_width: within a block.
+        size, patch: sides of the image and of a token's square, pixels.
+        pooled_dim: width of the space shared with text.
+    """
+
+    mean = (0.48145466, 0.4578275, 0.40821073)
+    std = (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(
+        self,
+        width: int = 768,
+        layers: int = 12,
+        mlp_width: int = 3072,
+        size: int = 224,
+        patch: int = 16,
+        pooled_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        self._sizes = {"width": width, "layers": layers, "mlp_width": mlp_width, "size": size, "patch": patch}
+        config = ViTConfig(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // HEAD_DIM,
+            intermediate_size=mlp_width,
+            image_size=size,
+            patch_size=patch,
+            layer_norm_eps=1e-6,
+            hidden_act="gelu",
+        )
+        self.vit = ViTModel(config, add_pooling_layer=False)
+        self.projection = nn.Parameter(torch.zeros(pooled_dim, width))
+        self.size, self.grid = size, (size // patch, size // patch)
+        self.pooled_dim, self.token_dim = pooled_dim, width
+        self.freeze()
+
+    def network(self) -> dict[str, Any]:
+        return {"part": "BiomedCLIPNetwork", **self._sizes, "pooled_dim": self.pooled_dim}
+
+    def encode(self, cxr: Tensor) -> XrayFeatures:
+        states = self.vit(cxr).last_hidden_state
+        return XrayFeatures(pooled=torch.nn.functional.linear(states[:, 0], self.projection), tokens=states[:, 1:])
+
+
+class BiomedCLIPEncoder(BiomedCLIPNetwork):
     """Pooled: the projected class token (512). Tokens: 14 x 14 of width 768.
 
     Args:
         weights: open_clip checkpoint (a file, its folder, or a hub id); only the vision tower is kept.
     """
 
-    mean = (0.48145466, 0.4578275, 0.40821073)
-    std = (0.26862954, 0.26130258, 0.27577711)
-
     def __init__(self, weights: str = HUB_ID) -> None:
-        super().__init__()
         path = find_file(weights, FILE, REMEDY, on_hub=True)
         state = read_state(path)
         trunk = under(state, TRUNK)
         if "patch_embed.proj.weight" not in trunk or PROJECTION not in state:
             raise ValueError(f"{path} is no open_clip checkpoint with a timm vision tower: {REMEDY}")
-        config = vit_config(trunk)
-        self.vit = load_model(ViTModel, config, to_transformers_names(trunk), add_pooling_layer=False)
+        with torch.device("meta"):  # all its tensors are replaced below
+            super().__init__(**vit_sizes(trunk), pooled_dim=len(state[PROJECTION]))
+        self.vit = load_model(ViTModel, self.vit.config, to_transformers_names(trunk), add_pooling_layer=False)
         self.projection = nn.Parameter(state[PROJECTION].clone())
-        self.size = config.image_size
-        self.grid = (config.image_size // config.patch_size,) * 2
-        self.pooled_dim, self.token_dim = self.projection.shape
         self.freeze()
-
-    def encode(self, cxr: Tensor) -> XrayFeatures:
-        states = self.vit(cxr).last_hidden_state
-        return XrayFeatures(pooled=torch.nn.functional.linear(states[:, 0], self.projection), tokens=states[:, 1:])

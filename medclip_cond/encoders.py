@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class XrayEncoder(nn.Module):
     @abstractmethod
     def encode(self, cxr: Tensor) -> XrayFeatures:
         """Features of images whose size is already checked."""
+
+    @abstractmethod
+    def network(self) -> dict[str, Any]:
+        """Plain data: the `part` and arguments that build this network from no file, to load a state dict into."""
 
     def freeze(self) -> None:
         """To be called at the end of a constructor, once all parts are there."""

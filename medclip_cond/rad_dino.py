@@ -1,9 +1,12 @@
 """RAD-DINO (Pérez-García et al. 2024): a DINOv2 ViT-B/14 trained on chest X-rays alone."""
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import Dinov2Model
+from transformers import Dinov2Config, Dinov2Model
 
 from medclip_cond.encoders import XrayEncoder, XrayFeatures
 from medclip_cond.weights import find_file
@@ -14,9 +17,49 @@ REMEDY = (
     f"download config.json, {PROCESSOR} and model.safetensors from https://huggingface.co/{HUB_ID}"
     " and set xray_encoder.weights to their folder"
 )
+SHAPING = (  # what of a Dinov2Config shapes network and result
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mlp_ratio",
+    "hidden_act",
+    "layer_norm_eps",
+    "image_size",
+    "patch_size",
+    "qkv_bias",
+    "layerscale_value",
+    "use_swiglu_ffn",
+)
 
 
-class RadDinoEncoder(XrayEncoder):
+class RadDinoNetwork(XrayEncoder):
+    """The network without its weights.
+
+    Args:
+        size, mean, std: of the images it takes.
+        config: arguments of transformers' Dinov2Config.
+    """
+
+    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float], config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.dino = Dinov2Model(Dinov2Config(**config))
+        self.size = size
+        self.mean, self.std = ((float(r), float(g), float(b)) for r, g, b in (mean, std))
+        self.grid = (size // self.dino.config.patch_size,) * 2
+        self.pooled_dim = self.token_dim = self.dino.config.hidden_size
+        self.freeze()
+
+    def network(self) -> dict[str, Any]:
+        config = {key: getattr(self.dino.config, key) for key in SHAPING}
+        images = {"size": self.size, "mean": list(self.mean), "std": list(self.std)}
+        return {"part": "RadDinoNetwork", **images, "config": config}
+
+    def encode(self, cxr: Tensor) -> XrayFeatures:
+        states = self.dino(cxr).last_hidden_state
+        return XrayFeatures(pooled=states[:, 0], tokens=states[:, 1:])
+
+
+class RadDinoEncoder(RadDinoNetwork):
     """Pooled: the class token (768). Tokens: 37 x 37 of width 768. Size, mean and std come from the model's files.
 
     Args:
@@ -24,19 +67,13 @@ class RadDinoEncoder(XrayEncoder):
     """
 
     def __init__(self, weights: str = HUB_ID) -> None:
-        super().__init__()
         processor = json.loads(find_file(weights, PROCESSOR, REMEDY, on_hub=True).read_text())
         try:
-            self.dino = Dinov2Model.from_pretrained(weights)
+            dino = Dinov2Model.from_pretrained(weights, dtype=torch.float32)
         except OSError as error:
             raise FileNotFoundError(f"cannot read the weights of {weights}: {REMEDY}") from error
-        self.size = processor["crop_size"]["height"]
-        self.mean, self.std = tuple(processor["image_mean"]), tuple(processor["image_std"])
-        config = self.dino.config
-        self.grid = (self.size // config.patch_size,) * 2
-        self.pooled_dim = self.token_dim = config.hidden_size
+        images = processor["crop_size"]["height"], processor["image_mean"], processor["image_std"]
+        with torch.device("meta"):  # replaced at once
+            super().__init__(*images, {key: getattr(dino.config, key) for key in SHAPING})
+        self.dino = dino
         self.freeze()
-
-    def encode(self, cxr: Tensor) -> XrayFeatures:
-        states = self.dino(cxr).last_hidden_state
-        return XrayFeatures(pooled=states[:, 0], tokens=states[:, 1:])

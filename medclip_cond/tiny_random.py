@@ -1,5 +1,7 @@
 """A tiny Vision Transformer with random weights, for tests and for the demo: it needs no files."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
@@ -22,6 +24,7 @@ class TinyRandomEncoder(XrayEncoder):
 
     def __init__(self, seed: int = 0, size: int = 224, patch: int = 32, width: int = 64, layers: int = 2) -> None:
         super().__init__()
+        self._arguments = {"seed": seed, "size": size, "patch": patch, "width": width, "layers": layers}
         if size % patch or width % 32:
             raise ValueError(
                 "size must be a multiple of patch and width a multiple of 32,"
@@ -44,6 +47,9 @@ class TinyRandomEncoder(XrayEncoder):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs
             self.vit = ViTModel(config, add_pooling_layer=False)
         self.freeze()
+
+    def network(self) -> dict[str, Any]:
+        return {"part": "TinyRandomEncoder", **self._arguments}
 
     def encode(self, cxr: Tensor) -> XrayFeatures:
         tokens = self.vit(cxr).last_hidden_state[:, 1:]  # without the class token

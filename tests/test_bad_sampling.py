@@ -10,6 +10,8 @@ from PIL import Image
 
 import evaluate_ddpm_patches
 import sample_ddpm_patches
+import sample_files
+from sampling import CTSampler
 from tests.tiny import load, run
 
 
@@ -83,6 +85,35 @@ def write_films(workshop):
     Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3)).save("small.png")
     whole = workshop.xray.read_bytes()
     Path("cut.png").write_bytes(whole[: len(whole) // 2])
+    noise = np.random.default_rng(0).integers(0, 255, (400, 400), dtype=np.uint8)
+    Image.fromarray(noise[:, :190]).save("lateral.png")
+    Image.fromarray(noise[:190]).save("wide.png")
+    Image.fromarray(noise[:10, :10]).save("thumbnail.png")
+    Image.fromarray(np.full((400, 400), 7, dtype=np.uint8)).save("blank.png")
+
+
+@pytest.mark.parametrize(
+    ("film", "said"),
+    [
+        ("lateral.png", "0.5 and less than 2"),
+        ("wide.png", "0.5 and less than 2"),
+        ("thumbnail.png", "10 x 10"),
+        ("blank.png", "blank"),
+    ],
+)
+def test_an_image_that_is_no_frontal_xray(film, said, workshop, drawing, refused):
+    write_films(workshop)
+    message = refused(sample_ddpm_patches, *settings_of(drawing, xray=film, output="cts/ct.nii.gz"))
+    assert film in message
+    assert said in message
+    assert list(Path("cts").iterdir()) == []
+
+
+def test_an_image_of_20000_pixels_a_side(drawing, refused):
+    Image.new("L", (20_000, 20_000)).save("huge.png", compress_level=1)
+    message = refused(sample_ddpm_patches, *settings_of(drawing, xray="huge.png"))
+    assert "huge.png" in message
+    assert "million" in message
 
 
 @pytest.mark.parametrize("film", ["text.png", "small.png", "cut.png", "none.png"])
@@ -111,6 +142,12 @@ def test_bad_xrays_of_a_folder_are_named_together_and_the_good_ones_drawn(worksh
         ({"sampler": "magic"}, ("'magic'", "ddim")),
         ({"mode": "magic"}, ("'magic'", "fused")),
         ({"steps": 0}, ("steps", "0")),
+        ({"num_samples": 0}, ("num_samples", "0")),
+        ({"window_batch": 0}, ("window_batch", "0")),
+        ({"latent_device": "cuda"}, ("latent_device=cuda",)),
+        ({"decode_tile": 0}, ("decode_tile", "0")),
+        ({"distribute": "slices"}, ("windows", "'slices'")),
+        ({"guidance_interval": "[1,0]"}, ("guidance_interval", "[1, 0]")),
         ({"steps": 2000}, ("1 to 1000", "2000")),
         ({"shape": "[16,16]"}, ("shape", "[16, 16]")),
         ({"spacing": "[1,0,1]"}, ("spacing", "[1, 0, 1]")),
@@ -123,6 +160,21 @@ def test_a_drawing_that_cannot_be(changes, said, drawing, refused):
     Path("text").write_text("neither folder nor CT")
     message = refused(sample_ddpm_patches, *settings_of(drawing, **changes))
     assert all(words in message for words in said)
+
+
+def test_a_codec_that_is_gone(workshop, drawing, refused):
+    message = refused(sample_ddpm_patches, *settings_of(drawing, vqgan_ckpt="gone.ckpt"))
+    assert "no vqgan checkpoint at gone.ckpt" in message
+    assert not Path("ct.nii.gz").exists()
+
+
+def test_a_folder_that_may_not_be_written(drawing, refused, monkeypatch):
+    def denied(**_):
+        raise PermissionError(13, "Permission denied", "locked/tmp0")
+
+    monkeypatch.setattr(sample_files, "TemporaryFile", denied)  # a test that runs as root may write anywhere
+    monkeypatch.setattr(CTSampler, "draw", lambda *_: pytest.fail("nothing is drawn"))
+    assert "Permission denied: locked" in refused(sample_ddpm_patches, *settings_of(drawing, output="locked/ct.nii"))
 
 
 def test_a_picture_that_the_preview_would_overwrite(workshop, drawing, refused):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from dataset.cases import find_cases
@@ -86,6 +88,71 @@ def test_all_that_is_missing_or_ambiguous_is_reported_together(tmp_path):
         ("two_xrays", one_xray),
     }
     assert all(problem.remedy for problem in problems)
+
+
+def test_a_pair_that_lacks_a_side_says_which(tmp_path):
+    touch(tmp_path / "no_ct" / "x_pa_drr.png")
+    touch(tmp_path / "no_xray" / "no_xray.nii.gz")
+    (tmp_path / "nothing").mkdir()
+    expected = {
+        "no_ct": ["none (an X-ray without a CT)"],
+        "no_xray": ["none (a CT without an X-ray)"],
+        "nothing": ["none", "none"],
+    }
+    problems = find_cases(tmp_path, None, XRAY)[1]
+    assert {name: [p.found for p in problems if p.patient_id == name] for name in expected} == expected
+    table(tmp_path, "no_ct,,a.png,,,", "no_xray,b.nii.gz,,,,")
+    problems = find_cases(tmp_path, None, XRAY)[1]
+    assert [(p.patient_id, p.found) for p in problems] == [
+        ("no_ct", "an empty cell (an X-ray without a CT)"),
+        ("no_xray", "an empty cell (a CT without an X-ray)"),
+    ]
+
+
+def test_with_make_xray_a_ct_needs_no_xray(tmp_path):
+    touch(tmp_path / "alone" / "alone.nii.gz")
+    touch(tmp_path / "no_ct" / "x_pa_drr.png")
+    patient(tmp_path, "two")
+    touch(tmp_path / "two" / "y_pa_drr.png")
+    patient(tmp_path, "pair")
+    cases, problems = find_cases(tmp_path, None, XRAY, make_xray=True)
+    assert [(case.patient_id, case.xray is None) for case in cases] == [("alone", True), ("pair", False)]
+    assert found(problems) == {("no_ct", "one CT per patient"), ("two", "one X-ray per patient")}
+    table(tmp_path, "a,a.nii.gz", header="patient_id,ct")
+    assert find_cases(tmp_path, None, XRAY, make_xray=True)[0][0].xray is None
+    table(tmp_path, "a,a.nii.gz,", "b,b.nii.gz,absent.png", header="patient_id,ct,xray")
+    cases, problems = find_cases(tmp_path, None, XRAY, make_xray=True)
+    assert [case.patient_id for case in cases] == ["a"]
+    assert found(problems) == {("b", "the xray file exists")}
+
+
+def test_a_patient_on_both_sides_of_the_split_is_reported(tmp_path):
+    table(tmp_path, "p,a.nii.gz,a.png,,,train", "P,b.nii.gz,b.png,,,val")
+    cases, problems = find_cases(tmp_path, None, XRAY)
+    assert (cases, {p.patient_id for p in problems}) == ([], {"p", "P"})
+    assert {(p.rule.split(" (")[0], p.found) for p in problems} == {
+        ("a patient lies in one split only", "2 rows, in train and val")
+    }
+
+
+def test_a_folder_that_cannot_be_opened_is_reported(tmp_path, monkeypatch):
+    patient(tmp_path, "good")
+    patient(tmp_path, "locked")
+    (tmp_path / "loop").symlink_to("loop")
+    iterdir = Path.iterdir
+
+    def locked(path):
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", locked)
+    cases, problems = find_cases(tmp_path, None, XRAY)
+    assert [case.patient_id for case in cases] == ["good"]
+    assert [(p.patient_id, p.found) for p in problems] == [
+        ("locked", "Permission denied"),
+        ("loop", "a link to nothing or to itself"),
+    ]
 
 
 def test_pairs_csv_gives_paths_labels_and_splits(tmp_path):

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 import cli
 import encode_latents
 import evaluate_ddpm_patches
+import export_model
+import import_vqgan
 import make_phantom_data
 import prepare_data
 import run_demo
@@ -28,6 +30,8 @@ SCRIPTS = {
     encode_latents: ["dataset.root=/data"],
     sample_ddpm_patches: ["xray=a.png", "output=a.nii.gz"],
     evaluate_ddpm_patches: ["dataset.root=/data"],
+    export_model: [],
+    import_vqgan: ["ckpt=a.ckpt", "hu_window=[-1000,1000]", "statistics_from=a.nii.gz"],
     make_phantom_data: [],
     run_demo: [],
 }
@@ -133,6 +137,13 @@ def test_a_wrong_type_is_one_message(refused):
 def test_running_out_of_gpu_memory_names_the_knobs():
     message = cli.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), "train_ddpm")
     for knob in ("model.batch_size=1", "model.checkpointing=true", "model.patch_size=[96,96,96]", "3 GiB"):
+        assert knob in message
+
+
+def test_running_out_of_gpu_memory_in_sampling_names_its_own_knobs():
+    message = cli.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), "sample_ddpm")
+    assert "model." not in message
+    for knob in ("window_batch=1", "latent_device=cpu", "decode_tile=16", "3 GiB"):
         assert knob in message
 
 

@@ -14,6 +14,7 @@ import cli
 from parts import PARTS, describe
 from tensor_hash import tensor_hash
 from tests.tiny import built_ddpm, run
+from vq_gan_3d.quantizers import KLBottleneck
 from vq_gan_3d.vqgan import VQGAN
 
 NEEDED = ["dataset.root=/data"]
@@ -104,12 +105,42 @@ def test_the_vqgan_has_the_guides_size():
     assert (vqgan.embedding_dim, vqgan.quantizer.books.codes.shape[-2]) == (64, 16384)
 
 
-def test_the_unet_has_the_guides_size():
-    cfg = composed("train_ddpm", *NEEDED)
+@pytest.mark.parametrize("model", ["ddpm_4gpu_patches", "ddpm_4gpu_patches_8ch"])
+def test_the_unet_has_the_guides_size(model):
+    cfg = composed("train_ddpm", f"model={model}", *NEEDED)
     cfg.module.denoiser.pooled_dim = cfg.module.denoiser.token_dim = PRETRAINED_DIM
     with torch.device("meta"):
         denoiser = instantiate(cfg.module.denoiser, _convert_="all")
     assert millions(denoiser) == pytest.approx(143, rel=0.015)
+
+
+def test_the_recommended_presets_belong_together():
+    stage1 = composed("train_vqgan", "model=vqgan_patches_4gpu_8ch", *NEEDED)
+    stage2 = composed("train_ddpm", "model=ddpm_4gpu_patches_8ch", *NEEDED)
+    assert stage1.model.embedding_dim == stage2.model.diffusion_num_channels == 8
+    assert stage2.model.vqgan_ckpt == f"{stage1.checkpoint_dir}/last.ckpt"
+    assert stage2.checkpoint_dir == "checkpoints/ddpm_4gpu_patches_8ch"
+    with torch.device("meta"):
+        vqgan = instantiate(stage1.module.vqgan, _convert_="all")
+    assert isinstance(vqgan.quantizer, KLBottleneck)
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
+def test_a_recommended_preset_changes_little_of_the_guides(stage):
+    names = {"vqgan": "vqgan_patches_4gpu", "ddpm": "ddpm_4gpu_patches"}
+    guide, recommended = (
+        OmegaConf.to_container(composed(f"train_{stage}", f"model={names[stage]}{end}", *NEEDED).model, resolve=True)
+        for end in ("", "_8ch")
+    )
+    changed = {key for key in guide | recommended if guide.get(key) != recommended.get(key)}
+    few = {"vqgan": {"name", "embedding_dim"}, "ddpm": {"name", "diffusion_num_channels", "vqgan_ckpt"}}
+    assert changed == few[stage]
+
+
+def test_a_quantiser_on_the_command_line_wins_over_the_presets():
+    cfg = composed("train_vqgan", "model=vqgan_patches_4gpu_8ch", "quantizer=fsq", *NEEDED)
+    assert cfg.quantizer._target_.endswith("FiniteScalarQuantizer")
+    assert len(cfg.quantizer.levels) == 8
 
 
 def write_codec(path, cfg):

@@ -2,7 +2,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, RLELossless
+from pydicom.uid import EnhancedCTImageStorage, MediaStorageDirectoryStorage, RLELossless
 
 from dataset.dicom_io import read_dicom_folder
 from dataset.errors import BadFileError
@@ -91,6 +91,28 @@ def test_a_scout_and_files_of_other_kinds_are_passed_over(tmp_path):
     write_series(folder, values[:2], series="8", prefix="short")
     write_series(folder, values, series="9", prefix="report", Modality="SR")
     (folder / "notes.txt").write_text("not DICOM")
+    np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
+
+
+def test_slices_of_another_grid_within_the_series_are_not_dropped(tmp_path):
+    folder = write_series(tmp_path / "ct", stored_values())
+    item = pydicom.dcmread(file_of(folder, 0))
+    item.PixelSpacing = [2 * ROW_MM, 2 * COLUMN_MM]
+    item.save_as(file_of(folder, 0))
+    with pytest.raises(BadFileError, match="all on one grid; got series 3: .*slices of 8 x 6, 1.4 mm.*0.7 mm"):
+        read_ct(folder)
+
+
+def test_a_directory_of_the_files_is_passed_over_and_an_image_without_modality_is_not(tmp_path):
+    values = stored_values()
+    folder = write_series(tmp_path / "ct", values)
+    index = pydicom.dcmread(file_of(folder, 0), stop_before_pixels=True)
+    del index.Modality
+    index.save_as(folder / "broken")
+    with pytest.raises(BadFileError, match="broken"):
+        read_ct(folder)
+    index.SOPClassUID = index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.save_as(folder / "broken")
     np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import train_ddpm_patches_4gpu
+from dataset.store import VolumeStore
 from ddpm.generator import Grid, SamplingPlan
 from sampling import CTSampler
 from tests.tiny import CHANNELS, DDPM_CKPT, built_ddpm, load, run
@@ -23,6 +24,18 @@ def test_patch_size_changes_patches_latents_and_what_follows(workshop, elsewhere
 def test_patch_size_changes_cached_latents_alike(workshop, tiny_latents, elsewhere):
     made = built_ddpm(*workshop.ddpm, "model.patch_size=[24,16,20]", f"dataset.latents_dir={tiny_latents}")
     assert made.batch["latent"].shape == (2, CHANNELS, 6, 4, 5)
+
+
+def test_without_patches_a_volume_is_trained_on_and_drawn_whole(workshop, elsewhere):
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.use_patches=false", "model.max_steps=1")
+    model = CTSampler(DDPM_CKPT)
+    shapes = [case.shape for case in VolumeStore(workshop.store).cases]
+    largest = [-(-max(sizes) // 4) * 4 for sizes in zip(*shapes, strict=True)]
+    assert model.meta["patch_size"] == largest
+    xray = model.load_xray(workshop.xray)
+    for shape in shapes:
+        grid = Grid(shape, (9.0, 9.0, 9.0))
+        assert model.generator.settle(SamplingPlan(1, mode="auto"), xray, grid).mode == "whole"
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -91,6 +104,17 @@ def test_timesteps_and_diffusion_choose_the_noise_levels(workshop, elsewhere):
     flow = built_ddpm(*workshop.ddpm, "diffusion=flow").module.diffusion
     assert (len(ddpm.alpha_bar), ddpm.prediction) == (51, "x0")
     assert flow.prediction == "velocity"
+
+
+def test_snr_limit_weighs_the_loss_by_its_noise(workshop, elsewhere):
+    clean, noisy = torch.tensor([0.05]), torch.tensor([0.95])
+    plain, weighted = (
+        built_ddpm(*workshop.ddpm, "diffusion.prediction=noise", f"diffusion.snr_limit={limit}").module.diffusion
+        for limit in ("null", 5)
+    )
+    assert float(plain.loss_weight(clean)) == float(plain.loss_weight(noisy)) == 1
+    assert float(weighted.loss_weight(clean)) < 0.05
+    assert float(weighted.loss_weight(noisy)) == 1
 
 
 def test_cond_leaves_out_what_it_does_not_name(workshop, elsewhere):

@@ -9,10 +9,12 @@ import torch
 import encode_latents
 from checkpoint import load_codec
 from dataset.store import VolumeStore
-from dataset.xray_ctpa_patch_dataset import read_unit
+from dataset.xray_ctpa_patch_dataset import coverage, read_unit
 from medclip_cond.tiny_random import TinyRandomEncoder
 from tensor_hash import tensor_hash
 from tests.tiny import built_ddpm, load, run
+
+MOST_PATCHES = 6 * 4 * 5  # of 16 voxels, 4 apart, in a padded volume of up to 36 x 28 x 32
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,8 @@ def encoding(workshop, vqgan, folder):
 
 
 def training(workshop, far_sighted, folder):
-    """Stage 2 on patches that cover the volumes, so that faces, edges and corners are among them."""
-    covering = ["model.patch_draw=grid", "model.stride=[16,16,16]", "model.patches_per_volume=12"]
+    """Stage 2 on every patch of the volumes: inner ones, and those at faces, edges and corners."""
+    covering = ["model.patch_draw=grid", "model.stride=[4,4,4]", f"model.patches_per_volume={MOST_PATCHES}"]
     sources = [f"model.vqgan_ckpt={far_sighted}", f"dataset.latents_dir={folder}"]
     return built_ddpm(*workshop.ddpm, *covering, *sources)
 
@@ -53,16 +55,25 @@ def close_to_half(found, expected):
 
 def test_cached_latents_are_those_encoded_on_the_fly(workshop, far_sighted, cache, elsewhere):
     cached, fly = (training(workshop, far_sighted, f) for f in (cache, "none"))
-    assert len(fly.data.train) == len(cached.data.train) == 48
-    without_context = []
+    without_context, places, inner = [], set(), 0
     for i in range(len(fly.data.train)):
-        a, b = cached.data.train[i], fly.data.train[i]
+        b = fly.data.train[i]
+        place = (b["patient_id"], *b["patch_coord"].tolist())
+        if place in places:
+            continue
+        places.add(place)
+        room = [-(-n // 4) * 4 - 16 for n in b["volume_shape"].tolist()]
+        inner += all(0 < start < most for start, most in zip(place[1:], room, strict=True))
+        a = cached.data.train[i]
         assert torch.equal(a["patch_coord"], b["patch_coord"])
         assert {"ct", "cxr"}.isdisjoint(a)
         expected = fly.module._raw_latents({"ct_context": b["ct_context"][None]})[0]
         close_to_half(a["latent"], expected)
         alone = fly.module._frozen[0].vqgan.encode(b["ct"][None])[0]
         without_context.append(float((alone - expected).abs().max()))
+    cases = fly.data.train.cases
+    assert len(places) == sum(coverage(case.shape, (16,) * 3, (4,) * 3) for case in cases)
+    assert 0 < inner < len(places) / 2
     assert min(without_context) > 0.05  # the context matters here, so it must have been there
 
 

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.pictures import PANEL, WINDOWS, case_page, fit, planes, preview, to_grey
+from evaluation.pictures import (
+    PANEL,
+    WINDOWS,
+    case_page,
+    fit,
+    middle_slices,
+    planes,
+    preview,
+    read_middle_slices,
+    to_grey,
+)
 
 AIR, TISSUE = -1000.0, 1000.0
 SIDES = {  # which half of the volume (D, H, W) is bright, and where it must appear
@@ -74,10 +84,22 @@ def test_a_case_page_shows_real_over_generated_in_two_windows():
     assert not (np.asarray(page.crop((0, 600, 500, 800))) == 255).all()  # the numbers stand there
 
 
+def test_slices_can_be_read_without_the_volume():
+    hu = np.random.default_rng(0).uniform(-1000, 1000, (5, 8, 7)).astype(np.int16)
+
+    def read(start, size):
+        return hu[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
+
+    expected, found = middle_slices(hu), read_middle_slices(read, hu.shape)
+    assert set(found) == set(expected)
+    for name, pixels in expected.items():
+        np.testing.assert_array_equal(found[name], pixels)
+
+
 def test_a_preview_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "preview.png"
     hu = np.random.default_rng(0).uniform(-1000, 1000, (8, 16, 16)).astype(np.int16)
-    preview(np.zeros((32, 32)), hu, (3.0, 1.0, 1.0), path)
+    preview(np.zeros((32, 32)), middle_slices(hu), hu.shape, (3.0, 1.0, 1.0), path)
     with Image.open(path) as picture:
         assert picture.width > 5 * PANEL
         assert picture.height > 3 * PANEL

@@ -6,30 +6,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from dataset import prepare_case
+from dataset import examine, prepare_case
 from dataset.prepare import prepare
 from dataset.store import VolumeStore
 from dataset.volume_io import read_ct, write_ct
-from dataset.xray_io import fov_affine, read_xray, write_xray
+from dataset.xray_io import read_xray, write_xray
 from tests.dicom_files import NAME, write_series
-
-AFFINE = np.diag([-4.0, -4.0, 5.0, 1.0])
-SHAPE = (20, 24, 28)
-
-
-def thorax(seed):
-    """A block of tissue with two lungs in air, with noise."""
-    hu = np.full(SHAPE, -1000.0)
-    hu[:, 4:20, 3:25] = 40
-    hu[2:18, 7:17, 5:12] = -850
-    hu[2:18, 7:17, 16:23] = -850
-    return (hu + np.random.default_rng(seed).normal(0, 10, SHAPE)).astype(np.int16)
-
-
-def add_case(root, name, seed, axes="LPS"):
-    write_ct(root / name / f"{name}.nii.gz", thorax(seed), AFFINE, axes)
-    image = np.random.default_rng(seed).random((80, 96))
-    write_xray(root / name / "x_pa_drr.png", image, fov_affine(96, 400), synthetic=True)
+from tests.pairs import AFFINE, SHAPE, add_case, thorax
 
 
 @pytest.fixture
@@ -89,7 +72,7 @@ def test_an_unchanged_case_is_not_prepared_again(root, tmp_path, monkeypatch):
         read.append(path.name)
         return read_ct(path)
 
-    monkeypatch.setattr(prepare_case, "read_ct", noting)
+    monkeypatch.setattr(examine, "read_ct", noting)
     report = prepare(root, store)
     assert sorted(read) == ["p2.nii.gz", "p3.nii.gz", "p9.nii.gz"]
     assert len(report.cases) == 6
@@ -211,7 +194,7 @@ def test_an_unreadable_source_is_reported_and_tried_again(root, tmp_path, monkey
     def fail(case):
         raise PermissionError(13, "Permission denied", str(case.ct))
 
-    monkeypatch.setattr(prepare_case, "_source_stamp", fail)
+    monkeypatch.setattr(prepare_case, "source_stamp", fail)
     with pytest.raises(ValueError, match=r"p0\.nii\.gz.*Permission denied"):
         prepare(root, tmp_path / "store")
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -11,30 +12,32 @@ from transformers import Dinov2Config, Dinov2Model, SwinConfig, SwinModel
 from medclip_cond.biomedclip import BiomedCLIPEncoder
 from medclip_cond.medclip import MedCLIPEncoder
 from medclip_cond.rad_dino import RadDinoEncoder
+from parts import build
+from tensor_hash import tensor_hash
 
 WIDTH, PATCH, SIDE, HEADS, LAYERS = 128, 8, 3, 2, 2
 
 
-def random_timm_vit():
+def random_timm_vit(width=WIDTH, pooled=16):
     """A vision tower in open_clip's names, with parts of a text tower beside it."""
     torch.manual_seed(0)
     shapes = {
-        "cls_token": (1, 1, WIDTH),
-        "pos_embed": (1, SIDE**2 + 1, WIDTH),
-        "patch_embed.proj.weight": (WIDTH, 3, PATCH, PATCH),
-        "patch_embed.proj.bias": (WIDTH,),
-        "norm.weight": (WIDTH,),
-        "norm.bias": (WIDTH,),
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, SIDE**2 + 1, width),
+        "patch_embed.proj.weight": (width, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
     }
     for i in range(LAYERS):
-        widths = {"attn.qkv": (3 * WIDTH, WIDTH), "attn.proj": (WIDTH, WIDTH)}
-        widths |= {"mlp.fc1": (4 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 4 * WIDTH)}
+        widths = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+        widths |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
         for part, shape in widths.items():
             shapes |= {f"blocks.{i}.{part}.weight": shape, f"blocks.{i}.{part}.bias": shape[:1]}
         for part in ("norm1", "norm2"):
-            shapes |= {f"blocks.{i}.{part}.weight": (WIDTH,), f"blocks.{i}.{part}.bias": (WIDTH,)}
+            shapes |= {f"blocks.{i}.{part}.weight": (width,), f"blocks.{i}.{part}.bias": (width,)}
     state = {f"visual.trunk.{name}": 0.1 * torch.randn(shape) for name, shape in shapes.items()}
-    extra = {"visual.head.proj.weight": torch.randn(16, WIDTH), "text.proj.0.weight": torch.randn(4, 4)}
+    extra = {"visual.head.proj.weight": torch.randn(pooled, width), "text.proj.0.weight": torch.randn(4, 4)}
     return state | extra | {"logit_scale": torch.zeros(())}
 
 
@@ -159,3 +162,41 @@ def test_weights_of_something_else_are_refused(kind, tmp_path):
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.bin")
     with pytest.raises(ValueError, match="is no "):
         kind(str(tmp_path / "other.bin"))
+
+
+def write_biomedclip(folder):
+    torch.save(random_timm_vit(), folder / "open_clip_pytorch_model.bin")
+    return BiomedCLIPEncoder(str(folder))
+
+
+def write_medclip(folder):
+    torch.manual_seed(0)
+    reference = SwinModel(SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=224, window_size=7))
+    state = {published_name(name): value for name, value in reference.state_dict().items()}
+    torch.save(state | {"vision_model.projection_head.weight": torch.randn(16, 16)}, folder / "pytorch_model.bin")
+    return MedCLIPEncoder(str(folder))
+
+
+def write_rad_dino(folder):
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=42, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    processor = {"crop_size": {"height": 42, "width": 42}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return RadDinoEncoder(str(folder))
+
+
+@pytest.mark.parametrize("write", [write_biomedclip, write_medclip, write_rad_dino])
+def test_an_encoder_is_rebuilt_from_its_description_and_tensors_alone(write, tmp_path):
+    encoder = write(tmp_path)
+    description = json.loads(json.dumps(encoder.network()))
+    assert str(tmp_path) not in json.dumps(description)
+    shutil.rmtree(tmp_path)
+    again = build(description)
+    again.load_state_dict(encoder.state_dict())
+    image = torch.randn(1, 3, encoder.size, encoder.size)
+    for ours, theirs in zip(vars(again(image)).values(), vars(encoder(image)).values(), strict=True):
+        assert torch.equal(ours, theirs)
+    for name in ("size", "grid", "mean", "std", "pooled_dim", "token_dim"):
+        assert getattr(again, name) == getattr(encoder, name)
+    assert tensor_hash(again) == tensor_hash(encoder)

@@ -9,6 +9,8 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 
+from dataset.prepare import prepare
+from dataset.store import VolumeStore
 from dataset.volume_io import read_ct, write_ct
 from dataset.xray_io import read_xray, to_square
 
@@ -137,6 +139,43 @@ def test_the_full_scan_comes_back_identical(shared_data, tmp_path):
     before, after = (nib.Nifti1Image.from_filename(p) for p in (source, tmp_path / "ct.nii.gz"))
     np.testing.assert_array_equal(np.asarray(after.dataobj), np.asarray(before.dataobj))
     np.testing.assert_array_equal(after.affine, before.affine)
+
+
+def test_real_scans_come_back_from_the_store_identical(shared_data, tmp_path):
+    """NIfTI -> store -> NIfTI, by what the manifest tells alone."""
+    sources = {name: shared_data / name / "ct.nii.gz" for name in ("lidc_idri_0001", "totalseg_cta")}
+    films = sorted((shared_data / "cxr").glob("*.png"))
+    for (name, source), film in zip(sources.items(), films, strict=False):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        (tmp_path / "pairs" / name / f"{name}.nii.gz").symlink_to(source)
+        (tmp_path / "pairs" / name / "film_pa_drr.png").symlink_to(film)
+    assert prepare(tmp_path / "pairs", tmp_path / "store").problems == []
+    store = VolumeStore(tmp_path / "store")
+    assert [case.patient_id for case in store.cases] == sorted(sources)
+    for case in store.cases:
+        hu = store.read_hu(case, (0, 0, 0), case.shape)
+        write_ct(tmp_path / "back.nii", hu, np.array(case.affine), case.source_axes)
+        before = nib.Nifti1Image.from_filename(sources[case.patient_id])
+        after = nib.Nifti1Image.from_filename(tmp_path / "back.nii")
+        np.testing.assert_array_equal(np.asarray(after.dataobj), np.asarray(before.dataobj))
+        np.testing.assert_array_equal(after.affine, before.affine)
+        np.testing.assert_array_equal(case.source_affine, before.affine)
+
+
+def test_an_independent_reader_finds_the_same_in_the_dicom_folder(shared_data):
+    itk = pytest.importorskip("SimpleITK", reason="needs SimpleITK")
+    folder = shared_data / "lung_dx_a0002_dicom" / "dicom"
+    reader = itk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    lps = np.eye(4)
+    lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    lps[:3, 3] = image.GetOrigin()
+    volume = read_ct(folder)
+    assert volume.source_axes == "LPS"  # so that the canonical array is that of the files
+    np.testing.assert_array_equal(volume.hu, itk.GetArrayFromImage(image))
+    np.testing.assert_allclose(volume.affine, np.diag([-1, -1, 1, 1]) @ lps, atol=1e-6)
+    np.testing.assert_array_equal(volume.source_affine, volume.affine)
 
 
 def test_the_dicom_folder_reads_whole_and_in_order(shared_data):

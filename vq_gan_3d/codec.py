@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
 from vq_gan_3d.layers import crop
-from vq_gan_3d.tiling import Triple, assemble, read_padded, reader_of, tile_boxes
-from vq_gan_3d.vqgan import VQGAN
+from vq_gan_3d.tiling import Triple, assemble, padded_boxes, reader_of
+from vq_gan_3d.vqgan import VQGAN, check_sizes
 
 FLOOR = -1.0  # intensity outside a CT: the low end of the HU window
 
@@ -24,7 +25,7 @@ class FrozenCodec(nn.Module):
 
     floor_latent: Tensor
 
-    def __init__(self, vqgan: VQGAN) -> None:
+    def __init__(self, vqgan: VQGAN | GroupNormVQGAN) -> None:
         super().__init__()
         self.vqgan = vqgan.requires_grad_(False)
         self.channels = vqgan.embedding_dim
@@ -76,20 +77,11 @@ class FrozenCodec(nn.Module):
         Yields:
             first latent voxel (d, h, w) and latent (C, d, h, w), on the codec's device.
         """
-        factor, halo = self.downsample, self.encoder_halo
-        if any(n % factor for n in shape):
-            raise ValueError(
-                f"volume sizes must be multiples of {factor} voxels, got {shape}; pad the high ends with -1"
-            )
+        check_sizes(shape)
         floor = torch.tensor([FLOOR])
-        d, h, w = shape
-        for start, size in tile_boxes((d // factor, h // factor, w // factor), tile):
-            voxels = (
-                _triple([factor * (s - halo) for s in start]),
-                _triple([factor * (n + 2 * halo) for n in size]),
-            )
-            box = read_padded(read, shape, *voxels, floor).to(self.floor_latent.device)
-            yield start, self.vqgan.encode(box[None], halo)[0].float()
+        for start, box in padded_boxes(read, shape, tile, self.encoder_halo, floor, self.downsample):
+            latent = self.vqgan.encode(box[None].to(self.floor_latent.device), self.encoder_halo)
+            yield start, latent[0].float()
 
     @torch.no_grad()
     def decode_tiles(self, z: Tensor, tile: int = 32) -> Iterator[tuple[Triple, Tensor]]:
@@ -101,14 +93,23 @@ class FrozenCodec(nn.Module):
         Yields:
             first voxel (d, h, w) and block (1, D, H, W), on the codec's device.
         """
-        halo, factor = self.decoder_halo, self.downsample
-        shape = _triple(z.shape[1:])
+        for start, box in self._latent_boxes(z, tile):
+            block = self.vqgan.decode(box, self.decoder_halo)[0].float()
+            yield _triple([self.downsample * s for s in start]), block
+
+    @torch.no_grad()
+    def decoder_inputs(self, z: Tensor, tile: int = 32, most: int | None = None) -> Iterator[Tensor]:
+        """What the decoder receives for a latent (C, d, h, w): quantised boxes with the decoder's halo around them.
+
+        `most`: so many of the tiles only, evenly spread.
+        """
+        yield from (box for _, box in self._latent_boxes(z, tile, most))
+
+    def _latent_boxes(self, z: Tensor, tile: int, most: int | None = None) -> Iterator[tuple[Triple, Tensor]]:
         floor = self.floor_latent.to(z.device)
-        for start, size in tile_boxes(shape, tile):
-            outer = _triple([s - halo for s in start]), _triple([n + 2 * halo for n in size])
-            box = read_padded(reader_of(z), shape, *outer, floor).to(self.floor_latent.device)
-            block = self.vqgan.decode(self.vqgan.quantize(box[None]), halo)[0].float()
-            yield _triple([factor * s for s in start]), block
+        boxes = padded_boxes(reader_of(z), _triple(z.shape[1:]), tile, self.decoder_halo, floor, most=most)
+        for start, box in boxes:
+            yield start, self.vqgan.quantize(box[None].to(self.floor_latent.device))
 
     def decode_volume(self, z: Tensor, tile: int = 32) -> Tensor:
         """(C, d, h, w) -> (1, 4d, 4h, 4w) on the device of `z`."""
@@ -125,7 +126,7 @@ class FrozenCodec(nn.Module):
     @torch.no_grad()
     def _encode_floor(self) -> Tensor:
         side = self.downsample * (2 * self.encoder_halo + 1)
-        device = self.vqgan.decoder.linear.weight.device
+        device = next(self.vqgan.parameters()).device
         volume = torch.full((1, 1, side, side, side), FLOOR, device=device)
         return crop(self.vqgan.encode(volume), self.encoder_halo).flatten().float()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 
 class ChannelRMSNorm(nn.Module):
@@ -24,20 +25,39 @@ class ChannelRMSNorm(nn.Module):
         return x * scale.to(x.dtype) * self.gain.to(x.dtype)
 
 
-class ResBlock(nn.Module):
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Sequential) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class ResBlock(Residual):
     """x + conv1(silu(conv3(norm(x)))): one 3x3x3 convolution per block keeps the receptive field small."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
+        body = nn.Sequential(
             ChannelRMSNorm(channels),
             nn.Conv3d(channels, channels, 3, padding=1),
             nn.SiLU(),
             nn.Conv3d(channels, channels, 1),
         )
+        super().__init__(body)
+
+
+class TransposedConv3d(nn.Module):
+    """Doubles each axis by a transposed 4x4x4 convolution with stride 2; beyond its faces the input repeats itself."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose3d(in_channels, out_channels, 4, stride=2, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return self.conv(pad(x, [1] * 6, mode="replicate"))
 
 
 class SpaceToChannels(nn.Module):

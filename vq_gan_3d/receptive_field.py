@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, ResBlock, SpaceToChannels
+from vq_gan_3d.group_norm import RecordedGroupNorm
+from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, Residual, SpaceToChannels, TransposedConv3d
 
 Interval = tuple[int, int]
 
@@ -27,11 +28,13 @@ def input_interval(layer: nn.Module, output: Interval) -> Interval:
         for part in reversed(layer):
             low, high = input_interval(part, (low, high))
         return low, high
-    if isinstance(layer, ResBlock):
+    if isinstance(layer, Residual):
         body = input_interval(layer.body, output)
         return min(low, body[0]), max(high, body[1])
     if isinstance(layer, nn.Conv3d):
         return _conv_interval(layer, output)
+    if isinstance(layer, TransposedConv3d):  # output 2i and 2i + 1 see inputs i - 1 and i, i and i + 1
+        return (low - 1) // 2, (high + 1) // 2
     if isinstance(layer, SpaceToChannels):
         return low * layer.factor, high * layer.factor + layer.factor - 1
     if isinstance(layer, ChannelsToSpace):
@@ -39,7 +42,7 @@ def input_interval(layer: nn.Module, output: Interval) -> Interval:
     if isinstance(layer, nn.Upsample):
         factor = int(layer.scale_factor)  # type: ignore[arg-type]
         return low // factor, high // factor
-    if isinstance(layer, ChannelRMSNorm | nn.SiLU):
+    if isinstance(layer, ChannelRMSNorm | RecordedGroupNorm | nn.SiLU):
         return output
     raise TypeError(f"receptive field of {type(layer).__name__} is not known; add its rule to {__name__}")
 

@@ -47,6 +47,34 @@ def read_padded(
     return result
 
 
+def padded_boxes(
+    read: Callable[[Triple, Triple], Tensor],
+    shape: Triple,
+    tile: int,
+    halo: int,
+    fill: Tensor,
+    step: int = 1,
+    most: int | None = None,
+) -> Iterator[tuple[Triple, Tensor]]:
+    """Tiles of a volume, each with its surroundings.
+
+    Args:
+        read, shape, fill: of `read_padded`; `step` divides the shape.
+        tile: largest side of a tile, and
+        halo: of what surrounds it, in blocks of `step` voxels.
+        most: read so many of the tiles only, evenly spread.
+
+    Yields:
+        first block of the tile, and its box (C, d, h, w), halo included.
+    """
+    d, h, w = shape
+    boxes = list(tile_boxes((d // step, h // step, w // step), tile))
+    count = len(boxes) if most is None else min(most, len(boxes))
+    for start, size in (boxes[i * len(boxes) // count] for i in range(count)):
+        (a, b, c), (x, y, z) = ([step * (s - halo) for s in start], [step * (n + 2 * halo) for n in size])
+        yield start, read_padded(read, shape, (a, b, c), (x, y, z), fill)
+
+
 def assemble(pieces: Iterator[tuple[Triple, Tensor]], result: Tensor) -> Tensor:
     """Writes pieces (first voxel, (C, d, h, w)) into `result` (C, D, H, W) and returns it."""
     for (d, h, w), piece in pieces:

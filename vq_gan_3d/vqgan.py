@@ -162,11 +162,7 @@ class VQGAN(nn.Module):
 
         Without `context` the result near the faces depends on zero padding: fine for training, not for tiles.
         """
-        if any(size % DOWNSAMPLE for size in x.shape[2:]):
-            raise ValueError(
-                f"volume sizes must be multiples of {DOWNSAMPLE} voxels, got {tuple(x.shape[2:])};"
-                " pad the high ends with the window's floor (-1)"
-            )
+        check_sizes(x.shape[2:])
         return self.encoder(x, context)
 
     def quantize(self, z: Tensor) -> Tensor:
@@ -208,6 +204,15 @@ class VQGAN(nn.Module):
         decode.weight.copy_(encode.weight.transpose(0, 1))
         for conv in (encode, decode):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+
+def check_sizes(shape: Sequence[int]) -> None:
+    """ValueError unless every side of a volume (D, H, W) is a multiple of the down-sampling."""
+    if any(size % DOWNSAMPLE for size in shape):
+        raise ValueError(
+            f"volume sizes must be multiples of {DOWNSAMPLE} voxels, got {tuple(shape)};"
+            " pad the high ends with the window's floor (-1)"
+        )
 
 
 def block_components(patches: Tensor, num_components: int) -> tuple[Tensor, Tensor, Tensor]:

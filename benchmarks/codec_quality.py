@@ -1,0 +1,169 @@
+"""How well do the codecs reconstruct a real scan? `python -m benchmarks.codec_quality`
+
+Trains the VQ-GAN on one scan with each quantiser, for as many equal steps, through the training script, and
+reconstructs another patient's scan whole. Beside them stand two floors from the same run: 4x down and up by trilinear
+interpolation, and the linear codec (PCA of 4x4x4 blocks, fitted to the training scan). The guide's single codebook on
+64 channels is trained for as many steps too. PSNR and SSIM over the whole volume in the window [-1000, 1000].
+
+Options: train=, test= (CTs; default the LIDC and TotalSegmentator scans of ../shared/data), out=, steps=, channels=,
+quantizers=vq,multi_vq,fsq,kl, device=. Other settings go to the training script, after those in TRAINING below. The
+last line is one JSON object.
+"""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+import checkpoint
+from benchmarks.options import reports_mistakes, split
+from benchmarks.real_data import DATA, SCANS, timed, write_pairs
+from dataset.intensity import hu_to_unit, unit_to_hu
+from dataset.volume_io import read_ct
+from devices import pick_device
+from evaluation.metrics import score, window_preset
+from vq_gan_3d.codec import FrozenCodec
+from vq_gan_3d.layers import ChannelsToSpace, SpaceToChannels
+from vq_gan_3d.vqgan import block_components
+
+WINDOW = (-1000.0, 1000.0)
+STEP = 4  # voxels per latent voxel and axis
+OPTIONS = {
+    "train": str(DATA / SCANS["lidc"]),
+    "test": str(DATA / SCANS["totalseg"]),
+    "out": "outputs/codec_quality",
+    "steps": "400",
+    "channels": "8",
+    "quantizers": "vq,multi_vq,fsq,kl",
+    "device": "auto",
+}
+GUIDE = ["model.embedding_dim=64", "quantizer=vq"]
+TRAINING = [
+    "model.n_hiddens=8",
+    "model.patch_size=[64,64,64]",
+    "model.batch_size=2",
+    "model.num_workers=1",
+    "model.val_patches_per_volume=4",
+    "model.gan_weight=0",
+    "model.feature_weight=0",
+    "model.l1_weight=1",
+    "model.l2_weight=20",
+    "model.train_lr=1e-3",
+    "model.warmup_steps=50",
+    "model.lr_final=0.01",
+    "model.max_epochs=1",
+    "resume=never",
+]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A CT, cut at the high ends to multiples of 4.
+
+    hu: (D, H, W). unit: (1, D, H, W) in [-1, 1]. spacing: (d, h, w) in mm.
+    """
+
+    hu: np.ndarray
+    unit: Tensor
+    spacing: tuple[float, float, float]
+
+    @classmethod
+    def read(cls, path: Path) -> "Scan":
+        volume = read_ct(path)
+        d, h, w = (n - n % STEP for n in volume.hu.shape)
+        hu = volume.hu[:d, :h, :w]
+        return cls(hu, torch.from_numpy(hu_to_unit(hu, WINDOW))[None], volume.spacing)
+
+    def scores(self, reconstruction: Tensor) -> dict[str, float]:
+        """Of a reconstruction (1, D, H, W) in [-1, 1]."""
+        hu = unit_to_hu(reconstruction[0].clamp(-1, 1), WINDOW).numpy()
+        found = score(hu, self.hu, self.spacing, window_preset(WINDOW))
+        return {"psnr": round(found.psnr, 2), "ssim": round(found.ssim, 4)}
+
+
+def trilinear(unit: Tensor) -> Tensor:
+    """(1, D, H, W), 4 times smaller and back."""
+    small = interpolate(unit[None], scale_factor=1 / STEP, mode="trilinear")
+    return interpolate(small, size=unit.shape[1:], mode="trilinear")[0]
+
+
+def linear_codec(train: Tensor, test: Tensor, channels: int) -> Tensor:
+    """`test` (1, D, H, W) projected on the first principal components of the 4x4x4 blocks of `train`."""
+    basis, mean, _ = block_components(train[None], channels)
+    blocks = SpaceToChannels(STEP)(test[None]).movedim(1, -1)
+    projected = (blocks - mean) @ basis @ basis.T + mean
+    return ChannelsToSpace(STEP)(projected.movedim(-1, 1))[0]
+
+
+@torch.no_grad()
+def reconstruct(codec: FrozenCodec, unit: Tensor, device: torch.device) -> tuple[Tensor, float | None]:
+    """Through the codec and back, (1, D, H, W), and the perplexity of the codes it took."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        z = codec.encode_volume(unit.to(device))
+        result = codec.decode_volume(z).cpu()
+    perplexity = codec.vqgan.quantizer(z[None])[1].perplexity
+    return result, None if perplexity is None else round(float(perplexity), 1)
+
+
+def train_codec(name: str, settings: Sequence[str], out: Path, steps: int) -> tuple[Path, float]:
+    """Stage 1 on the training scan; its checkpoint and the seconds it took."""
+    folder = out / name
+    amount = [f"model.patches_per_volume={2 * steps}", f"model.max_steps={steps}"]
+    places = [f"dataset.root={out}/data", f"run_dir={folder}", f"checkpoint_dir={folder}"]
+    command = ["train_vqgan_patches_4gpu.py", *places, *settings, *amount]
+    return folder / "last.ckpt", timed("train", " ".join(command))["train_s"]
+
+
+def measure(
+    name: str, settings: Sequence[str], out: Path, steps: int, test: Scan, device: torch.device
+) -> dict[str, Any]:
+    """Train one codec, then reconstruct the test scan."""
+    path, seconds = train_codec(name, settings, out, steps)
+    codec, _ = checkpoint.load_codec(path)
+    codec.to(device)
+    started = time.monotonic()
+    reconstruction, perplexity = reconstruct(codec, test.unit, device)
+    bits = codec.vqgan.quantizer.bits
+    result = test.scores(reconstruction) | {
+        "channels": codec.channels,
+        "bits_per_voxel": round(bits / STEP**3, 3) if math.isfinite(bits) else None,
+        "perplexity": perplexity,
+        "train_s": seconds,
+        "reconstruct_s": round(time.monotonic() - started, 1),
+    }
+    log.info("%s: %s", name, result)
+    return result
+
+
+@reports_mistakes("train_vqgan")
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options, overrides = split(sys.argv[1:], OPTIONS)
+    out, paths = Path(options["out"]).absolute(), {name: Path(options[name]) for name in ("train", "test")}
+    steps, channels, device = int(options["steps"]), int(options["channels"]), pick_device(options["device"])
+    write_pairs(out / "data", paths)
+    train, test = (Scan.read(path) for path in paths.values())
+    result: dict[str, Any] = {"steps": steps, "trilinear": test.scores(trilinear(test.unit))}
+    for count in (4, channels):
+        result[f"pca_{count}"] = test.scores(linear_codec(train.unit, test.unit, count))
+    log.info("%s", result)
+    for name in [*options["quantizers"].split(","), "guide_vq"]:
+        settings = GUIDE if name == "guide_vq" else [f"model.embedding_dim={channels}", f"quantizer={name}"]
+        result[name] = measure(name, [*TRAINING, *settings, *overrides], out, steps, test, device)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Does our UNet learn better than MONAI's in the same time? `python -m benchmarks.unet_quality [demo=DIR]`
+
+Puts MONAI's DiffusionModelUNet in the place of our UNet3D: same noisy latents, coordinates and lifted X-ray features
+in, X-ray tokens with their places as cross-attention context, pooled and patch vector added to its time embedding. Both
+have as many parameters (within 5 %) and train for the same wall-clock `seconds` on the demo's latents of synthetic
+patients, in float32, one process, one after the other. Learning rates rise for 5 % of the time and fall along a cosine.
+The validation loss is that of training's validation (same patches, noise and times for all), of averaged weights.
+
+Options: `demo` (a finished demo's folder), `seconds` per training, `seeds`, `lr_ours`, `lr_monai`, `channels` and
+`res_blocks` of MONAI's UNet; and overrides of train_ddpm_patches_4gpu.py. The last line is one JSON object with
+val_loss_ours, val_loss_monai, it_per_s_ours and it_per_s_monai (one figure per seed), params_ours and params_monai.
+"""
+
+import itertools
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+import run_demo
+import train_ddpm_patches_4gpu
+from benchmarks.model_card import parameters
+from benchmarks.monai_unet import monai_unet
+from benchmarks.options import composed, reports_mistakes, split
+from dataset.datamodule import PatchDataModule
+from ddpm.ema import WeightAverage
+from ddpm.module import PatchDDPM
+from ddpm.position import AXIS_FEATURES, axis_waves
+from ddpm.unet3d import TIME_SCALE, two_linear
+
+DEFAULTS = {
+    "demo": "outputs/demo",
+    "seconds": "90",
+    "seeds": "3",
+    "lr_ours": "2e-3",
+    "lr_monai": "1e-3",  # better for it than 2e-3 in a short trial
+    "channels": "16,32,64",
+    "res_blocks": "2",
+}
+# Ours, in the proportions of the guide's preset, at MONAI's parameters; and enough patches for a steady figure
+OURS = [
+    "model.batch_size=4",
+    "model.dim=16",
+    "model.num_res_blocks=2",
+    "model.middle_blocks=10",
+    "model.val_patches_per_volume=8",
+]
+WARMUP, FINAL = 0.05, 0.01  # share of the time; share of the learning rate at its end
+TOLERANCE = 0.05  # between the parameters of both
+
+log = logging.getLogger(__name__)
+
+
+class ConditionedMonai(nn.Module):
+    """MONAI's UNet with the interface of `UNet3D`: all that ours is told, it is told too."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        vector_dim: int,
+        token_dim: int,
+        channels: Sequence[int],
+        num_res_blocks: int,
+    ) -> None:
+        super().__init__()
+        context = token_dim + 2 * AXIS_FEATURES
+        groups = channels[0] // 2  # as 32 at MONAI's full size; one channel a group would cancel the time's embedding
+        unet: Any = monai_unet(in_channels, out_channels, channels, context, num_res_blocks, groups)
+        unet.num_class_embeds = 1  # what it then adds to the time's embedding comes from our vector
+        unet.class_embedding = two_linear(vector_dim, 4 * channels[0])
+        self.unet = unet
+
+    def forward(
+        self, x: Tensor, t: Tensor, vector: Tensor, tokens: Tensor, token_positions: Tensor, positions: Tensor
+    ) -> Tensor:
+        """As `UNet3D.forward`; `positions` it knows from the coordinate channels of x."""
+        context = torch.cat([tokens, axis_waves(token_positions)], -1)
+        return self.unet(x, TIME_SCALE * t, context=context, class_labels=vector)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of one training."""
+
+    val_loss: float
+    it_per_s: float
+
+
+def demo_settings(folder: str, overrides: Sequence[str]) -> DictConfig:
+    """The settings of the demo's diffusion training, of its finished data and codec, and these overrides.
+
+    Raises:
+        FileNotFoundError: no finished demo in the folder.
+    """
+    root = Path(folder).absolute()
+    needed = [root / "data" / "store" / "latents" / "latents.json", root / "vqgan" / "checkpoints" / "last.ckpt"]
+    if not all(path.is_file() for path in needed):
+        raise FileNotFoundError(f"no finished demo in {root}; python run_demo.py 'dir=\"{root}\"' makes one")
+    demo = composed("demo", [f'dir="{root}"'])
+    (stage,) = (stage for stage in run_demo.stages(demo) if stage.script == "train_ddpm_patches_4gpu.py")
+    return composed("train_ddpm", [*stage.command[1:], *OURS, *overrides])
+
+
+def learning_rate(done: float) -> float:
+    """Share of the highest learning rate after a share of the time."""
+    if done < WARMUP:
+        return done / WARMUP
+    return FINAL + (1 - FINAL) * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))) / 2
+
+
+def endless(data: PatchDataModule) -> Iterator[dict[str, Any]]:
+    loader = data.train_dataloader()
+    for epoch in itertools.count():
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        yield from loader
+
+
+def train(module: PatchDDPM, data: PatchDataModule, seconds: float, lr: float, ema_decay: float) -> Trained:
+    """Train the module's denoiser for some wall-clock time, loading of data included; then validate."""
+    optimizer = torch.optim.AdamW(module.denoiser.parameters(), lr=lr)
+    average, batches, steps = WeightAverage(ema_decay), endless(data), 0
+    module.train()
+    started = time.monotonic()
+    while (done := (time.monotonic() - started) / seconds) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * learning_rate(done)
+        module.loss(next(batches)).backward()
+        clip_grad_norm_(module.denoiser.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(module)
+        steps += 1
+    spent = time.monotonic() - started
+    average.swap_in(module)
+    return Trained(validate(module, data), steps / spent)
+
+
+@torch.no_grad()
+def validate(module: PatchDDPM, data: PatchDataModule) -> float:
+    """Mean validation loss over the patches."""
+    module.eval()
+    total = sum(float(module.loss(batch, even_times=True)) * len(batch["draw"]) for batch in data.val_dataloader())
+    return total / len(data.val)
+
+
+def check_sizes(ours: int, theirs: int) -> None:
+    if abs(ours / theirs - 1) > TOLERANCE:
+        raise ValueError(
+            f"the two need equal parameters (within {TOLERANCE:.0%}), got {ours:,} (ours) and {theirs:,} (MONAI);"
+            " change channels=, res_blocks=, model.dim= or model.middle_blocks="
+        )
+
+
+def compare(cfg: DictConfig, own: dict[str, str]) -> dict[str, Any]:
+    module, data = train_ddpm_patches_4gpu.build(cfg)
+    channels = [int(width) for width in own["channels"].split(",")]
+    monai = partial(ConditionedMonai, channels=channels, num_res_blocks=int(own["res_blocks"]))
+    makers = {
+        "ours": lambda: instantiate(cfg.module.denoiser, _convert_="all"),
+        "monai": lambda: instantiate(cfg.module.denoiser, unet=monai, _convert_="all"),
+    }
+    sizes = {name: parameters(make()) for name, make in makers.items()}
+    check_sizes(sizes["ours"], sizes["monai"])
+    trained: dict[str, list[Trained]] = {name: [] for name in makers}
+    for seed in range(int(own["seeds"])):
+        for name, make in makers.items():
+            torch.manual_seed(seed)
+            module.denoiser, data.train.seed = make(), seed
+            lr = float(own[f"lr_{name}"])
+            trained[name].append(train(module, data, float(own["seconds"]), lr, cfg.model.ema_decay))
+            log.info("seed %d, %s: %s", seed, name, trained[name][-1])
+    result: dict[str, Any] = {}
+    for name, runs in trained.items():
+        result[f"val_loss_{name}"] = [round(run.val_loss, 5) for run in runs]
+        result[f"it_per_s_{name}"] = [round(run.it_per_s, 2) for run in runs]
+        result |= {f"params_{name}": sizes[name], f"lr_{name}": float(own[f"lr_{name}"])}
+    return result | {"seconds": float(own["seconds"]), "threads": torch.get_num_threads(), "weights": "averaged"}
+
+
+@reports_mistakes("train_ddpm")
+def main() -> None:
+    own, overrides = split(sys.argv[1:], DEFAULTS)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    print(json.dumps(compare(demo_settings(own["demo"], overrides), own)))
+
+
+if __name__ == "__main__":
+    main()

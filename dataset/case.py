@@ -1,0 +1,37 @@
+"""A case of a data set on disk, and what can be wrong with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient's pair. `xray` is None where it is to be projected from the CT.
+
+    `target` is the label, `split` the user's own choice; None where not given.
+    """
+
+    patient_id: str
+    ct: Path
+    xray: Path | None
+    target: float | None
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a case: the rule, what was found instead, and what to do.
+
+    A problem that is not `fatal` is reported, but the case is used.
+    """
+
+    patient_id: str
+    path: str
+    rule: str
+    found: str
+    remedy: str
+    fatal: bool = True
+
+
+def relative_to(root: Path, path: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

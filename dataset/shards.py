@@ -1,0 +1,46 @@
+"""Work split over processes that know nothing of one another, on one machine or many."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+_TEXT = re.compile(r"(\d+)/(\d+)")
+_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))  # torchrun's first: it may run inside SLURM
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`, from 1 to `count`."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ValueError(f"shard=i/n needs 1 <= i <= n, got {self}; the first of four is shard=1/4")
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Every `count`-th item from the `index`-th."""
+        return list(items[self.index - 1 :: self.count])
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def parse_shard(text: str) -> Shard:
+    """ "2/4" -> the second of four."""
+    found = _TEXT.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"shard is i/n with two whole numbers, such as 1/4, got {text!r}")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def shard_of_environment(variables: Mapping[str, str]) -> Shard | None:
+    """The part that torchrun or SLURM gave this process; None if it runs alone."""
+    for rank, world in _LAUNCHERS:
+        if rank in variables and world in variables:
+            count = int(variables[world])
+            return Shard(int(variables[rank]) + 1, count) if count > 1 else None
+    return None

@@ -1,0 +1,41 @@
+"""How the denoiser computes, whatever it computes: switches for speed and memory that checkpoints do not record."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ddpm.attention import CrossAttention, SelfAttention
+from ddpm.layers import ResBlock, UpMerge
+from ddpm.unet3d import Stage, UNet3D
+
+COMPILED = (ResBlock, UpMerge, SelfAttention, CrossAttention)
+VARIANTS = 64  # of one block: widths, with and without gradients; torch gives up compiling beyond 8 by default
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Switches of a training run; the results agree up to rounding.
+
+    Attributes:
+        checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+        channels_last: memory layout of the activations, channels_last_3d or contiguous.
+        compile: compile each block by itself, in place, so that names of tensors stay; compiling the whole network
+            takes minutes and gains little more, since its blocks repeat.
+    """
+
+    checkpointing: bool = False
+    channels_last: bool = True
+    compile: bool = False
+
+    def apply(self, network: nn.Module) -> None:
+        """Set the switches of every UNet within `network`; other networks are left alone."""
+        if self.compile:
+            torch._dynamo.config.recompile_limit = VARIANTS
+        for part in network.modules():
+            if isinstance(part, UNet3D):
+                part.channels_last = self.channels_last
+            elif isinstance(part, Stage):
+                part.checkpointing = self.checkpointing
+            elif self.compile and isinstance(part, COMPILED):
+                part.compile(dynamic=False)

@@ -1,0 +1,82 @@
+"""One file for another machine, with a model card: `python export_model.py ckpt=last.ckpt output=model.ckpt`."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+import checkpoint
+from cli import script
+from dataset.atomic import replacing, write_text
+from ddpm.generator import VolumeGenerator
+from model_card import model_card
+from tensor_hash import tensor_hash
+
+log = logging.getLogger(__name__)
+
+
+@script("export_model")
+def main(cfg: DictConfig) -> None:
+    output = Path(cfg.output)
+    card_file = output.with_suffix(".md")
+    _check_output(output, Path(cfg.ckpt), cfg.overwrite)
+    generator, meta = checkpoint.load_generator(cfg.ckpt, cfg.vqgan_ckpt)
+    hashes = tensor_hashes(generator)
+    card = model_card(generator, meta, hashes, cfg.licence, _read_metrics(cfg.metrics, hashes["denoiser"]))
+    with replacing(output) as partial:
+        _save(checkpoint.exported(generator, meta, card), partial, output)
+        again, _ = checkpoint.load_generator(partial)
+        if tensor_hashes(again) != hashes:
+            raise RuntimeError(f"{output} would not hold what {cfg.ckpt} does")
+    write_text(card_file, card)
+    log.info("%s (%.0f MB): weights, VQ-GAN and X-ray encoder", output, output.stat().st_size / 1e6)
+    log.info("model card: %s", card_file)
+
+
+def tensor_hashes(generator: VolumeGenerator) -> dict[str, str]:
+    """Of each network, by its name."""
+    codec: Any = generator.codec
+    networks = {"denoiser": generator.denoiser, "VQ-GAN": codec.vqgan, "X-ray encoder": generator.xray_encoder}
+    return {name: tensor_hash(network) for name, network in networks.items()}
+
+
+def _check_output(output: Path, ckpt: Path, overwrite: bool) -> None:
+    if output.suffix != ".ckpt":
+        raise ValueError(f"output must end in .ckpt, got {output}")
+    if output.exists() and ckpt.exists() and output.samefile(ckpt):
+        raise ValueError(f"output={output} is the checkpoint to export; choose another file")
+    there = [str(path) for path in (output, output.with_suffix(".md")) if path.exists()]
+    if there and not overwrite:
+        raise ValueError(f"{' and '.join(there)} would be replaced; overwrite=true does that, or choose another output")
+
+
+def _save(content: dict[str, Any], partial: Path, output: Path) -> None:
+    try:
+        with partial.open("wb") as file:  # not by name: torch would report a full disk as a bug
+            torch.save(content, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(output)) from error
+
+
+def _read_metrics(path: str | None, denoiser_hash: str) -> dict[str, Any] | None:
+    """An evaluation's metrics.json; ValueError if it is none or of another model."""
+    if path is None:
+        return None
+    try:
+        metrics = json.loads(Path(path).read_text())
+        evaluated = metrics["settings"]["denoiser hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"metrics={path} is not a metrics.json that evaluate_ddpm_patches.py wrote") from error
+    if evaluated != denoiser_hash:
+        raise ValueError(
+            f"metrics={path} are those of another model: denoiser hash {evaluated[:12]}, this one has"
+            f" {denoiser_hash[:12]}; evaluate this checkpoint with its averaged weights"
+        )
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

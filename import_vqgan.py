@@ -1,0 +1,130 @@
+"""Take over a VQ-GAN trained with medicaldiffusion or X-ray2CTPA, so that stage 2 can use it.
+
+The network keeps its group normalisation, but with statistics recorded once from given CTs: only then does a tile or
+a patch give what the whole volume gives.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor
+from tqdm import tqdm
+
+import checkpoint
+from cli import script
+from dataset.atomic import replacing
+from dataset.intensity import check_window, hu_to_unit
+from dataset.patches import padded_shape, triple
+from dataset.volume_io import read_ct
+from devices import pick_device
+from parts import build
+from restricted_pickle import load, plain_state
+from settings import STEP, plain
+from vq_gan_3d.codec import FLOOR, FrozenCodec
+from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
+from vq_gan_3d.medicaldiffusion import Layout, codebook_range, find_settings, layout, renamed
+from vq_gan_3d.recording import record_volumes
+
+log = logging.getLogger(__name__)
+
+
+@script("import_vqgan")
+def main(cfg: DictConfig) -> None:
+    window, output = _window(cfg.hu_window), Path(cfg.output)
+    if output.exists() and not cfg.overwrite:
+        raise ValueError(f"{output} exists; overwrite=true replaces it, or give another output=")
+    state, sizes = _read(cfg.ckpt)
+    description = _describe(sizes)
+    network = _network(description, state, cfg.ckpt)
+    names = list(cfg.statistics_from) if isinstance(cfg.statistics_from, ListConfig) else [cfg.statistics_from]
+    volumes = [_volume(name, window) for name in names]
+    network.to(pick_device(cfg.device))
+    log.info("recording the statistics of %d normalisations over %d CTs", len(network.norms), len(volumes))
+    with tqdm(total=len(network.norms), unit="norm", disable=not sys.stderr.isatty()) as bar:
+        codec = record_volumes(network, volumes, cfg.tile, cfg.tiles_per_volume, bar.update)
+    for name, ct in zip(names, volumes, strict=True):
+        log.info("the middle of %s through the codec and back: PSNR %.1f dB", name, _psnr(codec, ct, cfg.tile))
+    meta = {
+        "format": checkpoint.FORMAT,
+        "stage": "vqgan",
+        "parts": {"vqgan": description},
+        "hu_window": list(window),
+        "versions": checkpoint.versions(),
+        "imported": {"layout": "medicaldiffusion", "norm": "group", "codebook_minmax": list(codebook_range(state))},
+    }
+    weights = {f"vqgan.{name}": tensor.cpu() for name, tensor in codec.vqgan.state_dict().items()}
+    with replacing(output) as temporary:
+        torch.save({"state_dict": weights, "xray2ctpa": meta}, temporary)
+    log.info(
+        "wrote %s; stage 2 takes it with model.vqgan_ckpt=%s model.diffusion_num_channels=%d 'dataset.hu_window=%s'",
+        *(output, output, sizes.embedding_dim, list(window)),
+    )
+
+
+def _window(values: Any) -> tuple[float, float]:
+    window = plain(values)
+    if not isinstance(window, list) or len(window) != 2:
+        raise ValueError(f"hu_window needs two numbers [lowest, highest], got {window}")
+    check_window((window[0], window[1]))
+    return window[0], window[1]
+
+
+def _read(path: str) -> tuple[Mapping[str, Tensor], Layout]:
+    """The tensors of a Lightning checkpoint and the sizes of its network."""
+    content = load(path)
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict of tensors")
+    try:
+        return state, layout(state, find_settings(plain_state(content.get("hyper_parameters"))))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _describe(sizes: Layout) -> dict[str, Any]:
+    """The network as `parts.build` takes it."""
+    quantizer = {"part": "VectorQuantizer", "n_codes": sizes.n_codes, "dim": sizes.embedding_dim}
+    return {
+        "part": "GroupNormVQGAN",
+        "n_hiddens": sizes.n_hiddens,
+        "embedding_dim": sizes.embedding_dim,
+        "groups": sizes.groups,
+        "quantizer": quantizer,
+    }
+
+
+def _network(description: Mapping[str, Any], state: Mapping[str, Tensor], path: str) -> GroupNormVQGAN:
+    network: GroupNormVQGAN = build(description)
+    recorded = {name: t for name, t in network.state_dict().items() if name.endswith((".mean", ".variance"))}
+    try:
+        network.load_state_dict(renamed(state) | recorded)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds a network of another shape: {' '.join(str(error).splitlines()[:4])}") from error
+    return network
+
+
+def _volume(path: str, window: tuple[float, float]) -> Tensor:
+    """A CT (1, D, H, W) in [-1, 1], padded at the high ends to multiples of 4 with the window's floor."""
+    unit = torch.from_numpy(hu_to_unit(read_ct(path).hu, window))
+    d, h, w = unit.shape
+    volume = torch.full((1, *padded_shape((d, h, w), (STEP, STEP, STEP), STEP)), FLOOR)
+    volume[0, :d, :h, :w] = unit
+    return volume
+
+
+def _psnr(codec: FrozenCodec, ct: Tensor, tile: int) -> float:
+    """Of a reconstruction of the middle of a CT (1, D, H, W), in dB; the range [-1, 1] is 2 wide."""
+    size = [min(n, tile * STEP) for n in ct.shape[1:]]
+    d, h, w = (slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(triple(ct.shape[1:]), size, strict=True))
+    middle = ct[:, d, h, w]
+    error = codec.decode_volume(codec.encode_volume(middle, tile), tile).clamp(-1, 1) - middle
+    return float(10 * torch.log10(4 / error.square().mean().clamp_min(1e-12)))
+
+
+if __name__ == "__main__":
+    main()

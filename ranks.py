@@ -1,0 +1,36 @@
+"""The processes of torchrun, when they sample."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+from ddpm.generator import Team
+
+_PATIENCE = timedelta(hours=4)  # the others wait while the first one decodes and writes
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process' number and how many there are; (0, 1) without torchrun."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def window_team(device: torch.device) -> Iterator[Team]:
+    """All processes as one team that shares the windows of a volume."""
+    rank, world = rank_and_world()
+    if world == 1:
+        yield Team()
+        return
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    # Latents that live on the CPU are summed there, whatever device the network is on.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    try:
+        yield Team(rank, world)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,97 @@
+"""Reading torch files that somebody else wrote, as data: nothing they name is imported or called.
+
+A pickle can name any function and have it called while it is read. Here only tensors and plain containers are
+built; every other class or function that a file names becomes a `Placeholder`.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+}
+
+
+class Placeholder:
+    """Stands for whatever else a file names. Takes any arguments, items and state, and does nothing.
+
+    Attributes:
+        state: what the file stored in the object, if it is an object.
+    """
+
+    state: Any = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Placeholder":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Accepts what the named class would have been given."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Placeholder":
+        return Placeholder()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """An item of a container that is not a plain one."""
+
+    def append(self, value: Any) -> None:
+        """The same, of a list-like one."""
+
+
+class RestrictedPickle:
+    """What `torch.load` wants of a `pickle_module`."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module_name: str, global_name: str, /) -> Any:
+            if module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype):
+                return getattr(torch, global_name)
+            return ALLOWED.get((module_name, global_name), Placeholder)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """A file of `torch.save` on the CPU, with placeholders for all that is not plain data.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, or damaged, or what it holds is not a dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no file of torch.save (zip format, torch 1.6 or later), or it is cut off")
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("constants.pkl") for name in archive.namelist()):
+            raise ValueError(f"{path} is a TorchScript program, which is code; need a checkpoint of torch.save")
+    try:
+        content = torch.load(path, map_location="cpu", pickle_module=RestrictedPickle, weights_only=False)
+    except Exception as error:  # noqa: BLE001, what a foreign pickle does wrong can raise anything
+        raise ValueError(f"{path} cannot be read as tensors and plain containers: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, need a checkpoint's dict")
+    return content
+
+
+def plain_state(value: Any) -> Any:
+    """Settings as plain containers: what placeholders of omegaconf nodes and of namespaces hold; None for others."""
+    if isinstance(value, Placeholder):
+        state = value.state if isinstance(value.state, Mapping) else {}
+        for key in ("_content", "_val"):  # of an omegaconf container, of its leaves
+            if key in state:
+                return plain_state(state[key])
+        return {key: plain_state(v) for key, v in state.items()} or None
+    if isinstance(value, Mapping):
+        return {key: plain_state(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_state(v) for v in value]
+    return value

@@ -1,0 +1,197 @@
+"""One file for another machine: it needs no other, says what it is, and draws the same CT."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import evaluate_ddpm_patches
+import export_model
+import sample_ddpm_patches
+import train_ddpm_patches_4gpu
+from medclip_cond.biomedclip import FILE, BiomedCLIPEncoder
+from tensor_hash import tensor_hash
+from tests.test_pretrained_encoders import random_timm_vit
+from tests.tiny import load, run
+
+
+@pytest.fixture
+def training(workshop, elsewhere):
+    """Copies of both stages' checkpoints in a folder of their own, which may vanish."""
+    folder = elsewhere / "training"
+    folder.mkdir()
+    shutil.copy(workshop.vqgan_ckpt, folder / "vqgan.ckpt")
+    content = load(workshop.ddpm_ckpt)
+    content["xray2ctpa"]["codec"]["path"] = str(folder / "vqgan.ckpt")
+    torch.save(content, folder / "last.ckpt")
+    return folder
+
+
+def take_biomedclip(folder):
+    """Put an encoder that reads its weights from a file beside the checkpoint."""
+    content = load(folder / "last.ckpt")
+    meta = content["xray2ctpa"]
+    denoiser = meta["parts"]["denoiser"]
+    torch.save(random_timm_vit(denoiser["token_dim"], denoiser["pooled_dim"]), folder / FILE)
+    meta["parts"]["xray_encoder"] = {"part": "BiomedCLIPEncoder", "weights": str(folder)}
+    meta["encoder_hash"] = tensor_hash(BiomedCLIPEncoder(str(folder)))
+    torch.save(content, folder / "last.ckpt")
+
+
+def draw(workshop, ckpt, output):
+    run(sample_ddpm_patches, f"xray={workshop.xray}", f"ckpt={ckpt}", f"output={output}", "steps=3")
+    image = nib.Nifti1Image.from_filename(output)
+    return np.asarray(image.dataobj), image.affine
+
+
+@pytest.mark.parametrize("take", [None, take_biomedclip], ids=["tiny_random", "biomedclip"])
+def test_the_file_alone_draws_the_same_ct(take, workshop, training):
+    if take:
+        take(training)
+    expected, affine = draw(workshop, training / "last.ckpt", "expected.nii.gz")
+    run(export_model, f"ckpt={training}/last.ckpt", "output=export/model.ckpt")
+    Path("another").mkdir()
+    Path("export/model.ckpt").rename("another/m.ckpt")
+    shutil.rmtree(training)
+    found, found_affine = draw(workshop, "another/m.ckpt", "found.nii.gz")
+    assert np.array_equal(found, expected)
+    assert np.array_equal(found_affine, affine)
+    assert len(np.unique(found)) > 10
+
+
+def strings(content):
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield str(key)
+            yield from strings(value)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from strings(value)
+    elif isinstance(content, str):
+        yield content
+
+
+def test_the_file_holds_averaged_weights_and_nothing_of_machine_or_patients(workshop, training):
+    take_biomedclip(training)
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
+    stored, exported = load(training / "last.ckpt"), load("model.ckpt")
+    assert exported.keys() == {"xray2ctpa", "state_dict", "MODEL_CARD"}
+    (average,) = (v["average"] for k, v in stored["callbacks"].items() if k.startswith("WeightAverage"))
+    assert all(torch.equal(exported["state_dict"][name], tensor) for name, tensor in average.items())
+    assert not all(torch.equal(stored["state_dict"][name], tensor) for name, tensor in average.items())
+    patients = [line.split(",")[0] for line in (workshop.root / "pairs.csv").read_text().splitlines()[1:]]
+    assert patients
+    for text in [*strings(exported), Path("model.md").read_text()]:
+        assert str(training) not in text
+        assert str(workshop.folder) not in text
+        assert not text.startswith("/")
+        assert not any(patient in text for patient in patients)
+
+
+def test_the_card_tells_what_the_model_is_and_how_good(workshop, training):
+    run(evaluate_ddpm_patches, f"ckpt={training}/last.ckpt", workshop.data, "run_dir=evaluation", "steps=1")
+    metrics = json.loads(Path("evaluation/metrics.json").read_text())
+    licence = "licence='CC BY 4.0'"
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt", "metrics=evaluation/metrics.json", licence)
+    card = Path("model.md").read_text()
+    assert load("model.ckpt")["MODEL_CARD"] == card
+    meta = load(training / "last.ckpt")["xray2ctpa"]
+    count = sum(t.numel() for k, t in load("model.ckpt")["state_dict"].items() if k.startswith("denoiser."))
+    psnr = metrics["summary"]["psnr (own grid)"]
+    rows = [
+        "Not for diagnosis",
+        "research",
+        f"averaged weights | {count:,} |",
+        "| X-ray encoder | TinyRandomEncoder |",
+        "| cases | 4 train, 1 val |",
+        "| HU window | -1000 to 1000 |",
+        "| patch, stride | 16 × 16 × 16, 12 × 12 × 12 voxels |",
+        f"| psnr (own grid) | {psnr:.4g} |",
+        "CC BY 4.0",
+        f"| torch | {torch.__version__} |",
+        f"| VQ-GAN (SHA-256) | {meta['codec']['hash']} |",
+        f"| denoiser (SHA-256) | {metrics['settings']['denoiser hash']} |",
+    ]
+    assert [row for row in rows if row not in card] == []
+
+
+def test_an_export_is_evaluated_as_its_checkpoint_is(workshop, training):
+    settings = [workshop.data, "steps=1", "num_cases=1"]
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
+    run(evaluate_ddpm_patches, f"ckpt={training}/last.ckpt", "run_dir=of_checkpoint", *settings)
+    run(evaluate_ddpm_patches, "ckpt=model.ckpt", "run_dir=of_export", *settings)
+    expected, found = (
+        json.loads(Path(folder, "metrics.json").read_text())["cases"] for folder in ("of_checkpoint", "of_export")
+    )
+    assert expected == found
+
+
+def test_an_earlier_export_is_replaced_only_on_demand(training, refused):
+    settings = [f"ckpt={training}/last.ckpt", "output=model.ckpt"]
+    Path("model.ckpt").write_text("earlier")
+    message = refused(export_model, *settings)
+    assert "overwrite=true" in message
+    assert "model.ckpt" in message
+    assert Path("model.ckpt").read_text() == "earlier"
+    run(export_model, *settings, "overwrite=true")
+    assert "MODEL_CARD" in load("model.ckpt")
+
+
+def test_metrics_of_another_model_are_refused(training, refused):
+    settings = [f"ckpt={training}/last.ckpt", "output=model.ckpt", "metrics=m.json"]
+    assert "m.json" in refused(export_model, *settings)
+    Path("m.json").write_text("[1]")
+    assert "not a metrics.json" in refused(export_model, *settings)
+    Path("m.json").write_text(json.dumps({"settings": {"denoiser hash": "0" * 64}, "summary": {}, "cases": []}))
+    assert "another model" in refused(export_model, *settings)
+    assert not Path("model.ckpt").exists()
+
+
+def test_what_cannot_be_exported(workshop, training, refused):
+    own = f"ckpt={training}/last.ckpt"
+    assert "must end in .ckpt" in refused(export_model, own, "output=model.pt")
+    assert "choose another file" in refused(export_model, own, f"output={training}/last.ckpt", "overwrite=true")
+    assert "'vqgan'" in refused(export_model, f"ckpt={training}/vqgan.ckpt")
+    content = load(training / "last.ckpt")
+    torch.save(content | {"callbacks": {}}, "plain.ckpt")
+    assert "no averaged weights" in refused(export_model, "ckpt=plain.ckpt")
+    assert not Path("model.ckpt").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(training, refused, monkeypatch):
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    message = refused(export_model, f"ckpt={training}/last.ckpt", "output=export/model.ckpt")
+    assert "No space left on device: export/model.ckpt" in message
+    assert list(Path("export").iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", ["averaged=false", "vqgan_ckpt=training/vqgan.ckpt"])
+def test_an_export_has_no_other_weights(setting, workshop, training, refused):
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
+    message = refused(sample_ddpm_patches, f"xray={workshop.xray}", "output=ct.nii.gz", "ckpt=model.ckpt", setting)
+    assert "leave vqgan_ckpt and averaged out" in message
+
+
+def test_a_changed_export_is_refused(workshop, training, refused):
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
+    content = load("model.ckpt")
+    content["state_dict"]["xray_encoder.vit.layernorm.bias"] += 1
+    torch.save(content, "changed.ckpt")
+    message = refused(sample_ddpm_patches, f"xray={workshop.xray}", "output=ct.nii.gz", "ckpt=changed.ckpt")
+    assert "another X-ray encoder" in message
+
+
+def test_training_does_not_start_from_an_export(workshop, training, refused):
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
+    message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, "model.name=new", "init_from=model.ckpt")
+    assert "'model'" in message
+    assert "need stage 'ddpm'" in message

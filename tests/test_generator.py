@@ -1,0 +1,178 @@
+"""Plans, guidance, memory and teams of processes: what changes the latent that is drawn, and what must not."""
+
+from dataclasses import replace
+from math import ceil
+
+import pytest
+import torch
+from torch import distributed, nn
+
+from ddpm import gpu_memory
+from ddpm.diffusion import CosineDDPM, RectifiedFlow
+from ddpm.generator import Grid, SamplingPlan, Team, VolumeGenerator, XrayInput
+from ddpm.latent_scale import LatentScale
+
+WINDOW, STRIDE = (4, 4, 4), (3, 2, 4)
+GRID = Grid((41, 22, 34), (2.0, 1.0, 1.5))  # a latent of (11, 6, 9)
+XRAY = XrayInput(torch.zeros(1, 8, 8), torch.zeros(3, 8, 8), torch.eye(3)[:2])
+PLAN = SamplingPlan(4, mode="fused")
+
+
+class Convolving(nn.Module):
+    """A denoiser that looks at its whole window, so that windows disagree; counts the windows of each call."""
+
+    latent_channels = 2
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv3d(2, 2, 3, padding=1)
+        self.calls = []
+
+    def encode_condition(self, pooled, tokens, grid, xray, affine, drop):
+        return drop.float()
+
+    def forward(self, x, t, condition, positions, spacing):
+        self.calls.append(len(x))
+        seen = torch.tanh(self.conv(x) + 0.01 * positions[:, :2]) * (1 - t.view(-1, 1, 1, 1, 1))
+        return seen + 0.5 * condition.view(-1, 1, 1, 1, 1)
+
+
+class Features(nn.Module):
+    grid = (1, 1)
+
+    def forward(self, cxr):
+        return type("Seen", (), {"pooled": cxr.mean((2, 3)), "tokens": cxr.flatten(2).mean(2)[:, None]})()
+
+
+def make_generator(diffusion=None):
+    scale = LatentScale(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5]))
+    return VolumeGenerator(Convolving(), diffusion or RectifiedFlow(), scale, nn.Identity(), Features(), WINDOW, STRIDE)
+
+
+@pytest.fixture
+def generator():
+    return make_generator()
+
+
+def draw(generator, plan, seed=5, team=None):
+    return generator.latent(XRAY, GRID, plan, seed, team=team)
+
+
+def test_guidance_of_one_is_the_conditional_bit_for_bit(generator):
+    plain = draw(generator, PLAN)
+    for interval in ((0.0, 1.0), (0.2, 0.4)):
+        assert torch.equal(draw(generator, replace(PLAN, guidance=1.0, guidance_interval=interval)), plain)
+
+
+@pytest.mark.parametrize("mode", ["whole", "fused", "independent"])
+def test_guidance_in_one_pass_equals_guidance_in_two(generator, mode):
+    two, one = (draw(generator, SamplingPlan(4, mode=mode, guidance=3.0, window_batch=n)) for n in (1, 6))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    assert (one - draw(generator, SamplingPlan(4, mode=mode))).abs().max() > 0.1
+
+
+def test_guidance_fills_a_batch_with_both_passes(generator):
+    draw(generator, replace(PLAN, steps=1, guidance=3.0, window_batch=6))
+    windows = generator.windows(GRID)
+    assert max(generator.denoiser.calls) == 6
+    assert sum(generator.denoiser.calls) == 2 * windows
+    assert len(generator.denoiser.calls) == generator.evaluations(
+        GRID, replace(PLAN, steps=1, guidance=3.0, window_batch=6)
+    )
+
+
+def test_outside_its_interval_guidance_rests(generator):
+    plan = SamplingPlan(4, mode="whole", guidance=3.0)  # at times 1, 3/4, 1/2, 1/4
+    plain = draw(generator, SamplingPlan(4, mode="whole"))
+    assert torch.equal(draw(generator, replace(plan, guidance_interval=(0.8, 0.9))), plain)
+    generator.denoiser.calls.clear()
+    middle = draw(generator, replace(plan, guidance_interval=(0.4, 0.8)))
+    assert len(generator.denoiser.calls) == 4 + 2
+    assert not torch.equal(middle, plain)
+    assert not torch.equal(middle, draw(generator, plan))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"guidance_interval": (0.8, 0.2)}, r"low <= high.*0\.8"),
+        ({"guidance_interval": (0.0, 2.0)}, "guidance_interval"),
+        ({"window_batch": 0}, "window_batch.*0"),
+        ({"window_batch": "many"}, "auto.*'many'"),
+        ({"latent_device": "tpu"}, "latent_device.*'tpu'"),
+    ],
+    ids=str,
+)
+def test_a_plan_that_cannot_be(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        replace(PLAN, **wrong)
+
+
+def test_auto_is_settled_before_counting(generator):
+    plan = SamplingPlan(4, mode="auto", window_batch="auto")
+    with pytest.raises(ValueError, match="settle"):
+        generator.evaluations(GRID, replace(plan, mode="fused"))
+    settled = generator.settle(plan, XRAY, GRID)
+    assert (settled.mode, settled.window_batch, settled.latent_device) == ("fused", 1, "cpu")
+    assert generator.settle(settled, XRAY, GRID) == settled
+    assert generator.settle(plan, XRAY, Grid((16, 10, 12), (1.0, 1.0, 1.0))).mode == "whole"
+    with pytest.raises(ValueError, match="device=cuda"):
+        generator.settle(replace(plan, latent_device="cuda"), XRAY, GRID)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(10_000, 1), (100_000, 8), (10**9, gpu_memory.MOST_WINDOWS)])
+def test_the_window_batch_follows_the_free_memory(monkeypatch, free, expected):
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(gpu_memory, "peak_bytes", lambda run, device: 10_000)
+    assert gpu_memory.windows_that_fit(lambda: None, 0, torch.device("cpu")) == expected
+
+
+def test_latents_leave_a_small_gpu(monkeypatch):
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda device: 24 * 10**9)
+    assert gpu_memory.latents_fit(4 * 64 * 151 * 128 * 128, torch.device("cpu"))  # 512×512×604 at 64 channels
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda device: 8 * 10**9)
+    assert not gpu_memory.latents_fit(4 * 64 * 151 * 128 * 128, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("diffusion", [RectifiedFlow(), CosineDDPM(100)], ids=["flow", "ddpm"])
+def test_a_gpu_draws_the_latent_of_a_cpu_wherever_it_lives(diffusion):
+    on_cpu = draw(make_generator(diffusion), PLAN)
+    on_gpu = make_generator(diffusion).cuda()
+    for home in ("cpu", "cuda", "auto"):
+        drawn = draw(on_gpu, replace(PLAN, latent_device=home, window_batch="auto"))
+        torch.testing.assert_close(drawn.cpu(), on_cpu, rtol=0, atol=1e-3 * float(on_cpu.std()))
+
+
+def _member(rank, folder, plan):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        latent = draw(make_generator(), plan, team=Team(rank, 2))
+        torch.save(latent, f"{folder}/{rank}.pt")
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_two_processes_draw_the_latent_of_one(generator, tmp_path):
+    plan = replace(PLAN, sampler="ddpm", window_batch=5)
+    torch.multiprocessing.spawn(_member, (str(tmp_path), plan), nprocs=2)
+    alone = draw(generator, replace(plan, window_batch=1))
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(shared, alone, rtol=0, atol=1e-3 * float(alone.std()))
+    assert not torch.equal(draw(generator, plan, seed=6), alone)
+
+
+def test_a_team_shares_windows_only(generator):
+    with pytest.raises(ValueError, match=r"mode=fused only.*whole"):
+        draw(generator, SamplingPlan(2, mode="whole"), team=Team(0, 2))
+
+
+def test_members_see_every_window_once(generator):
+    windows = torch.arange(3 * 7).view(7, 3)
+    shares = torch.cat([Team(rank, 3).share(windows) for rank in range(3)])
+    assert sorted(shares.tolist()) == windows.tolist()
+    plan = replace(PLAN, window_batch=4)
+    count = generator.windows(GRID)
+    assert generator.evaluations(GRID, plan, Team(0, 2)) == 4 * ceil(ceil(count / 2) / 4)

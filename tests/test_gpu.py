@@ -1,0 +1,82 @@
+"""What a CPU cannot show: half precision as GPUs have it, and that both devices draw the same."""
+
+import pytest
+import torch
+
+import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
+from ddpm.generator import Grid, SamplingPlan
+from sampling import CTSampler
+from tests.tiny import DDPM_CKPT, VQGAN_CKPT, built_ddpm, load, run
+
+pytestmark = pytest.mark.gpu
+
+STAGES = {
+    "vqgan": (train_vqgan_patches_4gpu, VQGAN_CKPT),
+    "ddpm": (train_ddpm_patches_4gpu, DDPM_CKPT),
+}
+GRID, PLAN = Grid((40, 24, 28), (9.0, 9.0, 9.0)), SamplingPlan(steps=4)
+
+
+@pytest.fixture
+def exact():
+    """float32 as exact as a CPU's."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_both_stages_train_on_a_gpu(stage, precision, workshop, elsewhere):
+    script, path = STAGES[stage]
+    run(script, *getattr(workshop, stage), f"model.precision={precision}", "trainer.accelerator=gpu")
+    stored = load(path)
+    assert stored["global_step"] == 4
+    weights = {name: tensor for name, tensor in stored["state_dict"].items() if tensor.is_floating_point()}
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    start = load(getattr(workshop, f"{stage}_ckpt"))["state_dict"]
+    assert weights.keys() <= start.keys()
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_half_precision_gives_nearly_the_same_loss(workshop, elsewhere):
+    made = built_ddpm(*workshop.ddpm, "trainer.accelerator=gpu")
+    module = made.module.cuda()
+    for network in module._frozen[:2]:
+        network.cuda()
+    batch = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in made.batch.items()}
+    module.latent_scale.measure([module._raw_latents(batch).cpu()])
+    full = module.loss(batch).item()
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cuda", dtype):
+            assert module.loss(batch).item() == pytest.approx(full, rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["whole", "fused"])
+def test_a_gpu_draws_what_a_cpu_draws(mode, workshop, exact):
+    drawn = []
+    for device in ("cpu", "cuda"):
+        sampler = CTSampler(workshop.ddpm_ckpt, device=device)
+        xray = sampler.load_xray(workshop.xray)
+        drawn.append(sampler.generator.latent(xray, GRID, SamplingPlan(steps=4, mode=mode), 0).cpu())
+    assert float((drawn[0] - drawn[1]).abs().max()) < 2e-3 * float(drawn[0].std())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_as_the_others_do(workshop, elsewhere):
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.compile=true", "trainer.accelerator=gpu")
+    compiled = load(DDPM_CKPT)["state_dict"]
+    plain = load(workshop.ddpm_ckpt)["state_dict"]
+    assert compiled.keys() == plain.keys()
+    assert all(torch.isfinite(tensor).all() for tensor in compiled.values())
+
+
+def test_tensorboard_tells_the_gpus_memory(workshop, elsewhere):
+    from tests.test_throughput import logged
+
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, "trainer.accelerator=gpu")
+    peak = logged("outputs/ddpm_4gpu_patches/tensorboard")["speed/gpu_peak_gb"]
+    assert 0 < peak[-1].value < 8
