@@ -170,7 +170,7 @@ def common_meta(cfg: DictConfig, stage: str, parts: Mapping[str, Any]) -> dict[s
         "parts": describe(parts),
         "hu_window": plain(cfg.dataset.hu_window),
         "versions": checkpoint.versions(),
-        "config": plain({key: cfg[key] for key in ("model", "dataset", "seed")}),
+        "config": {key: plain(cfg[key]) for key in ("model", "dataset", "seed")},
     }
 
 

@@ -14,12 +14,14 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+import assembly
 from cli import script
 from dataset.patches import padded_shape, triple
 from dataset.store import StoredCase, VolumeStore
 from dataset.volume_io import write_ct
 from dataset.xray_ctpa_patch_dataset import STEP, read_unit
 from ddpm.generator import Grid, SamplingPlan
+from devices import fast_float32
 from evaluation.common_grid import CommonGrid, choose_grid, to_grid
 from evaluation.controls import Controls, compare_with_controls, correlation
 from evaluation.metrics import score, window_preset
@@ -46,7 +48,8 @@ class Compared:
 
 @script("evaluate_ddpm")
 def main(cfg: DictConfig) -> None:
-    store = VolumeStore(cfg.dataset.store)
+    fast_float32()
+    store = assembly.open_store(cfg.dataset)
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device)
     cases = store.split(cfg.split)[: cfg.num_cases]
     if not cases:

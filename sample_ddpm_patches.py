@@ -14,6 +14,7 @@ from cli import script
 from dataset.errors import BadFileError
 from dataset.voxel_file import box_of
 from ddpm.generator import SamplingPlan, Team
+from devices import fast_float32
 from drawing import Drawing
 from estimate import estimate
 from ranks import rank_and_world, window_team
@@ -77,6 +78,7 @@ def sample(
 
 @script("sample_ddpm")
 def main(cfg: DictConfig) -> None:
+    fast_float32()
     plan = _plan(cfg)
     if cfg.num_samples < 1:
         raise ValueError(f"num_samples must be a whole number from 1, got {cfg.num_samples}")
