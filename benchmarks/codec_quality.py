@@ -1,7 +1,8 @@
 """How well do the codecs reconstruct a real scan? `python -m benchmarks.codec_quality`
 
 Trains the VQ-GAN on one scan with each quantiser, for as many equal steps, through the training script, and
-reconstructs another patient's scan whole. Beside them stand two floors from the same run: 4x down and up by trilinear
+reconstructs another patient's scan whole. The training scan enters twice, as it is and resampled to FINE mm cubes,
+since one scan has one voxel shape only. Beside them stand two floors from the same run: 4x down and up by trilinear
 interpolation, and the linear codec (PCA of 4x4x4 blocks, fitted to the training scan). The guide's single codebook on
 64 channels is trained for as many steps too. PSNR and SSIM over the whole volume in the window [-1000, 1000].
 
@@ -29,20 +30,22 @@ import checkpoint
 from benchmarks.options import reports_mistakes, split
 from benchmarks.real_data import DATA, SCANS, timed, write_pairs
 from dataset.intensity import hu_to_unit, unit_to_hu
-from dataset.volume_io import read_ct
+from dataset.resample import resample
+from dataset.volume_io import read_ct, write_ct
 from devices import pick_device
 from evaluation.metrics import score, window_preset
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.layers import ChannelsToSpace, SpaceToChannels
 from vq_gan_3d.vqgan import block_components
 
+FINE = 1.5
 WINDOW = (-1000.0, 1000.0)
 STEP = 4  # voxels per latent voxel and axis
 OPTIONS = {
     "train": str(DATA / SCANS["lidc"]),
     "test": str(DATA / SCANS["totalseg"]),
     "out": "outputs/codec_quality",
-    "steps": "400",
+    "steps": "1500",
     "channels": "8",
     "quantizers": "vq,multi_vq,fsq,kl",
     "device": "auto",
@@ -50,18 +53,23 @@ OPTIONS = {
 GUIDE = ["model.embedding_dim=64", "quantizer=vq"]
 TRAINING = [
     "model.n_hiddens=8",
-    "model.patch_size=[64,64,64]",
-    "model.batch_size=2",
+    "model.encoder_blocks=[0,2]",
+    "model.decoder_mults=[4,2]",
+    "model.decoder_blocks=[2,1]",
+    "model.patch_size=[32,32,32]",
+    "model.batch_size=8",
     "model.num_workers=1",
     "model.val_patches_per_volume=4",
     "model.gan_weight=0",
     "model.feature_weight=0",
     "model.l1_weight=1",
     "model.l2_weight=20",
-    "model.train_lr=1e-3",
+    "model.train_lr=2e-3",
+    "model.adam_betas=[0.9,0.99]",
     "model.warmup_steps=50",
     "model.lr_final=0.01",
     "model.max_epochs=1",
+    "model.precision=bf16-mixed",
     "resume=never",
 ]
 
@@ -93,6 +101,13 @@ class Scan:
         return {"psnr": round(found.psnr, 2), "ssim": round(found.ssim, 4)}
 
 
+def write_fine(source: Path, path: Path) -> None:
+    """The scan at voxels of FINE mm."""
+    volume = read_ct(source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_ct(path, *resample(volume.hu, volume.affine, (FINE, FINE, FINE)))
+
+
 def trilinear(unit: Tensor) -> Tensor:
     """(1, D, H, W), 4 times smaller and back."""
     small = interpolate(unit[None], scale_factor=1 / STEP, mode="trilinear")
@@ -120,7 +135,7 @@ def reconstruct(codec: FrozenCodec, unit: Tensor, device: torch.device) -> tuple
 def train_codec(name: str, settings: Sequence[str], out: Path, steps: int) -> tuple[Path, float]:
     """Stage 1 on the training scan; its checkpoint and the seconds it took."""
     folder = out / name
-    amount = [f"model.patches_per_volume={2 * steps}", f"model.max_steps={steps}"]
+    amount = [f"model.patches_per_volume={4 * steps}", f"model.max_steps={steps}"]
     places = [f"dataset.root={out}/data", f"run_dir={folder}", f"checkpoint_dir={folder}"]
     command = ["train_vqgan_patches_4gpu.py", *places, *settings, *amount]
     return folder / "last.ckpt", timed("train", " ".join(command))["train_s"]
@@ -153,7 +168,8 @@ def main() -> None:
     options, overrides = split(sys.argv[1:], OPTIONS)
     out, paths = Path(options["out"]).absolute(), {name: Path(options[name]) for name in ("train", "test")}
     steps, channels, device = int(options["steps"]), int(options["channels"]), pick_device(options["device"])
-    write_pairs(out / "data", paths)
+    write_fine(paths["train"], out / "fine.nii.gz")
+    write_pairs(out / "data", {"train": paths["train"], "fine": out / "fine.nii.gz", "test": paths["test"]})
     train, test = (Scan.read(path) for path in paths.values())
     result: dict[str, Any] = {"steps": steps, "trilinear": test.scores(trilinear(test.unit))}
     for count in (4, channels):

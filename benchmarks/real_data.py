@@ -38,7 +38,7 @@ STAGE2 = (
 
 
 def write_pairs(root: Path, scans: Mapping[str, Path]) -> None:
-    """The scans, linked, each with the frontal X-ray projected from it; the first one trains, the others validate."""
+    """The scans, linked, each with the frontal X-ray projected from it; the last one validates, the others train."""
     root.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
     for name, source in scans.items():
@@ -48,7 +48,7 @@ def write_pairs(root: Path, scans: Mapping[str, Path]) -> None:
         volume = read_ct(ct)
         integrals, affine = frontal_drr(volume.hu, volume.spacing)
         write_xray(root / f"{name}.png", to_intensity(integrals), affine, synthetic=True)
-        split = "val" if rows else "train"
+        split = "val" if name == list(scans)[-1] else "train"
         rows.append({"patient_id": name, "ct": ct.name, "xray": f"{name}.png", "split": split})
     with (root / "pairs.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))

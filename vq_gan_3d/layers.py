@@ -93,3 +93,10 @@ def crop(x: Tensor, margin: int) -> Tensor:
     if margin == 0:
         return x
     return x[..., margin:-margin, margin:-margin, margin:-margin]
+
+
+def use_channels_last(network: nn.Module) -> None:
+    """Lays out the kernels of all 3D convolutions channels last: they then keep their activations so, too."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)

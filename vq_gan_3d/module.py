@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from vq_gan_3d.codebook import sum_over_ranks
 from vq_gan_3d.discriminators import PatchDiscriminator
+from vq_gan_3d.layers import use_channels_last
 from vq_gan_3d.losses import AdversarialLoss, LossWeights, perceptual_loss
 from vq_gan_3d.perceptual import VGG16Distance
 from vq_gan_3d.pictures import above_each_other
@@ -38,6 +39,7 @@ class VQGANModule(pl.LightningModule):
         perceptual: used where a weight asks for it; stays outside this module's state.
         lr_schedule: optimizer, all steps -> scheduler, stepped after every training step.
         clip_norm: largest gradient norm of the autoencoder, and of the discriminators.
+        channels_last: memory layout of the convolutions; results agree up to rounding.
         init_patches: training patches, evenly spread over the data set, that the linear codec is fitted to.
         meta: plain data that describes this network; stored in its checkpoints under "xray2ctpa".
 
@@ -54,6 +56,7 @@ class VQGANModule(pl.LightningModule):
         perceptual: VGG16Distance | None = None,
         lr_schedule: Callable[[torch.optim.Optimizer, float], Any] | None = None,
         clip_norm: float = 1.0,
+        channels_last: bool = False,
         init_patches: int = 32,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
@@ -61,6 +64,8 @@ class VQGANModule(pl.LightningModule):
         self.vqgan, self.weights = vqgan, weights
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.clip_norm, self.init_patches = clip_norm, init_patches
+        if channels_last:
+            use_channels_last(vqgan)
         self.meta = dict(meta or {})
         self.adversarial = _adversarial(discriminators, weights)
         self._frozen = _perceptual(perceptual, weights)
