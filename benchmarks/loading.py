@@ -38,13 +38,14 @@ def feed(folder: Path, patch: int, seconds: float) -> dict[str, float]:
     started = time.perf_counter()
     data = open_patients(folder, patch)
     opened_s = time.perf_counter() - started
-    batches = iter(PatchDataModule(data, data, BATCH, WORKERS).train_dataloader())
+    module = PatchDataModule(data, data, BATCH, WORKERS)
+    batches = iter(module.train_dataloader())
     for _ in range(WARM_UP):
         next(batches)
     workers = [process.pid for process in batches._workers]  # type: ignore[attr-defined]
     cpu, started, count = cpu_seconds(workers), time.perf_counter(), 0
     while count < WORKERS or time.perf_counter() - started < seconds:
-        count += len(next(batches)["ct"])
+        count += len(module.on_after_batch_transfer(next(batches), 0)["ct"])
     took = time.perf_counter() - started
     return {
         "loader_crops_per_s": round(count / took, 1),

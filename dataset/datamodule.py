@@ -3,14 +3,30 @@
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from dataset.sampler import VolumeGroupedSampler
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 
 
+class _HUItems(Dataset[dict[str, Any]]):
+    """Items as loader processes hand them over."""
+
+    def __init__(self, dataset: XrayCTPAPatchDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.dataset.hu_item(index)
+
+
 class PatchDataModule(pl.LightningDataModule):
     """Training draws anew each epoch, validation always the same patches.
+
+    Loaders give CT as int16 HU; Lightning has `on_after_batch_transfer` turn a batch into the items of the dataset,
+    on the GPU where there is one.
 
     Args:
         batch_size: patches per process.
@@ -52,6 +68,9 @@ class PatchDataModule(pl.LightningDataModule):
         sampler: DistributedSampler[dict[str, Any]] = DistributedSampler(self.val, world, rank, shuffle=False)
         return self._loader(self.val, sampler, drop_last=False)
 
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        return self.train.with_unit(batch)
+
     def state_dict(self) -> dict[str, int]:
         """The epoch under way and the batches of it that are done."""
         if self.trainer is None:
@@ -67,7 +86,7 @@ class PatchDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: XrayCTPAPatchDataset, sampler: Any, drop_last: bool) -> DataLoader[dict[str, Any]]:
         return DataLoader(
-            dataset,
+            _HUItems(dataset),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,

@@ -1,5 +1,6 @@
 """Patches of CT pulmonary angiograms, each with its patient's chest X-ray."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.intensity import write_unit
+from dataset.intensity import hu_to_unit
 from dataset.latents import LatentCache
 from dataset.patches import (
     Triple,
@@ -103,6 +104,13 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         return len(self.cases) * self.patches_per_volume
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.with_unit(self.hu_item(index))
+
+    def hu_item(self, index: int) -> dict[str, Any]:
+        """An item before `with_unit`: in place of `ct` and `ct_context` it has `ct_hu`, int16 (1, d+2c, h+2c, w+2c).
+
+        That is half the memory, or less, to hand from a loader process to the training.
+        """
         epoch, draw = divmod(index, len(self))
         case = self.cases[draw // self.patches_per_volume]
         start = self._start(case, epoch, draw)
@@ -112,7 +120,23 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             "sample_key": torch.tensor(key),
             "draw": torch.tensor(draw),
         }
-        return item | (self._ct(case, start) if self.latents is None else self._latent(self.latents, case, start))
+        if self.latents is not None:
+            return item | self._latent(self.latents, case, start)
+        d, h, w = (n + 2 * self.context for n in self.patch_size)
+        first = triple([s - self.context for s in start])
+        hu = read_padded(self.store, case, first, (d, h, w), floor_hu(self.hu_window))
+        return item | {"ct_hu": torch.from_numpy(hu)[None]}
+
+    def with_unit(self, item: dict[str, Any]) -> dict[str, Any]:
+        """An item, or a batch of them, with `ct_hu` replaced by `ct` and, if there is context, `ct_context`."""
+        if "ct_hu" not in item:
+            return item
+        item = dict(item)
+        ct = hu_to_unit(item.pop("ct_hu"), self.hu_window)
+        if self.context == 0:
+            return item | {"ct": ct}
+        inner = tuple(slice(self.context, -self.context) for _ in range(3))
+        return item | {"ct": ct[(..., *inner)], "ct_context": ct}
 
     def _start(self, case: StoredCase, epoch: int, draw: int) -> Triple:
         volume, nth = divmod(draw, self.patches_per_volume)
@@ -145,14 +169,6 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             eye = self.encoder_input
             item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)
         return item
-
-    def _ct(self, case: StoredCase, start: Triple) -> dict[str, Tensor]:
-        d, h, w = (n + 2 * self.context for n in self.patch_size)
-        first = triple([s - self.context for s in start])
-        ct = torch.from_numpy(read_unit(self.store, case, first, (d, h, w), self.hu_window))[None]
-        inner = tuple(slice(self.context, self.context + n) for n in self.patch_size)
-        item = {"ct": ct[(slice(None), *inner)]}
-        return item | ({"ct_context": ct} if self.context else {})
 
     def _latent(self, latents: LatentCache, case: StoredCase, start: Triple) -> dict[str, Tensor]:
         size = triple([n // STEP for n in self.patch_size])
@@ -194,18 +210,30 @@ def _draw(rng: np.random.Generator, first: Triple, last: Triple) -> Triple:
     return d, h, w
 
 
+def floor_hu(hu_window: tuple[float, float]) -> int:
+    """What stands beyond a volume, in HU: the window's floor."""
+    return math.floor(hu_window[0])
+
+
+def read_padded(store: VolumeStore, case: StoredCase, start: Triple, size: Triple, fill: int) -> np.ndarray:
+    """A box of a volume as int16 HU (d, h, w); beyond the volume it is `fill`."""
+    low = triple([max(s, 0) for s in start])
+    high = [min(s + n, m) for s, n, m in zip(start, size, case.shape, strict=True)]
+    inside = [b - a for a, b in zip(low, high, strict=True)]
+    if inside == list(size):
+        return store.read_hu(case, low, size)
+    out = np.full(size, fill, dtype=np.int16)
+    if min(inside) > 0:
+        where = tuple(slice(a - s, a - s + n) for a, s, n in zip(low, start, inside, strict=True))
+        out[where] = store.read_hu(case, low, triple(inside))
+    return out
+
+
 def read_unit(
     store: VolumeStore, case: StoredCase, start: Triple, size: Triple, hu_window: tuple[float, float]
 ) -> np.ndarray:
     """A box of a volume as float32 (d, h, w) in [-1, 1]; beyond the volume it is the window's floor, -1."""
-    out = np.full(size, -1, dtype=np.float32)
-    low = triple([max(s, 0) for s in start])
-    high = [min(s + n, m) for s, n, m in zip(start, size, case.shape, strict=True)]
-    inside = [b - a for a, b in zip(low, high, strict=True)]
-    if min(inside) > 0:
-        where = tuple(slice(a - s, a - s + n) for a, s, n in zip(low, start, inside, strict=True))
-        write_unit(store.read_hu(case, low, triple(inside)), hu_window, out[where])
-    return out
+    return hu_to_unit(read_padded(store, case, start, size, floor_hu(hu_window)), hu_window)
 
 
 def coverage(shape: Triple, patch: Triple, stride: Triple) -> int:

@@ -78,7 +78,7 @@ def test_validation_uses_the_averaged_weights(workshop, elsewhere, stored):
     module = made.module
     module.load_state_dict(stored["state_dict"])
     module.eval()
-    batch = next(iter(made.data.val_dataloader()))
+    batch = made.data.on_after_batch_transfer(next(iter(made.data.val_dataloader())), 0)
     trained = float(module.loss(batch, even_times=True).detach())
     load_weights(module, average)
     averaged = float(module.loss(batch, even_times=True).detach())

@@ -33,6 +33,17 @@ class Patches(Dataset):
         return {"ct": self.ct[index], "patient_id": str(index)}
 
 
+class Data(pl.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        self.train = Patches()
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=2)
+
+    val_dataloader = train_dataloader
+
+
 def optimizer(groups):
     return torch.optim.Adam(groups, 1e-3)
 
@@ -49,7 +60,6 @@ def make_discriminators():
 
 
 def fit(module, folder, steps, ckpt_path=None, **arguments):
-    loader = DataLoader(Patches(), batch_size=2)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -59,7 +69,7 @@ def fit(module, folder, steps, ckpt_path=None, **arguments):
         num_sanity_val_steps=0,
         **arguments,
     )
-    trainer.fit(module, loader, loader, ckpt_path=ckpt_path)
+    trainer.fit(module, Data(), ckpt_path=ckpt_path)
     return trainer
 
 

@@ -152,7 +152,7 @@ class Built:
 
     @property
     def batch(self) -> dict[str, Any]:
-        return next(iter(self.data.train_dataloader()))
+        return self.data.on_after_batch_transfer(next(iter(self.data.train_dataloader())), 0)
 
 
 def built(script: ModuleType, *settings: str) -> Built:

@@ -146,7 +146,7 @@ class VQGANModule(pl.LightningModule):
 
     def _spread_patches(self) -> Tensor:
         """The same patches on every rank: (N, 1, D, H, W)."""
-        dataset = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
+        dataset = self.trainer.datamodule.train  # type: ignore[attr-defined]
         count = min(self.init_patches, len(dataset))
         return torch.stack([dataset[i * len(dataset) // count]["ct"] for i in range(count)])
 
