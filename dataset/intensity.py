@@ -24,7 +24,8 @@ def hu_to_unit(hu: Array, hu_window: tuple[float, float]) -> Array:
         unit = hu.astype(np.float32)
         np.clip(unit, lo, hi, out=unit)
     else:
-        unit = hu.float().clip(lo, hi)
+        unit = hu.clone() if hu.is_floating_point() else hu  # all in place below: fresh memory is what takes time
+        unit = unit.float().clip_(lo, hi)
     unit -= lo
     unit *= 2 / (hi - lo)
     unit -= 1
