@@ -61,7 +61,8 @@ def open_store(dataset: DictConfig) -> VolumeStore:
     if not (folder / MANIFEST).is_file():
         if not Path(dataset.root).is_dir():
             raise FileNotFoundError(
-                f"no prepared data in {folder}, and no folder of pairs at dataset.root={dataset.root}"
+                f"no prepared data in {folder}, and no folder of pairs at dataset.root={dataset.root} that"
+                " prepare_data.py could prepare"
             )
         with _one_at_a_time(folder):  # the ranks of torchrun all come here
             if not (folder / MANIFEST).is_file():

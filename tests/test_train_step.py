@@ -23,7 +23,7 @@ def bench():
 
 
 def test_the_training_script_trains_on_cached_latents_and_on_the_fly(bench):
-    for latents, key in (("always", "latent"), ("never", "ct_context")):
+    for latents, key in (("always", "latent"), ("never", "ct_hu")):
         cfg = bench.settings(f"dataset.latents={latents}")
         module, data = bench.build(cfg)
         assert key in next(iter(data.train_dataloader()))
