@@ -7,8 +7,8 @@ interpolation, and the linear codec (PCA of 4x4x4 blocks, fitted to the training
 64 channels is trained for as many steps too. PSNR and SSIM over the whole volume in the window [-1000, 1000].
 
 Options: train=, test= (CTs; default the LIDC and TotalSegmentator scans of ../shared/data), out=, steps=, channels=,
-quantizers=vq,multi_vq,fsq,kl, device=. Other settings go to the training script, after those in TRAINING below. The
-last line is one JSON object.
+codecs=vq,multi_vq,fsq,kl,guide_vq, device=. Other settings go to the training script, after those in TRAINING below.
+The last line is one JSON object.
 """
 
 import json
@@ -41,16 +41,22 @@ from vq_gan_3d.vqgan import block_components
 FINE = 1.5
 WINDOW = (-1000.0, 1000.0)
 STEP = 4  # voxels per latent voxel and axis
+CODECS = {
+    "vq": ["quantizer=vq", "model.n_codes=16384"],
+    "multi_vq": ["quantizer=multi_vq", "model.n_codes=2048"],
+    "fsq": ["quantizer=fsq"],
+    "kl": ["quantizer=kl"],
+    "guide_vq": ["quantizer=vq", "model.n_codes=16384", "model.embedding_dim=64"],
+}
 OPTIONS = {
     "train": str(DATA / SCANS["lidc"]),
     "test": str(DATA / SCANS["totalseg"]),
     "out": "outputs/codec_quality",
     "steps": "1500",
     "channels": "8",
-    "quantizers": "vq,multi_vq,fsq,kl",
+    "codecs": ",".join(CODECS),
     "device": "auto",
 }
-GUIDE = ["model.embedding_dim=64", "quantizer=vq"]
 TRAINING = [
     "model.n_hiddens=8",
     "model.encoder_blocks=[0,2]",
@@ -175,9 +181,9 @@ def main() -> None:
     for count in (4, channels):
         result[f"pca_{count}"] = test.scores(linear_codec(train.unit, test.unit, count))
     log.info("%s", result)
-    for name in [*options["quantizers"].split(","), "guide_vq"]:
-        settings = GUIDE if name == "guide_vq" else [f"model.embedding_dim={channels}", f"quantizer={name}"]
-        result[name] = measure(name, [*TRAINING, *settings, *overrides], out, steps, test, device)
+    for name in options["codecs"].split(","):
+        settings = [*TRAINING, f"model.embedding_dim={channels}", *CODECS[name], *overrides]
+        result[name] = measure(name, settings, out, steps, test, device)
     print(json.dumps(result))
 
 

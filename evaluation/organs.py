@@ -8,6 +8,8 @@ from scipy import ndimage
 _LUNG_HU = -430  # half way between lung and what surrounds it, so that blurred borders count half
 _VESSEL_MM = 6.0  # vessels up to about twice as wide belong to the lung around them
 _OPEN = 2.0  # voxels at the sides, as a share of size^(2/3): half a ball has 1.9, air along a side or in a corner more
+_CORE_DEPTH = 2  # voxels from a pocket's surface to its core
+_CORE_REACH = 4.0  # voxels from a core to the farthest corners of its pocket
 _SMALLEST_SHARE = 0.1  # of the larger lung; smaller pockets of air are stomach, bowel or airways
 
 
@@ -16,7 +18,7 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
     Air that is not spread along the sides of the volume, in pockets of at least a tenth of the largest, with its
     holes closed. A lung may touch a side, where the field of view cuts the body. The windpipe counts where it joins
-    the lungs.
+    the lungs. A gap of up to four voxels in the chest wall joins no lung to the air outside.
 
     Args:
         hu: (D, H, W), axes foot -> head, front -> back, right -> left.
@@ -27,7 +29,7 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """
     if hu.ndim != 3 or len(spacing) != 3:
         raise ValueError(f"need a CT (D, H, W) and a spacing (d, h, w), got {hu.shape} and {tuple(spacing)}")
-    pockets, _ = ndimage.label(hu < _LUNG_HU)
+    pockets = _pockets(hu < _LUNG_HU)
     sizes = np.bincount(pockets.ravel())
     sizes[0] = 0
     sides = (pockets[:, 0], pockets[:, -1], pockets[:, :, 0], pockets[:, :, -1])
@@ -40,6 +42,18 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 def lung_volume_ml(hu: np.ndarray, spacing: Sequence[float]) -> float:
     """Volume of both lungs in ml; see `lung_mask`."""
     return float(lung_mask(hu, spacing).sum() * np.prod(spacing) / 1000)
+
+
+def _pockets(air: np.ndarray) -> np.ndarray:
+    """Labels from 1, int (D, H, W), of pockets of air that hang together by more than four voxels' width; 0 elsewhere.
+
+    A film of air on the volume's sides hangs together with nothing: decoded volumes can have one.
+    """
+    cores, count = ndimage.label(ndimage.binary_erosion(air, iterations=_CORE_DEPTH, border_value=1))
+    if count == 0:
+        return ndimage.label(air)[0]
+    distance, nearest = ndimage.distance_transform_edt(cores == 0, return_indices=True)
+    return np.where(air & (distance <= _CORE_REACH), cores[tuple(nearest)], 0)
 
 
 def _closed(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

@@ -21,3 +21,14 @@ def test_a_lung_that_the_field_of_view_touches_or_cuts_counts(left_edge):
 
 def test_the_air_around_the_body_does_not_count():
     assert not lung_mask(chest(40), (2.0, 2.0, 2.0))[:, :4].any()
+
+
+@pytest.mark.parametrize(
+    "hole", [(slice(6, 10), slice(5, 8), slice(30, 34)), (slice(3, 13), slice(0, 20), slice(-2, None))]
+)
+def test_a_gap_in_the_wall_or_a_film_of_air_on_a_side_joins_no_lung_to_the_air_outside(hole):
+    hu = chest(36)
+    whole = lung_volume_ml(hu, (2.0, 2.0, 2.0))
+    hu[hole] = -1000
+    found = lung_volume_ml(hu, (2.0, 2.0, 2.0))
+    assert 0.95 * whole < found < 1.25 * whole  # a film counts where it lies on the lung
