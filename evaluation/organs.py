@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
+from skimage.segmentation import watershed
 
 _LUNG_HU = -430  # half way between lung and what surrounds it, so that blurred borders count half
 _VESSEL_MM = 6.0  # vessels up to about twice as wide belong to the lung around them
 _OPEN = 2.0  # voxels at the sides, as a share of size^(2/3): half a ball has 1.9, air along a side or in a corner more
-_CORE_DEPTH = 2  # voxels from a pocket's surface to its core
-_CORE_REACH = 4.0  # voxels from a core to the farthest corners of its pocket
+_CORE_MM = 10.0  # so deep lies a pocket's core, though at most _CORE_DEPTH voxels; openings of twice that join nothing
+_CORE_DEPTH = 2
 _SMALLEST_SHARE = 0.1  # of the larger lung; smaller pockets of air are stomach, bowel or airways
 
 
@@ -18,7 +19,7 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
     Air that is not spread along the sides of the volume, in pockets of at least a tenth of the largest, with its
     holes closed. A lung may touch a side, where the field of view cuts the body. The windpipe counts where it joins
-    the lungs. A gap of up to four voxels in the chest wall joins no lung to the air outside.
+    the lungs. A small opening in the chest wall joins no lung to the air outside.
 
     Args:
         hu: (D, H, W), axes foot -> head, front -> back, right -> left.
@@ -29,13 +30,16 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """
     if hu.ndim != 3 or len(spacing) != 3:
         raise ValueError(f"need a CT (D, H, W) and a spacing (d, h, w), got {hu.shape} and {tuple(spacing)}")
-    pockets = _pockets(hu < _LUNG_HU)
+    pockets = _pockets(hu < _LUNG_HU, spacing)
     sizes = np.bincount(pockets.ravel())
-    sizes[0] = 0
     sides = (pockets[:, 0], pockets[:, -1], pockets[:, :, 0], pockets[:, :, -1])
     touching = np.bincount(np.concatenate([side.ravel() for side in sides]), minlength=len(sizes))
-    sizes[touching > _OPEN * sizes ** (2 / 3)] = 0
-    lungs = (sizes >= max(1.0, _SMALLEST_SHARE * sizes.max()))[pockets]
+    outside = touching > _OPEN * sizes ** (2 / 3)
+    outside[0] = True  # no air
+    inner, _ = ndimage.label(~outside[pockets])
+    sizes = np.bincount(inner.ravel())
+    sizes[0] = 0
+    lungs = (sizes >= max(1.0, _SMALLEST_SHARE * sizes.max()))[inner]
     return _closed(lungs, spacing)
 
 
@@ -44,16 +48,13 @@ def lung_volume_ml(hu: np.ndarray, spacing: Sequence[float]) -> float:
     return float(lung_mask(hu, spacing).sum() * np.prod(spacing) / 1000)
 
 
-def _pockets(air: np.ndarray) -> np.ndarray:
-    """Labels from 1, int (D, H, W), of pockets of air that hang together by more than four voxels' width; 0 elsewhere.
-
-    A film of air on the volume's sides hangs together with nothing: decoded volumes can have one.
-    """
-    cores, count = ndimage.label(ndimage.binary_erosion(air, iterations=_CORE_DEPTH, border_value=1))
+def _pockets(air: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Labels from 1, int (D, H, W), of pockets of air that hang together by more than a thin opening; 0 elsewhere."""
+    depth = max(1, min(_CORE_DEPTH, round(_CORE_MM / min(spacing))))
+    cores, count = ndimage.label(ndimage.binary_erosion(air, iterations=depth, border_value=1))
     if count == 0:
         return ndimage.label(air)[0]
-    distance, nearest = ndimage.distance_transform_edt(cores == 0, return_indices=True)
-    return np.where(air & (distance <= _CORE_REACH), cores[tuple(nearest)], 0)
+    return watershed(np.zeros(air.shape, dtype=np.uint8), cores, mask=air)  # grows all cores alike within the air
 
 
 def _closed(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

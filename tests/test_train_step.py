@@ -117,7 +117,15 @@ def test_monais_network_has_the_parameters_that_were_agreed_on():
 
 
 def test_stage_1_from_the_command_line(monkeypatch, capsys):
-    arguments = ["stage=vqgan", "device=cpu", "steps=2", "warmup=1", "variants=model.batch_size=1", *VQGAN]
+    arguments = [
+        "stage=vqgan",
+        "compare=none",
+        "device=cpu",
+        "steps=2",
+        "warmup=1",
+        "variants=model.batch_size=1",
+        *VQGAN,
+    ]
     monkeypatch.setattr(sys, "argv", ["train_step", *arguments])
     train_step.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -130,7 +138,7 @@ def test_stage_1_from_the_command_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize("argument", ["stage=both", "compare=everything", "device=nowhere", "batch_size=4"])
 def test_mistakes_are_one_message(argument, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train_step", argument])
+    monkeypatch.setattr(sys, "argv", ["train_step", "compare=onthefly", argument])
     with pytest.raises(SystemExit) as stop:
         train_step.main()
     assert stop.value.code == 2
