@@ -20,7 +20,7 @@ from dataset.patches import padded_shape, triple
 from dataset.store import StoredCase, VolumeStore
 from dataset.volume_io import write_ct
 from dataset.xray_ctpa_patch_dataset import STEP, read_unit
-from ddpm.generator import Grid, SamplingPlan
+from ddpm.generator import Grid
 from devices import fast_float32
 from evaluation.common_grid import CommonGrid, choose_grid, to_grid
 from evaluation.controls import Controls, compare_with_controls, correlation
@@ -28,7 +28,7 @@ from evaluation.metrics import score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
 from evaluation.report import CaseRow, write_report
-from sampling import NOTICE, CTSampler
+from sampling import NOTICE, CTSampler, plan_of
 from settings import plain
 from tensor_hash import tensor_hash
 
@@ -93,16 +93,7 @@ def _compare(
     model: CTSampler, store: VolumeStore, case: StoredCase, cfg: DictConfig, grid: CommonGrid, folder: Path
 ) -> Compared:
     window, spacing = model.hu_window, case.spacing
-    plan = SamplingPlan(
-        cfg.steps,
-        cfg.sampler,
-        cfg.mode,
-        cfg.guidance,
-        cfg.window_batch,
-        cfg.bf16,
-        tuple(cfg.guidance_interval),
-        cfg.latent_device,
-    )
+    plan = plan_of(cfg)
     image = store.read_xray(case)
     xray = model.prepare_xray(image, case.xray_affine)
     own = Grid(case.shape, spacing)

@@ -19,7 +19,7 @@ from drawing import Drawing
 from estimate import estimate
 from ranks import rank_and_world, window_team
 from sample_files import jobs, prepare_folder, write_sample
-from sampling import CTSampler, Placement
+from sampling import CTSampler, Placement, plan_of
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +103,7 @@ def _plan(cfg: DictConfig) -> SamplingPlan:
         raise ValueError(f"distribute must be xrays or windows, got {cfg.distribute!r}")
     if cfg.decode_tile < 1:
         raise ValueError(f"decode_tile must be a whole number from 1 (latent voxels), got {cfg.decode_tile}")
-    return SamplingPlan(
-        cfg.steps,
-        cfg.sampler,
-        cfg.mode,
-        cfg.guidance,
-        cfg.window_batch,
-        cfg.bf16,
-        tuple(cfg.guidance_interval),
-        cfg.latent_device,
-    )
+    return plan_of(cfg)
 
 
 def _draw_all(drawing: Drawing, pairs: Sequence[tuple[Path, Path]]) -> None:
