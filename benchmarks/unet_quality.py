@@ -3,12 +3,14 @@
 Puts MONAI's DiffusionModelUNet in the place of our UNet3D: same noisy latents, coordinates and lifted X-ray features
 in, X-ray tokens with their places as cross-attention context, pooled and patch vector added to its time embedding. Both
 have as many parameters (within 5 %) and train for the same wall-clock `seconds` on the demo's latents of synthetic
-patients, in float32, one process, one after the other. Learning rates rise for 5 % of the time and fall along a cosine.
+patients, in float32, one process, one after the other. Learning rates rise for 5 % of the time and fall along a cosine;
+the highest of each network is the best of one grid, `lrs`, on a seed that is used for nothing else.
 The validation loss is that of training's validation (same patches, noise and times for all), of averaged weights.
 
-Options: `demo` (a finished demo's folder), `seconds` per training, `seeds`, `lr_ours`, `lr_monai`, `channels` and
-`res_blocks` of MONAI's UNet; and overrides of train_ddpm_patches_4gpu.py. The last line is one JSON object with
-val_loss_ours, val_loss_monai, it_per_s_ours and it_per_s_monai (one figure per seed), params_ours and params_monai.
+Options: `demo` (a finished demo's folder), `seconds` per training, `seeds`, `lrs`, `channels` and `res_blocks` of
+MONAI's UNet; and overrides of train_ddpm_patches_4gpu.py. The last line is one JSON object with val_loss_ours,
+val_loss_monai, it_per_s_ours and it_per_s_monai (one figure per seed), lr_ours, lr_monai, grid_ours, grid_monai (the
+validation loss of each learning rate), params_ours and params_monai.
 """
 
 import itertools
@@ -17,7 +19,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ from benchmarks.model_card import parameters
 from benchmarks.monai_unet import monai_unet
 from benchmarks.options import composed, reports_mistakes, split
 from dataset.datamodule import PatchDataModule
+from ddpm.denoiser import PatchDenoiser
 from ddpm.ema import WeightAverage
 from ddpm.module import PatchDDPM
 from ddpm.position import AXIS_FEATURES, axis_waves
@@ -44,8 +47,7 @@ DEFAULTS = {
     "demo": "outputs/demo",
     "seconds": "90",
     "seeds": "3",
-    "lr_ours": "2e-3",
-    "lr_monai": "1e-3",  # better for it than 2e-3 in a short trial
+    "lrs": "5e-4,1e-3,2e-3,4e-3",
     "channels": "16,32,64",
     "res_blocks": "2",
 }
@@ -164,30 +166,49 @@ def check_sizes(ours: int, theirs: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Contest:
+    """Trains denoisers in one module, on the same data, for `seconds` each."""
+
+    module: PatchDDPM
+    data: PatchDataModule
+    seconds: float
+    ema_decay: float
+
+    def run(self, name: str, make: Callable[[], PatchDenoiser], seed: int, lr: float) -> Trained:
+        torch.manual_seed(seed)
+        self.module.denoiser, self.data.train.seed = make(), seed
+        trained = train(self.module, self.data, self.seconds, lr, self.ema_decay)
+        log.info("%s, seed %d, learning rate %g: %s", name, seed, lr, trained)
+        return trained
+
+
 def compare(cfg: DictConfig, own: dict[str, str]) -> dict[str, Any]:
-    module, data = train_ddpm_patches_4gpu.build(cfg)
+    contest = Contest(*train_ddpm_patches_4gpu.build(cfg), float(own["seconds"]), cfg.model.ema_decay)
     channels = [int(width) for width in own["channels"].split(",")]
     monai = partial(ConditionedMonai, channels=channels, num_res_blocks=int(own["res_blocks"]))
-    makers = {
+    makers: dict[str, Callable[[], PatchDenoiser]] = {
         "ours": lambda: instantiate(cfg.module.denoiser, _convert_="all"),
         "monai": lambda: instantiate(cfg.module.denoiser, unet=monai, _convert_="all"),
     }
     sizes = {name: parameters(make()) for name, make in makers.items()}
     check_sizes(sizes["ours"], sizes["monai"])
-    trained: dict[str, list[Trained]] = {name: [] for name in makers}
-    for seed in range(int(own["seeds"])):
-        for name, make in makers.items():
-            torch.manual_seed(seed)
-            module.denoiser, data.train.seed = make(), seed
-            lr = float(own[f"lr_{name}"])
-            trained[name].append(train(module, data, float(own["seconds"]), lr, cfg.model.ema_decay))
-            log.info("seed %d, %s: %s", seed, name, trained[name][-1])
+    lrs, seeds = [float(lr) for lr in own["lrs"].split(",")], int(own["seeds"])
+    grids = {name: {lr: contest.run(name, make, seeds, lr).val_loss for lr in lrs} for name, make in makers.items()}
+    best = {name: min(grid, key=grid.__getitem__) for name, grid in grids.items()}
+    trained = [
+        {name: contest.run(name, make, seed, best[name]) for name, make in makers.items()} for seed in range(seeds)
+    ]
     result: dict[str, Any] = {}
-    for name, runs in trained.items():
-        result[f"val_loss_{name}"] = [round(run.val_loss, 5) for run in runs]
-        result[f"it_per_s_{name}"] = [round(run.it_per_s, 2) for run in runs]
-        result |= {f"params_{name}": sizes[name], f"lr_{name}": float(own[f"lr_{name}"])}
-    return result | {"seconds": float(own["seconds"]), "threads": torch.get_num_threads(), "weights": "averaged"}
+    for name in makers:
+        result |= {
+            f"val_loss_{name}": [round(runs[name].val_loss, 5) for runs in trained],
+            f"it_per_s_{name}": [round(runs[name].it_per_s, 2) for runs in trained],
+            f"lr_{name}": best[name],
+            f"grid_{name}": {f"{lr:g}": round(loss, 5) for lr, loss in grids[name].items()},
+            f"params_{name}": sizes[name],
+        }
+    return result | {"seconds": contest.seconds, "threads": torch.get_num_threads(), "weights": "averaged"}
 
 
 @reports_mistakes("train_ddpm")

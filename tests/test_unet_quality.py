@@ -59,12 +59,15 @@ def test_without_a_demo_it_says_what_makes_one(tmp_path):
 def test_both_train_and_are_validated_on_the_same(workshop, tiny_latents, monkeypatch):
     monkeypatch.setattr(unet_quality, "TOLERANCE", 10.0)
     cfg = composed("train_ddpm", [*workshop.ddpm, f"dataset.latents_dir={tiny_latents}"])
-    own = DEFAULTS | {"seconds": "0.3", "seeds": "2", "channels": "32,32", "res_blocks": "1"}
+    own = DEFAULTS | {"seconds": "0.3", "seeds": "2", "lrs": "1e-3,2e-3", "channels": "32,32", "res_blocks": "1"}
     result = unet_quality.compare(cfg, own)
     for name in ("ours", "monai"):
         assert len(result[f"val_loss_{name}"]) == len(result[f"it_per_s_{name}"]) == 2
         assert all(0 < loss < 10 for loss in result[f"val_loss_{name}"])
         assert result[f"params_{name}"] > 0
+        grid = result[f"grid_{name}"]
+        assert set(grid) == {"0.001", "0.002"}
+        assert grid[f"{result[f'lr_{name}']:g}"] == min(grid.values())
 
 
 def test_the_default_sizes_are_equal():
