@@ -74,9 +74,10 @@ def token_positions_mm(grid: tuple[int, int], xray_affine: Tensor, image_size: t
     )
     row, column = torch.meshgrid(rows, columns, indexing="ij")
     pixels = torch.stack([column, row], -1).flatten(0, 1)  # (N, 2)
-    offset = pixels - xray_affine[:, None, :, 2]
-    inverse = torch.linalg.inv(xray_affine[:, None, :, :2].float())
-    return (inverse * offset[..., None, :]).sum(-1)  # by element: autocast would round a matrix product
+    u, v = (pixels - xray_affine[:, None, :, 2]).unbind(-1)  # (B, N)
+    (a, b), (c, d) = (row.unbind(-1) for row in xray_affine[:, None, :, :2].unbind(-2))  # each (B, 1)
+    # Cramer's rule: autocast would round a matrix product, and the CPU waits for the GPU in torch.linalg.inv
+    return torch.stack([d * u - b * v, a * v - c * u], -1) / (a * d - b * c)[..., None]
 
 
 def unit_rms(features: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Execution:
 
     Attributes:
         checkpointing: recompute blocks in the backward pass instead of keeping their activations.
-        channels_last: memory layout of the activations, channels_last_3d or contiguous.
+        channels_last: memory layout of activations and kernels, channels_last_3d or contiguous.
         compile: compile each block by itself, in place, so that names of tensors stay; compiling the whole network
             takes minutes and gains little more, since its blocks repeat.
     """
@@ -32,9 +32,12 @@ class Execution:
         """Set the switches of every UNet within `network`; other networks are left alone."""
         if self.compile:
             torch._dynamo.config.recompile_limit = VARIANTS
+            torch._dynamo.config.optimize_ddp = False  # it splits whole compiled networks; blocks are small already
         for part in network.modules():
             if isinstance(part, UNet3D):
                 part.channels_last = self.channels_last
+                if self.channels_last:  # kernels too, or every convolution would turn its own around
+                    part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
             elif isinstance(part, Stage):
                 part.checkpointing = self.checkpointing
             elif self.compile and isinstance(part, COMPILED):

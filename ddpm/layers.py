@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn.functional import interpolate, silu
+from torch.nn.functional import silu
 
 EPSILON = 1e-5
 
@@ -87,8 +87,8 @@ class ResBlock(nn.Module):
 class UpMerge(nn.Module):
     """Bring coarse features to the next finer level and add the encoder's features there.
 
-    Equals nearest up-sampling, concatenation and a 1x1x1 convolution, but works on the coarse grid
-    and never holds the concatenation.
+    Equals nearest up-sampling, concatenation and a 1x1x1 convolution, but works on the coarse grid and holds neither
+    the concatenation nor the up-sampled features (which autocast would make float32).
     """
 
     def __init__(self, coarse_channels: int, channels: int) -> None:
@@ -97,4 +97,8 @@ class UpMerge(nn.Module):
         self.from_skip = nn.Conv3d(channels, channels, 1)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return self.from_skip(skip) + interpolate(self.from_coarse(coarse), scale_factor=2, mode="nearest")
+        """coarse (B, C', d, h, w) and skip (B, C, 2d, 2h, 2w) -> (B, C, 2d, 2h, 2w)."""
+        coarse, fine = self.from_coarse(coarse), self.from_skip(skip)
+        d, h, w = coarse.shape[2:]
+        cells = fine.unflatten(4, (w, 2)).unflatten(3, (h, 2)).unflatten(2, (d, 2))
+        return (cells + coarse[:, :, :, None, :, None, :, None]).reshape(fine.shape)

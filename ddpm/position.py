@@ -1,4 +1,7 @@
-"""Where a patch sits in the patient, as numbers a network can use. Pure functions, millimetres in."""
+"""Where a patch sits in the patient, as numbers a network can use. Pure functions, millimetres in.
+
+Constants stay Python numbers: made into tensors on a GPU, each would be a copy that the CPU waits for.
+"""
 
 import math
 
@@ -30,13 +33,14 @@ def coordinate_channels(positions: Tensor) -> Tensor:
     return with_octaves(positions / COORDINATE_SCALE_MM, COORDINATE_OCTAVES, dim=1)
 
 
-def grid_step(positions: Tensor) -> Tensor:
-    """Millimetres (B, 3) between neighbours on an axis-aligned grid (B, 3, d, h, w); 0 along one voxel."""
-    steps = []
+def grid_extent(positions: Tensor) -> Tensor:
+    """Millimetres (B, 3) from edge to edge of an axis-aligned grid of voxel centres (B, 3, d, h, w); 0 of one voxel."""
+    extents = []
     for axis in range(3):
         line = positions[:, axis].movedim(axis + 1, 1)[:, :, 0, 0]  # (B, n)
-        steps.append((line[:, -1] - line[:, 0]) / max(line.shape[1] - 1, 1))
-    return torch.stack(steps, 1)
+        n = line.shape[1]
+        extents.append((line[:, -1] - line[:, 0]) * (n / max(n - 1, 1)))
+    return torch.stack(extents, 1)
 
 
 def patch_embedding(positions: Tensor, spacing: Tensor) -> Tensor:
@@ -46,9 +50,8 @@ def patch_embedding(positions: Tensor, spacing: Tensor) -> Tensor:
         positions: (B, 3, d, h, w), voxel centres of the patch in mm from the volume's centre.
         spacing: (B, 3), size of a CT voxel in mm.
     """
-    size = torch.tensor(positions.shape[2:], device=positions.device, dtype=positions.dtype)
     centre = (positions[:, :, 0, 0, 0] + positions[:, :, -1, -1, -1]) / 2
-    extent = (grid_step(positions) * size).abs().clamp_min(1.0)
+    extent = grid_extent(positions).abs().clamp_min(1.0)
     scaled = [centre / COORDINATE_SCALE_MM, (extent / COORDINATE_SCALE_MM).log2(), spacing.log2()]
     return with_octaves(torch.cat(scaled, 1), PATCH_OCTAVES, dim=1)
 
@@ -59,6 +62,5 @@ def axis_waves(positions: Tensor) -> Tensor:
     The dot product of two such vectors is a sum of cosines of the distance along each axis: large where
     two points share a coordinate, whatever their place.
     """
-    waves = torch.tensor(WAVELENGTHS_MM, device=positions.device, dtype=positions.dtype)
-    angles = positions[..., None] * (2 * math.pi / waves)  # (B, N, A, waves)
+    angles = torch.stack([positions * (2 * math.pi / wave) for wave in WAVELENGTHS_MM], -1)  # (B, N, A, waves)
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(2)

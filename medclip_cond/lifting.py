@@ -49,8 +49,8 @@ def sample_plane(maps: Tensor, pixels: Tensor, image_size: tuple[int, int]) -> T
     integers.
     """
     height, width = image_size
-    size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)
-    grid = (2 * pixels + 1) / size - 1  # -1 and 1 are the outer edges of the image, and of every map that tiles it
+    x, y = ((2 * place + 1) / n - 1 for place, n in zip(pixels.unbind(-1), (width, height), strict=True))
+    grid = torch.stack([x, y], -1)  # -1 and 1 are the outer edges of the image, and of every map that tiles it
     return grid_sample(maps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -74,6 +74,17 @@ class SpaceToChannels(nn.Module):
         return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * f**3, d // f, h // f, w // f)
 
 
+class NearestUpsample(nn.Upsample):
+    """Repeats each voxel `factor` times along each axis, in x's own dtype: autocast would make it float32."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__(scale_factor=factor, mode="nearest")
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
 class ChannelsToSpace(nn.Module):
     """Inverse of `SpaceToChannels`: (B, C·f³, D, H, W) -> (B, C, f·D, f·H, f·W)."""
 
