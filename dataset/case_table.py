@@ -22,6 +22,8 @@ def cases_of_table(root: Path, make_xray: bool) -> tuple[list[Case], list[Proble
     cases: list[Case] = []
     problems: list[Problem] = []
     for line, row in enumerate(_read_rows(table, required), start=2):
+        if not any(row.values()):  # spreadsheets write such rows after the last one
+            continue
         found = _row_problems(row, root, f"{CASE_TABLE} row {line}", required)
         problems += found
         if not found:

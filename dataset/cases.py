@@ -4,6 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 
 from dataset.case import Case, Problem, relative_to
@@ -24,11 +25,12 @@ def find_cases(
 
     `root/pairs.csv` (patient_id, ct, xray[, target][, split], paths relative to root), else one folder per
     patient, in which the patterns name CT and X-ray; they may hold wildcards and `{id}`, the folder's name.
-    Without `ct_pattern` the CT is {id}.nii.gz, {id}.nii or the only folder (of DICOM slices). A `store` that
-    lies among the patients is passed over. With `make_xray` a CT needs no X-ray: its case has None.
+    Without `ct_pattern` the CT is {id}.nii.gz, {id}.nii or the only folder (of DICOM slices). `store`, and other
+    stores that lie among the patients, are passed over. With `make_xray` a CT needs no X-ray: its case has None.
 
     Raises:
-        FileNotFoundError: no such folder. ValueError: pairs.csv lacks a column, or there is no case folder.
+        FileNotFoundError: no such folder. ValueError: pairs.csv lacks a column, there is no case folder, or a pattern
+            leads out of it.
     """
     root = Path(root)
     if not root.is_dir():
@@ -46,9 +48,12 @@ def find_cases(
 def _from_folders(
     root: Path, ct_pattern: str | None, xray_pattern: str, store: Path | None, make_xray: bool
 ) -> tuple[list[Case], list[Problem]]:
+    for key, pattern in (("ct_pattern", ct_pattern), ("xray_pattern", xray_pattern)):
+        if pattern is not None and (not pattern or Path(pattern).is_absolute()):
+            raise ValueError(f"dataset.{key} is a pattern within a patient's folder, like *.png; got {pattern!r}")
     passed_over = None if store is None else store.resolve()
     visible = sorted(f for f in root.iterdir() if not f.name.startswith("."))
-    folders = [f for f in visible if f.is_dir() and f.resolve() != passed_over]
+    folders = [f for f in visible if f.is_dir() and f.resolve() != passed_over and not _is_store(f)]
     if not folders:
         raise ValueError(f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root.")
     cases: list[Case] = []
@@ -71,17 +76,23 @@ def _from_folders(
     return cases, problems
 
 
+def _is_store(folder: Path) -> bool:
+    """Whether it is a prepared data set (dataset/store.py), finished or not."""
+    return os.path.isfile(folder / "manifest.jsonl") or all(os.path.isdir(folder / n) for n in ("cases", "volumes"))
+
+
 def _ct_patterns(folder: Path, pattern: str | None) -> list[str]:
     if pattern is not None:
         return [pattern]
-    subfolders = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    subfolders = [escape(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return [*CT_PATTERNS, *subfolders]
 
 
 def _matches(folder: Path, patterns: list[str]) -> tuple[list[Path], str]:
     """The files that match, and the name that was looked for first."""
-    names = [pattern.replace("{id}", folder.name) for pattern in patterns]
-    return sorted({match for name in names for match in folder.glob(name)}), names[0]
+    names = [pattern.replace("{id}", escape(folder.name)) for pattern in patterns]
+    matches = {match for name in names for match in folder.glob(name)}
+    return sorted(matches), patterns[0].replace("{id}", folder.name)
 
 
 def _not_one(folder: Path, matches: list[Path], name: str, what: str, key: str, only: str) -> Problem:

@@ -1,48 +1,19 @@
 """A folder of DICOM files -> one CT array with its affine. Geometry and voxels are kept, no patient tags."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.uid import MediaStorageDirectoryStorage
 
 from dataset.dicom_file import quiet_pydicom
-from dataset.errors import BadFileError
+from dataset.dicom_slices import EXPORT, Slice, find_slices
+from dataset.errors import BadFileError, of_the_machine
 
-_OTHER_FILES = {".txt", ".json", ".xml", ".csv", ".md", ".html", ".htm", ".pdf", ".jpg", ".jpeg", ".png"}
-_SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README"}
-_HEADER_TAGS = [
-    "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
-    "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-]  # fmt: skip
-_MIN_SLICES = 10  # fewer make no chest volume: scouts, dose sheets, bolus tracking
-_MAX_SIDE = 8192  # pixels of a slice; CTs have 512 to 2048
+_MIN_SLICES = 10  # fewer make no chest volume: scouts, bolus tracking
 _SAME_POSITION_MM = 0.01
 _STEP_TOLERANCE = 0.1  # of the step between slices
-_EXPORT = "Export the series again, complete and alone, into a folder of its own."
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Where one slice lies (LPS mm) and how its stored numbers become HU."""
-
-    path: Path
-    frame: int
-    series: tuple[Any, ...]  # UID, series number, rows, columns, orientation, pixel size: equal within a volume
-    position: np.ndarray
-    orientation: np.ndarray  # (6,) direction of a row, direction of a column
-    pixel_mm: tuple[float, float]  # between rows, between columns
-    slope: float
-    intercept: float
-
-    @property
-    def normal(self) -> np.ndarray:
-        return np.cross(self.orientation[:3], self.orientation[3:])
 
 
 def read_dicom_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -50,97 +21,25 @@ def read_dicom_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         BadFileError: no CT or several, damaged, missing or duplicate slices, a tilted gantry.
+        OSError, MemoryError: it cannot be read now.
     """
-    slices = [piece for path in _image_files(folder) for piece in _read_headers(path)]
-    chosen = _the_volume(slices, folder)
+    slices, step = _stack(folder)
+    return _read_voxels(slices), _affine(slices[0], step)
+
+
+def dicom_geometry(folder: Path) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine of what `read_dicom_folder` gives, without reading a voxel; raises as it does."""
+    slices, step = _stack(folder)
+    rows, columns = slices[0].series[2:4]
+    return (columns, rows, len(slices)), _affine(slices[0], step)
+
+
+def _stack(folder: Path) -> tuple[list[Slice], np.ndarray]:
+    """The slices of the CT along their normal, and the step (3,) in LPS mm from one to the next."""
+    chosen = _the_volume(find_slices(folder), folder)
     normal = chosen[0].normal
     chosen = sorted(chosen, key=lambda piece: float(piece.position @ normal))
-    step = _check_positions(chosen, folder)
-    return _read_voxels(chosen), _affine(chosen[0], step)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix.lower() not in _OTHER_FILES
-        and path.name not in _SKIPPED_NAMES
-        and not path.name.startswith(".")
-    )
-
-
-def _read_headers(path: Path) -> Iterator[Slice]:
-    """The slices of one file; none if it holds another kind of object."""
-    try:
-        with quiet_pydicom():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-            if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-                return
-            if header.Modality != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
-                return
-            yield from _slices_of(header, path)
-    except (OSError, BadFileError):
-        raise
-    except Exception as error:  # what pydicom raises on damaged bytes is an open list; its text may hold tags
-        raise BadFileError(
-            path,
-            "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale",
-            f"a damaged or other file ({type(error).__name__})",
-            _EXPORT,
-        ) from None
-
-
-def _slices_of(header: pydicom.Dataset, path: Path) -> Iterator[Slice]:
-    """Classic files hold one slice with its tags at the top, enhanced ones many in functional groups."""
-    frames = int(header.get("NumberOfFrames") or 1)
-    if max(header.Rows, header.Columns) > _MAX_SIDE:
-        rule = f"a CT slice has at most {_MAX_SIDE} x {_MAX_SIDE} pixels"
-        raise BadFileError(path, rule, f"a header of {header.Rows} x {header.Columns}", _EXPORT)
-    if frames != len(header.get("PerFrameFunctionalGroupsSequence") or [header]):
-        rule = "a DICOM file tells the place of each of its frames"
-        raise BadFileError(path, rule, f"{frames} frames, not as many places", _EXPORT)
-    if "PerFrameFunctionalGroupsSequence" not in header:
-        yield _slice(header, path, 0, header, header, header, header)
-        return
-    shared = header.SharedFunctionalGroupsSequence[0]
-    for index, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
-        groups = [
-            (frame if name in frame else shared)[name][0]
-            for name in (
-                "PlanePositionSequence",
-                "PlaneOrientationSequence",
-                "PixelMeasuresSequence",
-                "PixelValueTransformationSequence",
-            )
-        ]
-        yield _slice(header, path, index, *groups)
-
-
-def _slice(
-    header: pydicom.Dataset,
-    path: Path,
-    frame: int,
-    position: pydicom.Dataset,
-    orientation: pydicom.Dataset,
-    measures: pydicom.Dataset,
-    rescale: pydicom.Dataset,
-) -> Slice:
-    directions = np.array(orientation.ImageOrientationPatient, dtype=float)
-    rows_mm, columns_mm = (float(size) for size in measures.PixelSpacing)
-    series = (
-        str(header.SeriesInstanceUID),
-        str(header.get("SeriesNumber", "")),
-        int(header.Rows),
-        int(header.Columns),
-        tuple(np.round(directions, 3).tolist()),
-        (round(rows_mm, 4), round(columns_mm, 4)),
-    )
-    place = np.array(position.ImagePositionPatient, dtype=float)
-    if place.shape != (3,) or directions.shape != (6,) or min(rows_mm, columns_mm) <= 0:
-        raise ValueError
-    slope, intercept = float(rescale.RescaleSlope), float(rescale.RescaleIntercept)
-    return Slice(path, frame, series, place, directions, (rows_mm, columns_mm), slope, intercept)
+    return chosen, _check_positions(chosen, folder)
 
 
 def _the_volume(slices: list[Slice], folder: Path) -> list[Slice]:
@@ -171,13 +70,13 @@ def _check_positions(slices: list[Slice], folder: Path) -> np.ndarray:
     same = [f"{depths[i]:g} mm" for i in np.flatnonzero(steps < _SAME_POSITION_MM)]
     if same:
         found = f"{len(same)} duplicate position(s): {', '.join(same[:5])}"
-        raise BadFileError(folder, "every slice of a series has a position of its own", found, _EXPORT)
+        raise BadFileError(folder, "every slice of a series has a position of its own", found, EXPORT)
     usual = float(np.median(steps))
     gaps = np.flatnonzero(np.abs(steps - usual) > _STEP_TOLERANCE * usual)
     if len(gaps):
         found = ", ".join(f"{steps[i]:g} mm between {depths[i]:g} and {depths[i + 1]:g} mm" for i in gaps[:5])
         rule = f"slices are evenly spaced ({usual:g} mm here): none is missing"
-        raise BadFileError(folder, rule, f"steps of {found}", _EXPORT)
+        raise BadFileError(folder, rule, f"steps of {found}", EXPORT)
     step = (places[-1] - places[0]) / (len(slices) - 1)
     drift = np.linalg.norm(step - normal * (step @ normal)) * (len(slices) - 1)
     if drift > max(slices[0].pixel_mm):
@@ -229,9 +128,11 @@ def _stored_values(path: Path, rows: int, columns: int) -> np.ndarray:
             raise ValueError
         return values.reshape(-1, rows, columns)
     except Exception as error:  # as above
+        if of_the_machine(error):
+            raise
         raise BadFileError(
             path,
             "the voxels of a DICOM file are whole and in a compression that an installed decoder reads",
             f"a {type(error).__name__} while decoding",
-            f"{_EXPORT} If it is compressed, install python-gdcm or export it uncompressed.",
+            f"{EXPORT} If it is compressed, install python-gdcm or export it uncompressed.",
         ) from None

@@ -50,7 +50,7 @@ def frontal_drr(
         spacing: (d, h, w) in mm.
         size: rows and columns of the picture.
         fov_mm: side of the square it shows, at the volume's central coronal plane; default: the larger of the
-            volume's height and width, so that all of it fits.
+            volume's height and width. A cone beam leaves out the edges of what lies nearer to its source.
         source_mm: distance of a point source from the central plane (a clinical film: about 1700); None gives
             parallel rays.
         view: "pa" (source behind the patient) or "ap" (in front, as at the bedside); without effect on parallel rays.
@@ -58,6 +58,9 @@ def frontal_drr(
     Returns:
         (size, size) float32 line integrals (no unit), 0 where rays miss the volume, and the (2, 3) affine
         (x mm, z mm, 1) -> (column, row), which for a cone beam holds at the central plane.
+
+    Raises:
+        ValueError: bad arguments, or nothing but air in the picture.
     """
     sd, sh, sw = (float(s) for s in spacing)
     _check_input(hu, (sd, sh, sw), size, view, source_mm)
@@ -70,11 +73,7 @@ def frontal_drr(
         integrals = resampling_matrix(z, depth, sd) @ total @ resampling_matrix(x, width, sw).T
     else:
         integrals = _cone_beam(hu, (sd, sh, sw), x, z, source_mm if view == "pa" else -source_mm)
-    if not integrals.any():
-        raise ValueError(
-            f"the projection of the CT {hu.shape} is empty: no voxel above -1000 HU in the field of view"
-            f" of {size * pixel:g} mm; is this a CT in HU?"
-        )
+    _check_picture(integrals, hu.shape, size * pixel)
     return integrals, fov_affine(size, size * pixel)
 
 
@@ -92,6 +91,14 @@ def _check_input(
     reach = hu.shape[1] * spacing[1] / 2
     if source_mm is not None and source_mm <= reach:
         raise ValueError(f"the source must lie outside the volume: source_mm > {reach:g}, got {source_mm:g}")
+
+
+def _check_picture(integrals: np.ndarray, shape: tuple[int, ...], fov_mm: float) -> None:
+    if not integrals.any():
+        raise ValueError(
+            f"the projection of the CT {shape} is empty: no voxel above -1000 HU in the field of view"
+            f" of {fov_mm:g} mm; is this a CT in HU?"
+        )
 
 
 def _cone_beam(

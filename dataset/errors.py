@@ -1,5 +1,6 @@
-"""What a user reads about a bad file."""
+"""What a user reads about a bad file, and which errors do not speak of the file."""
 
+import errno
 from pathlib import Path
 
 
@@ -12,3 +13,13 @@ class BadFileError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.rule}; got {self.found}. {self.remedy}"
+
+
+def of_the_machine(error: Exception) -> bool:
+    """Whether a reader's error comes from disk, network or memory, and may pass; else the file's bytes are wrong.
+
+    Readers seek to where a damaged header points, which the system answers with EINVAL.
+    """
+    if isinstance(error, OSError):
+        return error.errno not in (None, errno.EINVAL)
+    return isinstance(error, MemoryError)

@@ -44,7 +44,10 @@ class Pair:
 
 
 def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
-    """Read and check a case; its X-ray is projected from the CT if it has none."""
+    """Read and check a case; its X-ray is projected from the CT if it has none.
+
+    Raises OSError or MemoryError if that cannot be done now; it says nothing about the files' content.
+    """
     ct_name = relative_to(root, case.ct)
     volume, problems = _read(case, ct_name, read_ct, case.ct)
     ct_content = xray_content = ""
@@ -94,11 +97,15 @@ def xray_source(case: Case, root: Path) -> str:
     return "" if case.xray is None else relative_to(root, case.xray)
 
 
-def unreadable(case: Case, error: OSError) -> Problem:
-    """The problem of a case whose files cannot be opened."""
+def unreadable(case: Case, error: OSError | MemoryError) -> Problem:
+    """The problem of a case whose files cannot be read now; another run may find them well."""
+    rule = "the files of a case can be read"
+    if isinstance(error, MemoryError):
+        remedy = "Lower dataset.prepare_workers and run this again."
+        return Problem(case.patient_id, case.ct.name, rule, "too little memory", remedy)
     found = error.strerror or type(error).__name__
     where = Path(error.filename).name if error.filename else case.ct.name
-    return Problem(case.patient_id, where, "the files of a case can be read", found, "Check path and permissions.")
+    return Problem(case.patient_id, where, rule, found, "Check path, permissions and disk, and run this again.")
 
 
 def _fatal(problems: "list[Problem] | tuple[Problem, ...]") -> bool:

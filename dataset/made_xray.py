@@ -9,7 +9,7 @@ KIND = "drr"  # its line integrals share a scale that no detector's pixels have
 
 
 def make_xray(patient_id: str, path: str, volume: Volume, source_mm: float | None) -> tuple[Xray | None, list[Problem]]:
-    """A frontal projection that shows the whole volume, with its geometry; a problem if it cannot be made.
+    """A frontal projection as large as the volume, with its geometry; a problem if it cannot be made.
 
     Args:
         source_mm: distance of a point source behind the patient from the volume's centre; None: parallel rays.

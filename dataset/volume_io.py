@@ -12,7 +12,7 @@ from nibabel.orientations import aff2axcodes
 
 from dataset.atomic import replacing
 from dataset.dicom_io import read_dicom_folder
-from dataset.errors import BadFileError
+from dataset.errors import BadFileError, of_the_machine
 from dataset.orientation import CANONICAL_AXES, check_affine, from_canonical, spacing_of, to_canonical
 
 MAX_VOXELS = 2**31  # 4 GB of int16; a chest CT has up to about 1024 x 1024 x 1000
@@ -46,7 +46,7 @@ def read_ct(path: Path | str) -> Volume:
     """Read a .nii or .nii.gz file, or a folder of DICOM slices.
 
     Raises:
-        FileNotFoundError: no such path.
+        OSError, MemoryError: no such path, or the machine cannot read it now.
         BadFileError: (a ValueError) damaged, no CT volume, no usable affine, or NaN; names file and remedy.
     """
     path = Path(path)
@@ -127,11 +127,13 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
             image = _open_nifti(stream)
             _check_header(image, path, compressed)
             proxy: Any = image.dataobj
-            raw = np.array(proxy.get_unscaled(), copy=None if compressed else True)  # else a view of the file
+            raw = np.asarray(proxy.get_unscaled())
             _check_end(stream, proxy, path, compressed)
         except BadFileError:
             raise
         except Exception as error:  # what gzip, zlib and nibabel raise on damaged bytes is an open list
+            if of_the_machine(error):
+                raise
             rule, found = (
                 "a NIfTI file is whole",
                 f"a truncated or damaged one ({error or type(error).__name__})",
@@ -159,7 +161,7 @@ def _open_nifti(stream: Any) -> nib.Nifti1Image:
     stream.seek(0)
     sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
     kind = nib.Nifti2Image if _NIFTI2_HEADER in sizes else nib.Nifti1Image
-    return kind.from_stream(stream)
+    return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)  # a map's I/O error kills the process
 
 
 def _check_header(image: nib.Nifti1Image, path: Path, compressed: bool) -> None:

@@ -8,11 +8,12 @@ import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from dataset.dicom_file import quiet_pydicom
-from dataset.errors import BadFileError
+from dataset.errors import BadFileError, of_the_machine
 
 _LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LAT", "LATERAL"}
 _FRONTAL = "the X-ray is the frontal view"
 _EXPORT = "Export the frontal X-ray again."
+_SAME = 1e-3  # relative; the tags are rounded differently
 
 Geometry = tuple[float, float]  # pixel size (down, across) in mm, in the patient's middle
 
@@ -23,7 +24,7 @@ def read_xray_dicom(path: Path, check_size: Callable[[tuple[int, int]], None]) -
     `check_size` is given (columns, rows) before the pixels are read.
 
     Raises:
-        BadFileError: damaged, a lateral view, or several frames.
+        BadFileError: damaged, a lateral view, or several frames. OSError, MemoryError: it cannot be read now.
     """
     try:
         with quiet_pydicom():
@@ -34,6 +35,8 @@ def read_xray_dicom(path: Path, check_size: Callable[[tuple[int, int]], None]) -
     except BadFileError:
         raise
     except Exception as error:  # what pydicom raises on damaged bytes is an open list; its text may hold tags
+        if of_the_machine(error):
+            raise
         rule, found = "an X-ray is a whole DICOM image", f"a {type(error).__name__} while reading it"
         raise BadFileError(path, rule, found, f"{_EXPORT} If compressed, install python-gdcm.") from None
 
@@ -75,9 +78,9 @@ def _image(dataset: pydicom.Dataset) -> np.ndarray:
 
 def _display_range(dataset: pydicom.Dataset) -> tuple[float, float]:
     """Lowest and highest value that the modality and VOI transforms can give (as pydicom applies them)."""
-    if "VOILUTSequence" in dataset:
+    if dataset.get("VOILUTSequence"):
         return 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    if "ModalityLUTSequence" in dataset:
+    if dataset.get("ModalityLUTSequence"):
         return 0.0, float(2 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1)
     bits = int(dataset.BitsStored)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
@@ -86,12 +89,16 @@ def _display_range(dataset: pydicom.Dataset) -> tuple[float, float]:
 
 
 def _pixel_mm(dataset: pydicom.Dataset) -> Geometry | None:
-    """Pixel size in the patient: calibrated, or the detector's over the magnification (1 if not told)."""
-    if dataset.get("PixelSpacing"):
-        down, across = (float(size) for size in dataset.PixelSpacing)
-    elif dataset.get("ImagerPixelSpacing"):
+    """Pixel size in the patient: calibrated, or the detector's over the magnification (1 if not told).
+
+    A PixelSpacing that repeats the detector's is not calibrated (DICOM PS3.3, 10.7).
+    """
+    patient, detector = dataset.get("PixelSpacing"), dataset.get("ImagerPixelSpacing")
+    if patient and not (detector and np.allclose(patient, detector, rtol=_SAME, atol=0)):
+        down, across = (float(size) for size in patient)
+    elif detector:
         magnification = _magnification(dataset)
-        down, across = (float(size) / magnification for size in dataset.ImagerPixelSpacing)
+        down, across = (float(size) / magnification for size in detector)
     else:
         return None
     return (down, across) if down > 0 and across > 0 else None

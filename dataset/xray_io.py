@@ -7,14 +7,17 @@ Shown as radiologists see them: head up, the patient's left on the image's right
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from dataset.atomic import replacing, write_text
+from dataset.deep_png import deep_grey, is_deep
 from dataset.dicom_file import is_dicom
 from dataset.errors import BadFileError
 from dataset.xray_dicom import read_xray_dicom
@@ -29,6 +32,7 @@ _TWELVE_BITS = 4095
 _SCALE_PERCENTILES = (0.5, 99.5)
 _SIZE_RULE = f"an X-ray has at least {MIN_SIDE} pixels a side and at most {MAX_PIXELS // 1_000_000} million in all"
 _SIZE_REMEDY = "Export it at the detector's resolution."
+_SIDECAR_KEYS = {"affine", "synthetic"}
 _SIDECAR_RULE = "an X-ray's sidecar holds 'affine' (2x3 finite numbers or null) and 'synthetic' (true or false)"
 _SIDECAR_REMEDY = "Rewrite or remove it."
 
@@ -42,31 +46,34 @@ class Xray:
         Images of one kind share an intensity scale.
     affine: float64 (2, 3), mm from the volume's centre -> pixel; None if unknown.
     synthetic: projected from a CT.
+    foreign_sidecar: the `<stem>.json` beside it is another tool's and was left unread.
     """
 
     image: np.ndarray
     kind: str
     affine: np.ndarray | None
     synthetic: bool
+    foreign_sidecar: bool = False
 
 
 def read_xray(path: Path | str) -> Xray:
     """Read a PNG, JPEG or DICOM image of 8 or 16 bit with 1, 3 or 4 channels (alpha is left out).
 
-    The geometry comes from DICOM tags or from the sidecar `<stem>.json` that `write_xray` makes.
+    The geometry comes from the sidecar `<stem>.json` that `write_xray` makes, or else from DICOM tags; the sidecar of
+    a DICOM image speaks of its pixels as they are given here.
 
     Raises:
-        FileNotFoundError: no such file.
+        OSError, MemoryError: no such file, or the machine cannot read it now.
         BadFileError: (a ValueError) not an image, damaged, too small or large, or a lateral; names the file.
     """
     path = Path(path)
     if is_dicom(path):
         image, pixel_mm = read_xray_dicom(path, lambda size: _check_size(size, path))
         h, w = image.shape
-        return Xray(image, "dicom", None if pixel_mm is None else centred_affine((h, w), pixel_mm), False)
-    image, kind = _read_picture(path)
-    affine, synthetic = _read_sidecar(path.with_suffix(".json"))
-    return Xray(image, kind, affine, synthetic)
+        xray = Xray(image, "dicom", None if pixel_mm is None else centred_affine((h, w), pixel_mm), False)
+    else:
+        xray = Xray(*_read_picture(path), affine=None, synthetic=False)
+    return _with_sidecar(xray, path.with_suffix(".json"))
 
 
 def write_xray(path: Path | str, image: np.ndarray, affine: np.ndarray | None, synthetic: bool) -> None:
@@ -150,9 +157,9 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with _open_picture(path) as image:
                 _check_size(image.size, path)
+                deep = is_deep(image)
                 image.verify()  # checksums; leaves the image unusable
-            with _open_picture(path) as image:
-                pixels = _grey(ImageOps.exif_transpose(image))
+            pixels = deep_grey(partial(_open_picture, path)) if deep else _grey(path)
     except Image.DecompressionBombError:
         raise BadFileError(path, _SIZE_RULE, "a far larger image", _SIZE_REMEDY) from None
     except (OSError, SyntaxError, EOFError) as error:
@@ -167,12 +174,14 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
     return pixels.astype(np.float32) / KIND_FULL_SCALE["uint16"], kind
 
 
-def _open_picture(path: Path) -> Image.Image:
+def _open_picture(path: Path) -> ImageFile:
     return Image.open(path, formats=("PNG", "JPEG"))
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _grey(path: Path) -> np.ndarray:
     """uint8 or uint16 (h, w)."""
+    with _open_picture(path) as opened:
+        image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("L", "LA"):
@@ -180,15 +189,18 @@ def _grey(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB").convert("L"))
 
 
-def _read_sidecar(path: Path) -> tuple[np.ndarray | None, bool]:
+def _with_sidecar(xray: Xray, path: Path) -> Xray:
+    """The X-ray with what its sidecar says, if there is one."""
     if not path.is_file():
-        return None, False
+        return xray
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content and _SIDECAR_KEYS.isdisjoint(content):  # of dcm2niix, for instance
+            return replace(xray, foreign_sidecar=True)
         affine = None if content["affine"] is None else np.array(content["affine"], dtype=float)
         synthetic = bool(content["synthetic"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadFileError(path, _SIDECAR_RULE, f"a {type(error).__name__}", _SIDECAR_REMEDY) from error
     if affine is not None and (affine.shape != (2, 3) or not np.isfinite(affine).all()):
         raise BadFileError(path, _SIDECAR_RULE, f"affine {affine.tolist()}", _SIDECAR_REMEDY)
-    return affine, synthetic
+    return replace(xray, affine=xray.affine if affine is None else affine, synthetic=synthetic)

@@ -65,6 +65,38 @@ def test_a_store_among_the_patients_is_passed_over(tmp_path):
     assert (len(cases), problems) == (1, [])
 
 
+@pytest.mark.parametrize("content", ["manifest.jsonl", "cases/p.json volumes/p.b2nd"])
+def test_a_store_of_other_settings_is_passed_over_too(tmp_path, content):
+    patient(tmp_path, "p")
+    for name in content.split():
+        touch(tmp_path / "store" / name)
+    cases, problems = find_cases(tmp_path, None, XRAY, store=tmp_path / "another")
+    assert ([case.patient_id for case in cases], problems) == (["p"], [])
+
+
+def test_a_folder_of_slices_may_have_brackets_in_its_name(tmp_path):
+    patient(tmp_path, "p", "CT [1]/1.dcm")
+    cases, problems = find_cases(tmp_path, None, XRAY)
+    assert ([case.ct.name for case in cases], problems) == (["CT [1]"], [])
+    patient(tmp_path, "q[2]")
+    assert {(p.patient_id, p.found) for p in find_cases(tmp_path, None, XRAY)[1]} == {("q[2]", "'q[2]'")}
+
+
+@pytest.mark.parametrize("pattern", ["/elsewhere/*.png", ""])
+def test_a_pattern_that_leads_out_of_the_patients_folder_is_refused(tmp_path, pattern):
+    patient(tmp_path, "p")
+    with pytest.raises(ValueError, match=r"dataset\.xray_pattern is a pattern within"):
+        find_cases(tmp_path, None, pattern)
+    with pytest.raises(ValueError, match=r"dataset\.ct_pattern is a pattern within"):
+        find_cases(tmp_path, pattern, XRAY)
+
+
+def test_empty_rows_of_a_table_are_passed_over(tmp_path):
+    table(tmp_path, "p,a.nii.gz,a.png", ",,,,,", " ,", "q,b.nii.gz,b.png", ",,")
+    cases, problems = find_cases(tmp_path, None, XRAY)
+    assert ([case.patient_id for case in cases], problems) == (["p", "q"], [])
+
+
 def test_all_that_is_missing_or_ambiguous_is_reported_together(tmp_path):
     patient(tmp_path, "good")
     touch(tmp_path / "no_ct" / "x_pa_drr.png")

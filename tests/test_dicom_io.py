@@ -2,9 +2,14 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, MediaStorageDirectoryStorage, RLELossless
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
-from dataset.dicom_io import read_dicom_folder
+from dataset.dicom_io import dicom_geometry, read_dicom_folder
 from dataset.errors import BadFileError
 from dataset.volume_io import read_ct
 from tests.dicom_files import (
@@ -39,6 +44,18 @@ def test_slices_stored_feet_up_and_turned_land_in_the_frame(tmp_path):
     turned = values[:, ::-1, ::-1]  # rows run to the right, columns to the front
     volume = read_ct(write_series(tmp_path / "ct", turned, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0]))
     np.testing.assert_array_equal(volume.hu, values - 1024)
+
+
+def test_the_geometry_alone_is_read_without_a_voxel(tmp_path, monkeypatch):
+    folder = write_series(tmp_path / "ct", stored_values(), ImageOrientationPatient=[0, 1, 0, 1, 0, 0])
+    array, affine = read_dicom_folder(folder)
+    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(lambda _: pytest.fail("voxels are decoded")))
+    shape, same = dicom_geometry(folder)
+    assert shape == array.shape
+    np.testing.assert_array_equal(same, affine)
+    file_of(folder, 5).unlink()
+    with pytest.raises(BadFileError, match="none is missing"):
+        dicom_geometry(folder)
 
 
 def test_each_slice_has_its_own_rescale(tmp_path):
@@ -91,6 +108,24 @@ def test_a_scout_and_files_of_other_kinds_are_passed_over(tmp_path):
     write_series(folder, values[:2], series="8", prefix="short")
     write_series(folder, values, series="9", prefix="report", Modality="SR")
     (folder / "notes.txt").write_text("not DICOM")
+    np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
+
+
+@pytest.mark.parametrize("modality", ["CT", None])
+def test_a_dose_sheet_and_what_windows_leaves_in_a_folder_are_passed_over(tmp_path, modality):
+    values = stored_values()
+    folder = write_series(tmp_path / "ct", values)
+    sheet = dataset(values[0], SOPClassUID=SecondaryCaptureImageStorage, SeriesInstanceUID="9")
+    sheet.Modality = modality
+    sheet.save_as(folder / "patient_protocol.dcm", enforce_file_format=True)
+    for name in ("Thumbs.db", "desktop.ini", "AUTORUN.INF"):
+        (folder / name).write_bytes(b"\xd0\xcf\x11\xe0" * 50)
+    np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
+
+
+def test_slices_stored_as_captures_with_their_places_are_slices(tmp_path):
+    values = stored_values()
+    folder = write_series(tmp_path / "ct", values, SOPClassUID=SecondaryCaptureImageStorage)
     np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
 
 

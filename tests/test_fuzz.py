@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.store import VolumeStore
+from dataset.store import VolumeStore, xray_path
+from dataset.stored_array import open_array
 from dataset.xray_io import Xray, to_square
-from tests import damage
+from tests import damage, damage_dicom
 from tests.damage import CODES, DIM, SHAPE, header
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,33 +96,33 @@ NIFTI = {
     "ct_not_readable": partial(damage.forbid, "ct"),
 }
 DICOM = {
-    "dicom_cut_slice": partial(damage.slice_file, 4, lambda content: content[: len(content) // 2]),
-    "dicom_cut_in_the_header": partial(damage.slice_file, 4, lambda content: content[:200]),
-    "dicom_empty_slice": partial(damage.slice_file, 4, lambda _: b""),
-    "dicom_text_slice": partial(damage.slice_file, 4, lambda _: b"not DICOM"),
+    "dicom_cut_slice": partial(damage_dicom.slice_file, 4, lambda content: content[: len(content) // 2]),
+    "dicom_cut_in_the_header": partial(damage_dicom.slice_file, 4, lambda content: content[:200]),
+    "dicom_empty_slice": partial(damage_dicom.slice_file, 4, lambda _: b""),
+    "dicom_text_slice": partial(damage_dicom.slice_file, 4, lambda _: b"not DICOM"),
     **{f"dicom_flip_{n}": partial(damage.flip, between(128, 700), "ct") for n in range(6)},
-    "dicom_missing_slice": partial(damage.lose_slice, 6),
-    "dicom_duplicate": partial(damage.double_slice, "copy.dcm"),
-    "dicom_duplicate_below": partial(damage.double_slice, "below/copy.dcm"),
-    "dicom_swapped_names": damage.swap_names,
-    "dicom_swapped_places": partial(damage.swap_tag, "ImagePositionPatient"),
-    "dicom_swapped_voxels": partial(damage.swap_tag, "PixelData"),
-    "dicom_two_series": damage.second_series,
-    "dicom_65535_rows": partial(damage.tags, 4, {"Rows": 65535, "Columns": 65535}),
-    "dicom_8192_rows": partial(damage.tags, 4, {"Rows": 8192, "Columns": 8192}),
-    "dicom_fewer_columns": partial(damage.tags, 4, {"Columns": W - 2}),
-    "dicom_first_slice_narrower": partial(damage.tags, 0, {"Columns": W - 2}),
-    "dicom_first_slice_cut_in_the_header": partial(damage.slice_file, 0, lambda content: content[:200]),
-    "dicom_99_frames": partial(damage.tags, 4, {"NumberOfFrames": 99}),
-    "dicom_colours": partial(damage.tags, 4, {"SamplesPerPixel": 3}),
-    "dicom_no_pixel_size": partial(damage.tags, 4, {"PixelSpacing": [0, 0]}),
-    "dicom_no_direction": partial(damage.tags, 4, {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}),
-    "dicom_no_place": partial(damage.tags, 4, {"ImagePositionPatient": None}),
-    "dicom_no_voxels": partial(damage.tags, 4, {"PixelData": None}),
-    "dicom_odd_slope": partial(damage.tags, 4, {"RescaleSlope": 1e5}),
-    "dicom_unknown_compression": damage.unknown_compression,
-    "dicom_loop_of_links": damage.loop_in_folder,
-    "dicom_no_slices": damage.no_slices,
+    "dicom_missing_slice": partial(damage_dicom.lose_slice, 6),
+    "dicom_duplicate": partial(damage_dicom.double_slice, "copy.dcm"),
+    "dicom_duplicate_below": partial(damage_dicom.double_slice, "below/copy.dcm"),
+    "dicom_swapped_names": damage_dicom.swap_names,
+    "dicom_swapped_places": partial(damage_dicom.swap_tag, "ImagePositionPatient"),
+    "dicom_swapped_voxels": partial(damage_dicom.swap_tag, "PixelData"),
+    "dicom_two_series": damage_dicom.second_series,
+    "dicom_65535_rows": partial(damage_dicom.tags, 4, {"Rows": 65535, "Columns": 65535}),
+    "dicom_8192_rows": partial(damage_dicom.tags, 4, {"Rows": 8192, "Columns": 8192}),
+    "dicom_fewer_columns": partial(damage_dicom.tags, 4, {"Columns": W - 2}),
+    "dicom_first_slice_narrower": partial(damage_dicom.tags, 0, {"Columns": W - 2}),
+    "dicom_first_slice_cut_in_the_header": partial(damage_dicom.slice_file, 0, lambda content: content[:200]),
+    "dicom_99_frames": partial(damage_dicom.tags, 4, {"NumberOfFrames": 99}),
+    "dicom_colours": partial(damage_dicom.tags, 4, {"SamplesPerPixel": 3}),
+    "dicom_no_pixel_size": partial(damage_dicom.tags, 4, {"PixelSpacing": [0, 0]}),
+    "dicom_no_direction": partial(damage_dicom.tags, 4, {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}),
+    "dicom_no_place": partial(damage_dicom.tags, 4, {"ImagePositionPatient": None}),
+    "dicom_no_voxels": partial(damage_dicom.tags, 4, {"PixelData": None}),
+    "dicom_odd_slope": partial(damage_dicom.tags, 4, {"RescaleSlope": 1e5}),
+    "dicom_unknown_compression": damage_dicom.unknown_compression,
+    "dicom_loop_of_links": damage_dicom.loop_in_folder,
+    "dicom_no_slices": damage_dicom.no_slices,
     "dicom_not_readable": lambda patient, rng: patient.slices[0].chmod(0),
 }
 XRAY = {
@@ -185,6 +186,6 @@ def test_a_damaged_case_is_reported_or_holds_what_it_held(prepared, name):
         assert not reported
     if kept and not reported:
         np.testing.assert_array_equal(store.read_hu(kept[0], (0, 0, 0), kept[0].shape), patients[name].hu())
-        stored = np.load(store.folder / "xrays" / f"{name}.npy") / 65535
+        stored = open_array(xray_path(store.folder, name), kept[0].source_hash)[:] / 65535
         film, _ = to_square(Xray(patients[name].film().astype(np.float32) / 65535, "uint16", None, False))
         np.testing.assert_allclose(stored, film, atol=1e-4)

@@ -7,6 +7,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dataset.checks import check_xray
 from dataset.errors import BadFileError
 from dataset.xray_io import (
     Xray,
@@ -175,6 +176,52 @@ def test_dicom_goes_through_its_window_and_has_its_geometry(tmp_path):
     expected = np.array([[6.0, 0, 47.5], [0, -4.0, 39.5]])  # pixels of 0.2/1.2 x 0.3/1.2 mm, (w-1)/2, (h-1)/2
     assert xray.affine is not None
     np.testing.assert_allclose(xray.affine, expected)
+
+
+@pytest.mark.parametrize(
+    ("tags", "pixels_per_mm"),
+    [
+        ({"ImagerPixelSpacing": [0.2, 0.2]}, 6.0),
+        ({"ImagerPixelSpacing": [0.2, 0.2], "PixelSpacing": [0.2, 0.2]}, 6.0),  # repeated: not calibrated
+        ({"ImagerPixelSpacing": [0.2, 0.2], "PixelSpacing": [0.16, 0.16]}, 6.25),
+        ({"PixelSpacing": [0.2, 0.2]}, 5.0),
+    ],
+)
+def test_pixels_are_measured_in_the_patient(tmp_path, tags, pixels_per_mm):
+    distances = {"DistanceSourceToDetector": 1800, "DistanceSourceToPatient": 1500}
+    xray = read_xray(dicom_xray(tmp_path / "a.dcm", RAMP, **tags, **distances))
+    assert xray.affine is not None
+    assert xray.affine[0, 0] == pytest.approx(pixels_per_mm)
+
+
+def test_an_empty_lookup_table_is_none(tmp_path):
+    values = (RAMP / 255 * 4095).astype(np.uint16)
+    plain = read_xray(dicom_xray(tmp_path / "a.dcm", values))
+    empty = read_xray(dicom_xray(tmp_path / "b.dcm", values, VOILUTSequence=[], ModalityLUTSequence=[]))
+    np.testing.assert_array_equal(empty.image, plain.image)
+
+
+def test_the_sidecar_of_a_dicom_xray_goes_before_its_tags(tmp_path):
+    path = dicom_xray(tmp_path / "a.dcm", RAMP, PixelSpacing=[0.2, 0.2])
+    tagged = read_xray(path)
+    told = [[2.0, 0.0, 40.0], [0.0, -2.0, 30.0]]
+    (tmp_path / "a.json").write_text(json.dumps({"affine": told, "synthetic": True}))
+    xray = read_xray(path)
+    np.testing.assert_array_equal(xray.affine, told)
+    assert xray.synthetic
+    (tmp_path / "a.json").write_text(json.dumps({"affine": None, "synthetic": False}))
+    np.testing.assert_array_equal(read_xray(path).affine, tagged.affine)
+
+
+def test_another_tools_json_of_the_same_name_is_left_unread_and_said(tmp_path):
+    save(tmp_path / "a.png", RAMP.astype(np.uint8))
+    assert check_xray("p", "a.png", read_xray(tmp_path / "a.png")) == []
+    (tmp_path / "a.json").write_text(json.dumps({"Modality": "CT", "ConversionSoftware": "dcm2niix"}))
+    xray = read_xray(tmp_path / "a.png")
+    assert (xray.affine, xray.synthetic) == (None, False)
+    (problem,) = check_xray("p", "a.png", xray)
+    assert not problem.fatal
+    assert "another tool's" in problem.found
 
 
 def test_monochrome1_is_inverted_and_mirrored_storage_turned(tmp_path):
