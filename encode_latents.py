@@ -4,37 +4,38 @@ Under torchrun the volumes are spread over the processes; run it again to contin
 """
 
 import logging
-import os
 import sys
 
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-import assembly
-from assembly import STEP, Frozen, latent_shape
 from cli import script
 from dataset.latents import LatentWriter, is_finished
-from dataset.patches import Triple, triple
-from dataset.store import StoredCase, VolumeStore
+from dataset.patches import STEP, Triple, triple
+from dataset.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
 from dataset.xray_io import encoder_view
 from devices import pick_device
+from frozen import Frozen, encoder_input, latent_source
+from ranks import rank_and_world
+from training_data import latent_shape, open_store, settle_patch_size
+from training_run import check_run
 
 log = logging.getLogger(__name__)
 
 
 @script("encode_latents")
 def main(cfg: DictConfig) -> None:
-    assembly.check_run(cfg)
+    check_run(cfg)
     if cfg.dataset.store is None:
         raise ValueError("a latent cache belongs to a prepared store, got dataset.store=null; set dataset.store=FOLDER")
     frozen = Frozen.load(cfg)
-    store = assembly.open_store(cfg.dataset)
-    assembly.settle_patch_size(cfg.model, store)
-    source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
-    writer = LatentWriter(cfg.dataset.latents_dir, source, cfg.overwrite)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    store = open_store(cfg.dataset)
+    settle_patch_size(cfg.model, store)
+    source = latent_source(frozen.codec, frozen.encoder, cfg.dataset)
+    writer = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges, cfg.overwrite)
+    rank, world = rank_and_world()
     shapes = [latent_shape(case, cfg.model.patch_size) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
     todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]
@@ -55,23 +56,27 @@ def main(cfg: DictConfig) -> None:
 def _encode(
     writer: LatentWriter,
     frozen: Frozen,
-    store: VolumeStore,
+    store: Store,
     case: StoredCase,
     shape: Triple,
     cfg: DictConfig,
     device: torch.device,
 ) -> None:
+    """Write what is missing of a case: often the X-ray alone, when new patients have changed how all are scaled."""
     window = tuple(cfg.dataset.hu_window)
 
     def read(start: Triple, size: Triple) -> torch.Tensor:
         return torch.from_numpy(read_unit(store, case, start, size, window))[None]
 
-    eye = assembly.encoder_input(frozen.encoder)
-    cxr = encoder_view(store.read_xray(case), eye.size, eye.mean, eye.std)
-    features = frozen.encoder(cxr[None].to(device))
-    with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-        tiles = frozen.codec.encode_tiles(read, triple([n * STEP for n in shape]), cfg.tile)
-        writer.write(case, shape, tiles, features.tokens[0], features.pooled[0])
+    if not writer.has_xray(case):
+        eye = encoder_input(frozen.encoder)
+        cxr = encoder_view(store.read_xray(case), eye.size, eye.mean, eye.std)
+        features = frozen.encoder(cxr[None].to(device))
+        writer.write_xray(case, features.tokens[0], features.pooled[0])
+    if not writer.has_latents(case, shape):
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+            tiles = frozen.codec.encode_tiles(read, triple([n * STEP for n in shape]), cfg.tile)
+            writer.write(case, shape, tiles)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """Files appear whole or not at all."""
 
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_MARK = ".tmp"
+_ABANDONED_S = 24 * 3600  # no file takes as long to write, also by the clock of another machine
 
 
 @contextmanager
@@ -11,15 +16,21 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path` that becomes `path` when the block ends well.
 
     The temporary name keeps the suffixes (`.nii.gz`), by which writers choose the format. A missing folder is
-    made. If the block fails, the temporary file is removed and `path` stays as it was.
+    made. If the block fails, the temporary file is removed and `path` stays as it was; an OSError (no space left)
+    then names `path`, where it names no file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp{os.getpid()}-{path.name}")
+    # not the process id alone: processes of several machines or containers may share it, and the folder
+    temporary = path.with_name(f"{_MARK}{secrets.token_hex(6)}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -28,3 +39,13 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that readers see the old or the new file, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files below `folder` that a killed process left there more than a day ago."""
+    for path in folder.rglob(f"{_MARK}{'[0-9a-f]' * 12}-*"):
+        try:
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
+        except FileNotFoundError:  # somebody else's, and just finished
+            continue

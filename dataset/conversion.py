@@ -14,11 +14,12 @@ import numpy as np
 
 from dataset.atomic import write_text
 from dataset.case import Case
+from dataset.dicom_io import dicom_geometry
 from dataset.locks import exclusive
 from dataset.measure import body_of
 from dataset.orientation import spacing_of, to_canonical
 from dataset.resample import cropped_affine, resample
-from dataset.volume_io import Volume, read_ct
+from dataset.volume_io import Volume
 from dataset.xray_io import Xray
 
 MEDIAN = "median"
@@ -89,6 +90,7 @@ def with_known_spacing(conversion: Conversion, cases: Iterable[Case], store: Pat
     path = store / MEDIAN_FILE
     with exclusive(store / _MEDIAN_LOCK):
         if not path.is_file():
+            _log.info("dataset.spacing=median: reading the header of every CT")
             spacings = [spacing for case in cases if (spacing := _spacing_on_disk(case.ct)) is not None]
             if not spacings:
                 return replace(conversion, spacing=None)  # nothing can be read: every case will be reported
@@ -129,13 +131,17 @@ def _recentred(xray: Xray, moved: np.ndarray) -> Xray:
 def _spacing_on_disk(path: Path) -> Spacing | None:
     """Voxel size (d, h, w) of a CT in the canonical frame; None if it cannot be read."""
     try:
-        if path.is_dir():
-            return read_ct(path).spacing
-        header: Any = nib.load(path)  # reads no voxel
-        nothing = np.broadcast_to(np.int16(0), header.shape[:3])  # takes no memory
-        return spacing_of(to_canonical(nothing, header.affine)[1])
+        shape, affine = dicom_geometry(path) if path.is_dir() else _nifti_geometry(path)
+        nothing = np.broadcast_to(np.int16(0), shape)  # takes no memory
+        return spacing_of(to_canonical(nothing, affine)[1])
     except Exception:  # what readers raise on damaged bytes is an open list; preparing will report it
         return None
+
+
+def _nifti_geometry(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape (x, y, z) and affine of a NIfTI file, without reading a voxel."""
+    image: Any = nib.load(path)
+    return image.shape[:3], image.affine
 
 
 def _is_length(value: float) -> bool:

@@ -19,7 +19,7 @@ def write_conversion(store: Path, conversion: Conversion) -> None:
 def check_conversion(store: Path, wanted: Conversion) -> None:
     """ValueError if a prepared store has another spacing than was asked for, or is not cropped though that was.
 
-    What was not asked for (null, false) is as the store has it.
+    What was not asked for (null, false) is as the store has it. Says if X-rays were to be made otherwise.
     """
     found, asked = _stored(store), _plain(wanted)
     if asked["spacing"] == MEDIAN and (store / MEDIAN_FILE).is_file():
@@ -31,6 +31,16 @@ def check_conversion(store: Path, wanted: Conversion) -> None:
                 f" leave it out to use the store as it is, or run prepare_data.py with dataset.{key} and a"
                 " dataset.store of its own"
             )
+    made = ("make_xray", "xray_source_mm")
+    if asked["make_xray"] and any(asked[key] != found[key] for key in made):
+        _log.warning(
+            "dataset.make_xray=true, source %s mm, but %s was prepared with %s, source %s mm, and is used as it is;"
+            " prepare_data.py brings it up to date",
+            json.dumps(asked["xray_source_mm"]),
+            store,
+            json.dumps(found["make_xray"]),
+            json.dumps(found["xray_source_mm"]),
+        )
 
 
 def warn_of_change(store: Path, wanted: Conversion) -> None:

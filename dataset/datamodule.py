@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from dataset.sampler import VolumeGroupedSampler
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 
 
-class _HUItems(Dataset[dict[str, Any]]):
+class _PackedItems(Dataset[dict[str, Any]]):
     """Items as loader processes hand them over."""
 
     def __init__(self, dataset: XrayCTPAPatchDataset) -> None:
@@ -19,18 +20,21 @@ class _HUItems(Dataset[dict[str, Any]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset.hu_item(index)
+        return self.dataset.packed_item(index)
 
 
 class PatchDataModule(pl.LightningDataModule):
     """Training draws anew each epoch, validation always the same patches.
 
-    Loaders give CT as int16 HU; Lightning has `on_after_batch_transfer` turn a batch into the items of the dataset,
-    on the GPU where there is one.
+    Loaders hand over CT as int16 HU and latents as float16, half of what the items hold: it goes through shared memory
+    and to the GPU. Lightning has `on_after_batch_transfer` turn a batch into the items of the dataset.
 
     Args:
         batch_size: patches per process.
         num_workers: loader processes per training process.
+
+    Raises:
+        ValueError: no batch in an epoch; with several processes, as soon as their number is known.
     """
 
     def __init__(
@@ -43,11 +47,7 @@ class PatchDataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"need batch_size >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
-        if len(train) < batch_size:
-            raise ValueError(
-                f"an epoch has {len(train)} patches, fewer than one batch of {batch_size};"
-                " lower model.batch_size or raise model.patches_per_volume"
-            )
+        _check_epoch(len(train), batch_size, 1)
         self.train, self.val = train, val
         self.batch_size, self.num_workers = batch_size, num_workers
         self._resume = (0, 0)
@@ -57,6 +57,7 @@ class PatchDataModule(pl.LightningDataModule):
         sampler = VolumeGroupedSampler(
             len(self.train.cases), self.train.patches_per_volume, self.train.seed, rank=rank, world_size=world
         )
+        _check_epoch(len(sampler), self.batch_size, world)
         epoch, batches = self._resume
         if batches >= len(sampler) // self.batch_size:  # Lightning goes on with the next epoch from this loader
             epoch, batches = epoch + 1, 0
@@ -68,8 +69,14 @@ class PatchDataModule(pl.LightningDataModule):
         sampler: DistributedSampler[dict[str, Any]] = DistributedSampler(self.val, world, rank, shuffle=False)
         return self._loader(self.val, sampler, drop_last=False)
 
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """All but the keys of the draws: they seed generators, and reading them back would wait for the GPU."""
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"sample_key": batch["sample_key"]}
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        return self.train.with_unit(batch)
+        return self.train.unpack(batch)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch under way and the batches of it that are done."""
@@ -86,11 +93,21 @@ class PatchDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: XrayCTPAPatchDataset, sampler: Any, drop_last: bool) -> DataLoader[dict[str, Any]]:
         return DataLoader(
-            _HUItems(dataset),
+            _PackedItems(dataset),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             drop_last=drop_last,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
+        )
+
+
+def _check_epoch(patches: int, batch_size: int, processes: int) -> None:
+    """ValueError unless the `patches` that each process draws in an epoch make a batch."""
+    if patches < batch_size:
+        share = f" for each of {processes} processes" if processes > 1 else ""
+        raise ValueError(
+            f"an epoch has {patches} patches{share}, fewer than one batch of {batch_size};"
+            " lower model.batch_size or raise model.patches_per_volume"
         )

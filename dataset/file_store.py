@@ -17,18 +17,19 @@ from dataset.prepare import SHARES, UNCHANGED, XRAY_PATTERN, duplicates
 from dataset.recent import Recent
 from dataset.records import source_hash
 from dataset.split import assign_splits
-from dataset.store import StoredCase, VolumeStore, quantised, xray_ranges
+from dataset.store import Store, StoredCase, quantised
 
 _PAIRS_KEPT = 2  # decoded volumes in memory, per process
 
 _log = logging.getLogger(__name__)
 
 
-class FileStore(VolumeStore):
-    """What `VolumeStore` gives of a store that was prepared with the same settings, bit for bit.
+class FileStore(Store):
+    """What `VolumeStore` gives of a store that was prepared at once and with the same settings, bit for bit.
 
     Every case is read once to begin with, and again whenever it is not among the last two; nothing is written.
-    Problems of the data are logged; bad cases are left out.
+    Problems of the data are logged; bad cases are left out. Nothing remembers the splits either: where cases are
+    added or taken away between two runs, others may change theirs, unless a `split` column of pairs.csv says it.
 
     Args:
         root: of the pairs. The others are those of `dataset.prepare.prepare`.
@@ -47,12 +48,12 @@ class FileStore(VolumeStore):
     ) -> None:
         if conversion.spacing == MEDIAN:
             raise ValueError("dataset.spacing=median is chosen once per store; without one, give the spacing in mm")
-        self.folder, self._conversion = Path(root), conversion
-        sources, problems = find_cases(self.folder, ct_pattern, xray_pattern, make_xray=conversion.make_xray)
+        root, self._conversion = Path(root), conversion
+        sources, problems = find_cases(root, ct_pattern, xray_pattern, make_xray=conversion.make_xray)
         found: dict[str, Examined] = {}
         entries: dict[str, StoredCase] = {}
         for case in tqdm(sources, desc="reading", unit="case", disable=None):
-            found[case.patient_id], pair = self._look_at(case)
+            found[case.patient_id], pair = _look_at(case, root, conversion)
             if pair is not None:
                 entries[case.patient_id] = pair.entry
         problems += [problem for one in found.values() for problem in one.problems] + duplicates(found)
@@ -65,8 +66,7 @@ class FileStore(VolumeStore):
         splits = assign_splits(
             self._sources, {name: case.split for name, case in self._sources.items() if case.split}, shares
         )
-        self.cases = [replace(entries[name], split=splits[name]) for name in sorted(self._sources)]
-        self.xray_ranges = xray_ranges(self.split("train"))
+        super().__init__(root, [replace(entries[name], split=splits[name]) for name in sorted(self._sources)])
         self._pairs: Recent[Pair] = Recent(_PAIRS_KEPT)
 
     def _volume(self, case: StoredCase) -> np.ndarray:
@@ -79,18 +79,18 @@ class FileStore(VolumeStore):
         return self._pairs.get(case.patient_id, lambda: self._read(case))
 
     def _read(self, case: StoredCase) -> Pair:
-        _, pair = self._look_at(self._sources[case.patient_id])
+        _, pair = _look_at(self._sources[case.patient_id], self.folder, self._conversion)
         if pair is None or pair.entry.source_hash != case.source_hash:
             raise ValueError(f"the files of {case.patient_id} in {self.folder} have changed since they were checked")
         pair.hu.setflags(write=False)
         return pair
 
-    def _look_at(self, case: Case) -> tuple[Examined, Pair | None]:
-        try:
-            content = source_hash(case)
-        except OSError as error:
-            return Examined(None, None, (unreadable(case, error),), "", ""), None
-        found = examine(case, self.folder, self._conversion)
-        identity = self._conversion.stored_hash(case, content)
-        pair = pair_of(case, self.folder, self._conversion, found, identity)
-        return replace(found, volume=None, xray=None), pair
+
+def _look_at(case: Case, root: Path, conversion: Conversion) -> tuple[Examined, Pair | None]:
+    try:
+        content = source_hash(case)
+        found = examine(case, root, conversion)
+        pair = pair_of(case, root, conversion, found, conversion.stored_hash(case, content))
+    except (OSError, MemoryError) as error:
+        return Examined(None, None, (unreadable(case, error),), "", ""), None
+    return replace(found, volume=None, xray=None), pair

@@ -1,5 +1,6 @@
 """Hounsfield units <-> the networks' unit intensity."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -10,10 +11,9 @@ if TYPE_CHECKING:  # preparation workers start without torch
 Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
-def check_window(hu_window: tuple[float, float]) -> None:
-    lo, hi = hu_window
-    if not lo < hi:
-        raise ValueError(f"hu_window must be (lowest, highest) HU with lowest < highest, got ({lo}, {hi})")
+def check_window(hu_window: Sequence[float]) -> None:
+    if not isinstance(hu_window, Sequence) or len(hu_window) != 2 or not hu_window[0] < hu_window[1]:
+        raise ValueError(f"hu_window must be two numbers [lowest, highest] in HU, lowest < highest, got {hu_window}")
 
 
 def hu_to_unit(hu: Array, hu_window: tuple[float, float]) -> Array:

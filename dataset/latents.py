@@ -1,8 +1,7 @@
 """The latent cache: whole-volume latents and X-ray features, computed once because their networks are frozen."""
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.patches import Triple, box, triple
+from dataset.atomic import remove_abandoned, replacing, write_text
+from dataset.patches import Triple, box
 from dataset.store import StoredCase
 
 REMEDY = "encode_latents.py overwrite=true makes it anew, dataset.latents=never encodes on the fly"
+Ranges = Mapping[str, tuple[float, float]]  # Store.xray_ranges
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,21 @@ class LatentCache:
 
     Raises:
         FileNotFoundError: the folder holds no finished cache.
-        ValueError: it was made by other networks, in another window, from other volumes, or for smaller patches.
+        ValueError: it was made by other networks, in another window, from other volumes or X-rays, or for smaller
+            patches.
 
     Args:
         shapes: of every case's latent (d, h, w), padded to hold a patch.
+        xray_ranges: by which the store scales the X-rays now; new training patients move them.
     """
 
     def __init__(
-        self, folder: str | Path, source: LatentSource, cases: Sequence[StoredCase], shapes: Sequence[Triple]
+        self,
+        folder: str | Path,
+        source: LatentSource,
+        cases: Sequence[StoredCase],
+        shapes: Sequence[Triple],
+        xray_ranges: Ranges,
     ) -> None:
         self.folder = Path(folder)
         if not is_finished(self.folder):
@@ -59,10 +67,12 @@ class LatentCache:
         source.check(self.folder, stored_source(info))
         for case, shape in zip(cases, shapes, strict=True):
             found = info["volumes"].get(case.patient_id)
-            if found != _identity(case):
+            wanted = _identity(case) | _xray_identity(case, xray_ranges)
+            if found != wanted:
                 raise ValueError(
-                    f"the latent cache {self.folder} does not fit volume {case.patient_id}:"
-                    f" {found} there, {_identity(case)} in the store; {REMEDY}"
+                    f"the latent cache {self.folder} does not fit volume {case.patient_id}: {found} there, {wanted}"
+                    " in the store; encode_latents.py makes anew what has changed, dataset.latents=never encodes on"
+                    " the fly"
                 )
             if not _holds(info["shapes"][case.patient_id], shape):
                 raise ValueError(
@@ -88,23 +98,27 @@ class LatentCache:
 
 
 class LatentWriter:
-    """Writes a cache volume by volume; any process may write any volume, one calls `finish`."""
+    """Writes a cache volume by volume; any process may write any volume, one or several call `finish`."""
 
-    def __init__(self, folder: str | Path, source: LatentSource, overwrite: bool = False) -> None:
-        self.folder, self.source = Path(folder), source
+    def __init__(self, folder: str | Path, source: LatentSource, xray_ranges: Ranges, overwrite: bool = False) -> None:
+        self.folder, self.source, self.xray_ranges = Path(folder), source, xray_ranges
         self.folder.mkdir(parents=True, exist_ok=True)
         self._overwrite = overwrite
 
     def is_written(self, case: StoredCase, shape: Triple) -> bool:
+        """Whether all of this case is there. ValueError as `has_latents`."""
+        return self.has_latents(case, shape) and self.has_xray(case)
+
+    def has_latents(self, case: StoredCase, shape: Triple) -> bool:
         """Whether this volume is there, from the same source, and its latent is as large as `shape`.
 
         Raises:
             ValueError: it was made by other networks and may not be overwritten.
         """
-        path = self.folder / f"{case.patient_id}.json"
-        if not path.is_file():
+        try:
+            info = json.loads(self._info_path(case).read_text())
+        except FileNotFoundError:
             return False
-        info = json.loads(path.read_text())
         try:
             self.source.check(self.folder, stored_source(info))
         except ValueError:
@@ -113,33 +127,24 @@ class LatentWriter:
             return False
         return bool(info["identity"] == _identity(case)) and _holds(info["shape"], shape)
 
-    def write(
-        self,
-        case: StoredCase,
-        shape: Triple,
-        tiles: Iterable[tuple[Triple, Tensor]],
-        tokens: Tensor,
-        pooled: Tensor,
-    ) -> None:
-        """Store a volume's latents from tiles (start, (C, d, h, w)) that do not overlap and cover `shape`."""
-        (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
-        stem = self.folder / case.patient_id
-        partial = stem.with_name(f"{case.patient_id}.partial.npy")
-        stored: np.memmap | None = None
-        total = square = np.zeros(1)
-        for start, tile in tiles:
-            block = tile.permute(1, 2, 3, 0).cpu().numpy()
-            if stored is None:
-                stored = np.lib.format.open_memmap(partial, "w+", np.float16, (*shape, block.shape[-1]))
-            stored[box(start, triple(block.shape[:3]))] = block
-            wide = block.reshape(-1, block.shape[-1]).astype(np.float64)
-            total, square = total + wide.sum(0), square + (wide**2).sum(0)
-        if stored is None:
-            raise ValueError(f"no latents to write for {case.patient_id}")
-        stored.flush()
-        os.replace(partial, f"{stem}.npy")
-        np.savez(partial.with_suffix(".npz"), tokens=tokens.half().cpu().numpy(), pooled=pooled.half().cpu().numpy())
-        os.replace(partial.with_suffix(".npz"), f"{stem}.npz")
+    def has_xray(self, case: StoredCase) -> bool:
+        """Whether this X-ray's features are there, from the same encoder and scaled as the store does now."""
+        path = self.folder / f"{case.patient_id}.npz"
+        if not path.is_file():
+            return False
+        with np.load(path) as stored:
+            return "identity" in stored and str(stored["identity"]) == self._xray_identity(case)
+
+    def write(self, case: StoredCase, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> None:
+        """Store a volume's latents from tiles (start, (C, d, h, w)) that do not overlap and cover `shape`.
+
+        Raises:
+            OSError: no space left. ValueError: no tiles.
+        """
+        self._begin()
+        self._info_path(case).unlink(missing_ok=True)  # it speaks of the latents that are replaced now
+        with replacing(self.folder / f"{case.patient_id}.npy") as temporary:
+            total, square = _write_tiles(temporary, shape, tiles)
         info = asdict(self.source) | {
             "identity": _identity(case),
             "shape": list(shape),
@@ -147,23 +152,71 @@ class LatentWriter:
             "sum": total.tolist(),
             "square": square.tolist(),
         }
-        _write_json(Path(f"{stem}.json"), info)
+        write_text(self._info_path(case), json.dumps(info))
+
+    def write_xray(self, case: StoredCase, tokens: Tensor, pooled: Tensor) -> None:
+        """Store an X-ray's tokens (N, T) and pooled feature (P,). OSError if there is no space left."""
+        self._begin()
+        with replacing(self.folder / f"{case.patient_id}.npz") as temporary:
+            np.savez(
+                temporary,
+                tokens=tokens.half().cpu().numpy(),
+                pooled=pooled.half().cpu().numpy(),
+                identity=np.array(self._xray_identity(case)),
+            )
 
     def finish(self, cases: Sequence[StoredCase]) -> None:
-        """Write the statistics of the training cases; only then is the cache complete."""
-        infos = {c.patient_id: json.loads((self.folder / f"{c.patient_id}.json").read_text()) for c in cases}
+        """Write the statistics of the training cases, all of which are written; only then is the cache complete."""
+        infos = {case.patient_id: json.loads(self._info_path(case).read_text()) for case in cases}
         train = [infos[c.patient_id] for c in cases if c.split == "train"]
         count = sum(info["count"] for info in train)
         mean = sum(np.asarray(info["sum"]) for info in train) / count
         variance = sum(np.asarray(info["square"]) for info in train) / count - mean**2
         std = np.sqrt(np.maximum(variance, 1e-12))
-        _write_json(
-            self.folder / "latents.json",
+        content = (
             asdict(self.source)
             | {"mean": mean.tolist(), "std": std.tolist()}
-            | {"volumes": {name: info["identity"] for name, info in infos.items()}}
-            | {"shapes": {name: info["shape"] for name, info in infos.items()}},
+            | {"volumes": {c.patient_id: _identity(c) | _xray_identity(c, self.xray_ranges) for c in cases}}
+            | {"shapes": {name: info["shape"] for name, info in infos.items()}}
         )
+        write_text(self.folder / "latents.json", json.dumps(content))
+        remove_abandoned(self.folder)
+
+    def _begin(self) -> None:
+        (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
+
+    def _info_path(self, case: StoredCase) -> Path:
+        return self.folder / f"{case.patient_id}.json"
+
+    def _xray_identity(self, case: StoredCase) -> str:
+        return json.dumps({"encoder": self.source.encoder_hash} | _xray_identity(case, self.xray_ranges))
+
+
+def _write_tiles(path: Path, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    """Write float16 (D, H, W, C) from tiles; the sum and the sum of squares of each channel, float64 (C,).
+
+    Row by row, not mapped: a process that fills up a disk through a mapped file is killed without a message.
+    """
+    total = square = np.zeros(0)
+    with path.open("wb") as file:
+        begin = 0
+        for start, tile in tiles:
+            block = tile.permute(1, 2, 3, 0).cpu().numpy()
+            channels = block.shape[-1]
+            if begin == 0:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (*shape, channels)}
+                np.lib.format.write_array_header_1_0(file, header)
+                begin, total, square = file.tell(), np.zeros(channels), np.zeros(channels)
+            half = np.ascontiguousarray(block, dtype="<f2")
+            for z, y in np.ndindex(*half.shape[:2]):
+                row = ((start[0] + z) * shape[1] + start[1] + y) * shape[2] + start[2]
+                file.seek(begin + 2 * channels * row)
+                file.write(half[z, y].data)
+            wide = block.reshape(-1, channels).astype(np.float64)
+            total, square = total + wide.sum(0), square + (wide**2).sum(0)
+    if begin == 0:
+        raise ValueError("a volume needs at least one tile of latents, got none")
+    return total, square
 
 
 def is_finished(folder: str | Path) -> bool:
@@ -183,7 +236,7 @@ def _identity(case: StoredCase) -> dict:
     return {"shape": list(case.shape), "spacing": list(case.spacing), "source_hash": case.source_hash}
 
 
-def _write_json(path: Path, content: dict) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, path)
+def _xray_identity(case: StoredCase, ranges: Ranges) -> dict:
+    """What X-ray features depend on besides the encoder; a kind without a range is scaled by each image itself."""
+    scaled = ranges.get(case.xray_kind)
+    return {"source_hash": case.source_hash, "xray_range": None if scaled is None else list(scaled)}

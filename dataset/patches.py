@@ -9,15 +9,17 @@ from itertools import product
 import torch
 from torch import Tensor
 
+STEP = 4  # voxels per latent voxel and axis, fixed by the codec's layout
 Triple = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 
 
 def triple(values: Sequence[int], name: str = "size") -> Triple:
     """Three integers as a tuple; ValueError if there are not three."""
-    if len(values) != 3:
-        raise ValueError(f"{name} needs three numbers (d, h, w), got {list(values)}")
-    d, h, w = (int(v) for v in values)
+    found = list(values) if isinstance(values, Iterable) else values
+    if not isinstance(found, list) or len(found) != 3:
+        raise ValueError(f"{name} needs three numbers (d, h, w), got {found}")
+    d, h, w = (int(v) for v in found)
     return d, h, w
 
 

@@ -1,6 +1,5 @@
 """A data set on disk -> a store that training reads (dataset/store.py). Parallel, resumable, on many machines."""
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset.atomic import write_text
+from dataset.atomic import remove_abandoned
 from dataset.case import Case, Problem, relative_to
 from dataset.cases import find_cases
 from dataset.checks import shared_content
@@ -27,12 +26,12 @@ from dataset.processes import single_threaded, without_script
 from dataset.records import Record, fresh_record, tried_record
 from dataset.shards import Shard
 from dataset.split import assign_splits
+from dataset.split_file import read_splits, warn_of_other_shares, write_splits
 from dataset.store import StoredCase, write_manifest
 
 XRAY_PATTERN = "*_pa_drr.png"
 SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 UNCHANGED = Conversion()
-_SPLITS_FILE = "splits.json"  # every assignment ever made, also of cases that are not in the manifest now
 _MERGE_LOCK = ".prepare.lock"
 Work = Callable[[Case], Record]
 
@@ -80,11 +79,13 @@ def prepare(
     Raises:
         FileNotFoundError: no such root.
         ValueError: no good case, or any problem if `strict`; holds the table.
+        OSError: the store cannot be written (no space left), or a process was killed (ChildProcessError).
     """
     root, store = Path(root), Path(store)
     cases, problems = find_cases(root, ct_pattern, xray_pattern, store, conversion.make_xray)
     conversion = with_known_spacing(conversion, cases, store)
     warn_of_change(store, conversion)
+    warn_of_other_shares(store, shares)
     work = partial(prepare_case, root=root, store=store, conversion=conversion)
     records, prepared = _records(cases if shard is None else shard.share(cases), store, conversion, work, num_workers)
     with exclusive(store / _MERGE_LOCK):
@@ -93,6 +94,7 @@ def prepare(
         problems = sorted(problems + duplicates(records), key=lambda problem: (problem.patient_id, problem.path))
         if missing:
             return PrepareReport([], problems, prepared, missing)
+        remove_abandoned(store)
         stored = _finish(cases, problems, records, root, store, shares, strict)
         write_conversion(store, conversion)
     return PrepareReport(stored, problems, prepared)
@@ -140,10 +142,10 @@ def _in_pool(cases: Sequence[Case], work: Work, num_workers: int) -> Iterator[tu
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
-            raise RuntimeError(
+            raise ChildProcessError(
                 "a preparation process was killed, most likely for want of memory (each needs about four"
-                f" times the size of a volume); got num_workers={num_workers}. Lower it and run this again:"
-                " finished cases are kept."
+                f" times the size of a volume); got dataset.prepare_workers={num_workers}. Lower it (0: no other"
+                " processes) and run this again: finished cases are kept."
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -181,15 +183,13 @@ def _finish(
     """Write reports, splits and manifest from the records of all cases."""
     bad = {problem.patient_id for problem in problems if problem.fatal}
     good = [case for case in cases if case.patient_id not in bad]
-    ledger = store / _SPLITS_FILE
-    known = json.loads(ledger.read_text(encoding="utf-8")) if ledger.is_file() else {}
-    known |= {case.patient_id: case.split for case in good if case.split is not None}
+    known = read_splits(store) | {case.patient_id: case.split for case in good if case.split is not None}
     assigned = assign_splits([case.patient_id for case in good], known, shares)
     stored = [_entry(case, records[case.patient_id], assigned[case.patient_id], root) for case in good]
     write_reports(store, stored, problems)
     if not good or (strict and problems):
         raise ValueError(summary(store, len(good), problems))
-    write_text(ledger, json.dumps(known | assigned, indent=1, sort_keys=True) + "\n")
+    write_splits(store, known | assigned, shares)
     write_manifest(store, stored)
     return stored
 

@@ -8,45 +8,42 @@ from pathlib import Path
 
 from dataset.case import Case
 from dataset.conversion import Conversion
-from dataset.examine import examine, pair_of, unreadable
-from dataset.records import UNREADABLE, Record, read_record, source_hash, source_stamp, write_record
+from dataset.examine import Examined, Pair, examine, pair_of, unreadable
+from dataset.records import UNREADABLE, Record, read_record, remove_record, source_hash, source_stamp, write_record
 from dataset.store import write_square_xray, write_volume
 from dataset.thumbnails import write_thumbnail
 
 
 def prepare_case(case: Case, root: Path, store: Path, conversion: Conversion) -> Record:
-    """Prepare a case and write its record; what is wrong with its files is returned, not raised.
+    """Prepare a case and write its record; what is wrong with its files, or keeps them from being read, is returned.
 
     Raises:
         OSError: the store cannot be written (no space left).
     """
-    recipe = conversion.recipe(case)
+    known, recipe = read_record(store, case.patient_id), conversion.recipe(case)
+    found: Examined | None = None
+    pair: Pair | None = None
     try:
         stamp, content = source_stamp(case), source_hash(case)
-    except OSError as error:  # not for good: the disk may come back
-        record = Record(UNREADABLE, "", recipe, (unreadable(case, error),), None)
-    else:
-        known = read_record(store, case.patient_id)
         if known is not None and (known.source_hash, known.recipe) == (content, recipe):
             record = replace(known, stamp=stamp)
         else:
-            record = _prepare(case, root, store, conversion, Record(stamp, content, recipe, (), None))
+            found = examine(case, root, conversion)
+            pair = pair_of(case, root, conversion, found, conversion.stored_hash(case, content))
+            record = _record(stamp, content, recipe, found, pair)
+    except (OSError, MemoryError) as error:  # not for good: disk and memory may come back
+        record = Record(UNREADABLE, "", recipe, (unreadable(case, error),), None)
+    if found is not None:
+        write_thumbnail(store, case.patient_id, found.volume, found.xray)
+    if pair is not None:
+        remove_record(store, case.patient_id)
+        write_volume(store, case.patient_id, pair.hu, pair.entry.source_hash)
+        write_square_xray(store, case.patient_id, pair.square, pair.entry.source_hash)
     write_record(store, case.patient_id, record)
     return record
 
 
-def _prepare(case: Case, root: Path, store: Path, conversion: Conversion, record: Record) -> Record:
-    """`record` with what reading, checking and storing the case told."""
-    found = examine(case, root, conversion)
-    write_thumbnail(store, case.patient_id, found.volume, found.xray)
-    pair = pair_of(case, root, conversion, found, conversion.stored_hash(case, record.source_hash))
-    if pair is not None:
-        write_volume(store, case.patient_id, pair.hu)
-        write_square_xray(store, case.patient_id, pair.square)
-    return replace(
-        record,
-        problems=found.problems,
-        stored=None if pair is None else pair.entry,
-        ct_content=found.ct_content,
-        xray_content=found.xray_content,
-    )
+def _record(stamp: str, content: str, recipe: str, found: Examined, pair: Pair | None) -> Record:
+    """What reading and checking a case told."""
+    entry = None if pair is None else pair.entry
+    return Record(stamp, content, recipe, found.problems, entry, found.ct_content, found.xray_content)

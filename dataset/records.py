@@ -9,7 +9,7 @@ from dataset.atomic import write_text
 from dataset.case import Case, Problem
 from dataset.store import StoredCase, volume_path, xray_path
 
-RECORD_FORMAT = 2  # raise it when reading, checking or storing changes: every case is then prepared anew
+RECORD_FORMAT = 3  # raise it when reading, checking or storing changes: every case is then prepared anew
 UNREADABLE = ""  # the stamp of a case whose files could not be read: it is tried again
 _HASH_BYTES = 1 << 20
 
@@ -54,6 +54,11 @@ def tried_record(case: Case, store: Path, recipe: str) -> Record | None:
 
 def write_record(store: Path, patient_id: str, record: Record) -> None:
     write_text(_path(store, patient_id), json.dumps({"format": RECORD_FORMAT} | asdict(record)))
+
+
+def remove_record(store: Path, patient_id: str) -> None:
+    """To be done before the arrays that it speaks of are replaced: else it would outlive an interruption in between."""
+    _path(store, patient_id).unlink(missing_ok=True)
 
 
 def read_record(store: Path, patient_id: str) -> Record | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import cycle, islice
 
 import torch
 from torch.utils.data import Sampler
@@ -71,6 +72,6 @@ class VolumeGroupedSampler(Sampler[int]):
         ]
         shuffled = [groups[i] for i in torch.randperm(len(groups), generator=stream).tolist()]
         flat = [draw for group in shuffled for draw in group]
-        flat += flat[: -draws % self.world_size]  # equal counts on all ranks
         size = len(self)
+        flat = list(islice(cycle(flat), size * self.world_size))  # equal counts on all ranks
         return [epoch * draws + draw for draw in flat[self.rank * size : (self.rank + 1) * size]]

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 _TEXT = re.compile(r"(\d+)/(\d+)")
-_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))  # torchrun's first: it may run inside SLURM
+# torchrun's first: it may run inside SLURM. Not SLURM_NTASKS: a batch script has it too, although it runs once.
+_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def shard_of_environment(variables: Mapping[str, str]) -> Shard | None:
-    """The part that torchrun or SLURM gave this process; None if it runs alone."""
+    """The part that torchrun or srun gave this process; None if it runs alone."""
     for rank, world in _LAUNCHERS:
         if rank in variables and world in variables:
             count = int(variables[world])

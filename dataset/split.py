@@ -11,7 +11,8 @@ def assign_splits(ids: Iterable[str], stored: Mapping[str, str], shares: Mapping
     """Split of every id. `stored` assignments are kept; `shares` are the target shares, which sum to 1.
 
     The first time, patients are ordered by a hash of their id: int(share * n) train (at least one),
-    int(share * n) test, the others validate. Later each new patient joins the split furthest below target.
+    int(share * n) test, the others validate. Later each new patient joins the split furthest below target. Patients
+    of a split that has no share (a test set named by hand) do not count.
 
     Raises:
         ValueError: shares that are negative, do not sum to 1 or leave out train; an unknown split.
@@ -22,7 +23,7 @@ def assign_splits(ids: Iterable[str], stored: Mapping[str, str], shares: Mapping
     assigned = {name: stored[name] for name in known & stored.keys()}
     if not assigned:
         return dict(zip(new, _first_split(len(new), shares), strict=True))
-    counts = Counter(assigned.values())
+    counts = Counter(split for split in assigned.values() if split in shares)
     for name in new:
         total = sum(counts.values()) + 1
         # rounding hides the last bits of the shares; equal needs go to the first split

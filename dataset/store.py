@@ -1,18 +1,17 @@
 """The prepared data set: what `prepare_data.py` writes and training reads.
 
 STORE/manifest.jsonl    one StoredCase a line, ordered by patient_id
-STORE/volumes/ID.b2nd   blosc2 array int16 (D, H, W), HU, canonical frame
-STORE/xrays/ID.npy      uint16 (512, 512), the X-ray padded to a square, 0 to 65535
+STORE/volumes/ID.b2nd   blosc2 array int16 (D, H, W), HU, canonical frame; it carries its case's source_hash
+STORE/xrays/ID.b2nd     the same of uint16 (512, 512), the X-ray padded to a square, 0 to 65535
 STORE/cases/ID.json     how the preparation of a case went (dataset/records.py)
 STORE/report.txt        every problem of the data set; report.html shows pictures (thumbnails/ID.png) besides
-STORE/splits.json       every patient's split, once and for all
+STORE/splits.json       every patient's split, once and for all; shares.json the shares of the first preparation
 STORE/conversion.json   spacing and crop of the stored arrays; spacing.json the median spacing, if it was asked for
 """
 
 import json
-import os
-from collections import OrderedDict
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -21,17 +20,18 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from dataset.atomic import replacing, write_text
+from dataset.atomic import write_text
 from dataset.measure import Triple
+from dataset.recent import Recent
 from dataset.split import SPLITS
+from dataset.stored_array import open_array, write_array
 from dataset.xray_io import scale_xray
 
 MANIFEST = "manifest.jsonl"
 XRAY_SIZE = 512
 _XRAY_FULL_SCALE = 65535
 _OPEN_VOLUMES = 8  # each open array keeps its pages and index in memory
-_CHUNK = 64
-_BLOCK = 32
+_CHUNK = 64  # voxels along each axis of a volume
 
 Matrix = tuple[tuple[float, ...], ...]
 Box = tuple[Triple, Triple]
@@ -75,22 +75,17 @@ class StoredCase:
         return cls(**{field.name: as_tuples(content[field.name]) for field in fields(cls)})
 
 
-class VolumeStore:
-    """Reads a prepared data set. Cheap to make and to send to loader processes: files open when first read.
+class Store(ABC):
+    """Cases and how to read them, wherever their voxels lie.
 
     Args:
-        folder: the store.
-
-    Raises:
-        FileNotFoundError: no manifest there. ValueError: a damaged manifest.
+        folder: what messages name.
+        cases: ordered by patient_id.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self.cases = read_manifest(self.folder)
+    def __init__(self, folder: Path | str, cases: Sequence[StoredCase]) -> None:
+        self.folder, self.cases = Path(folder), list(cases)
         self.xray_ranges = xray_ranges(self.split("train"))
-        self._open: OrderedDict[str, blosc2.NDArray] = OrderedDict()
-        self._owner = os.getpid()
 
     def split(self, name: str) -> list[StoredCase]:
         """The cases of "train", "val" or "test"."""
@@ -105,26 +100,46 @@ class VolumeStore:
         box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
         return self._volume(case)[box]
 
-    def read_xray(self, case: StoredCase) -> np.ndarray:
-        """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind."""
-        grey = self._square(case).astype(np.float32) / _XRAY_FULL_SCALE
-        return scale_xray(grey, case.xray_kind, self.xray_ranges)
+    def read_xray(self, case: StoredCase, ranges: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
+        """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind.
 
+        Args:
+            ranges: (low, high) by kind, of the X-rays that a model was trained with; None: this store's own.
+        """
+        grey = self._square(case).astype(np.float32) / _XRAY_FULL_SCALE
+        return scale_xray(grey, case.xray_kind, self.xray_ranges if ranges is None else ranges)
+
+    @abstractmethod
+    def _volume(self, case: StoredCase) -> blosc2.NDArray | np.ndarray:
+        """HU (D, H, W), indexed by boxes."""
+
+    @abstractmethod
     def _square(self, case: StoredCase) -> np.ndarray:
-        return np.load(xray_path(self.folder, case.patient_id), allow_pickle=False)
+        """The X-ray, uint16 (512, 512)."""
+
+
+class VolumeStore(Store):
+    """Reads a prepared data set. Cheap to make and to send to loader processes: files open when first read.
+
+    Cases that are added to the data set meanwhile change nothing for it; a case that is prepared anew is refused
+    when it is read next.
+
+    Args:
+        folder: the store.
+
+    Raises:
+        FileNotFoundError: no manifest there. ValueError: a damaged manifest.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder, read_manifest(Path(folder)))
+        self._open: Recent[blosc2.NDArray] = Recent(_OPEN_VOLUMES)
 
     def _volume(self, case: StoredCase) -> blosc2.NDArray:
-        if self._owner != os.getpid():  # a forked worker must not use its parent's handles
-            self._open, self._owner = OrderedDict(), os.getpid()
-        if case.patient_id not in self._open:
-            self._open[case.patient_id] = _open_volume(self.folder, case)
-            if len(self._open) > _OPEN_VOLUMES:
-                self._open.popitem(last=False)
-        self._open.move_to_end(case.patient_id)
-        return self._open[case.patient_id]
+        return self._open.get(case.patient_id, lambda: _open_volume(self.folder, case))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+    def _square(self, case: StoredCase) -> np.ndarray:
+        return open_array(xray_path(self.folder, case.patient_id), case.source_hash)[:]
 
 
 def volume_path(folder: Path, patient_id: str) -> Path:
@@ -132,7 +147,7 @@ def volume_path(folder: Path, patient_id: str) -> Path:
 
 
 def xray_path(folder: Path, patient_id: str) -> Path:
-    return folder / "xrays" / f"{patient_id}.npy"
+    return folder / "xrays" / f"{patient_id}.b2nd"
 
 
 def read_manifest(folder: Path) -> list[StoredCase]:
@@ -152,26 +167,14 @@ def write_manifest(folder: Path, cases: Iterable[StoredCase]) -> None:
     write_text(folder / MANIFEST, "".join(json.dumps(case.to_json()) + "\n" for case in ordered))
 
 
-def write_volume(folder: Path, patient_id: str, hu: np.ndarray) -> None:
-    """Store int16 HU (D, H, W), losslessly compressed in chunks."""
-    chunks = tuple(min(_CHUNK, n) for n in hu.shape)
-    blocks = tuple(min(_BLOCK, n) for n in hu.shape)
-    cparams = {"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1, "filters": [blosc2.Filter.SHUFFLE]}
-    with replacing(volume_path(folder, patient_id)) as temporary:
-        blosc2.asarray(
-            np.ascontiguousarray(hu),
-            chunks=chunks,
-            blocks=blocks,
-            cparams=cparams,
-            urlpath=str(temporary),
-            mode="w",
-        )
+def write_volume(folder: Path, patient_id: str, hu: np.ndarray, source_hash: str) -> None:
+    """Store int16 HU (D, H, W), for the case of this hash. OSError if there is no room for it."""
+    write_array(volume_path(folder, patient_id), hu, source_hash, _CHUNK)
 
 
-def write_square_xray(folder: Path, patient_id: str, image: np.ndarray) -> None:
-    """Store an image (512, 512) in [0, 1] as uint16."""
-    with replacing(xray_path(folder, patient_id)) as temporary:
-        np.save(temporary, quantised(image))
+def write_square_xray(folder: Path, patient_id: str, image: np.ndarray, source_hash: str) -> None:
+    """Store an image (512, 512) in [0, 1] as uint16, for the case of this hash. OSError if there is no room for it."""
+    write_array(xray_path(folder, patient_id), quantised(image), source_hash, XRAY_SIZE)
 
 
 def quantised(image: np.ndarray) -> np.ndarray:
@@ -181,9 +184,7 @@ def quantised(image: np.ndarray) -> np.ndarray:
 
 def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
     path = volume_path(folder, case.patient_id)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} of the manifest is missing. Run prepare_data.py again.")
-    volume = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    volume = open_array(path, case.source_hash)
     if volume.shape != case.shape:
         raise ValueError(f"{path}: the manifest says {case.shape}, found {volume.shape}. Run prepare_data.py again.")
     return volume

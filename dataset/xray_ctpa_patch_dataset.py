@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.intensity import hu_to_unit
 from dataset.latents import LatentCache
 from dataset.patches import (
+    STEP,
     Triple,
     axis_starts,
     extract_patches_3d,
@@ -23,12 +23,11 @@ from dataset.patches import (
 )
 from dataset.recent import Recent
 from dataset.sampler import sample_key
-from dataset.store import StoredCase, VolumeStore
+from dataset.store import Store, StoredCase
 from dataset.xray_io import encoder_view, fov_affine
 
 __all__ = ["EncoderInput", "XrayCTPAPatchDataset", "extract_patches_3d", "stitch_patches"]
 
-STEP = 4  # voxels per latent voxel; patch starts lie on its multiples
 _PATIENTS_KEPT = 4  # the sampler lets draws of a patient follow one another
 
 
@@ -75,7 +74,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        store: VolumeStore,
+        store: Store,
         cases: Sequence[StoredCase],
         patch_size: Sequence[int],
         patches_per_volume: int,
@@ -104,12 +103,13 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         return len(self.cases) * self.patches_per_volume
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.with_unit(self.hu_item(index))
+        return self.unpack(self.packed_item(index))
 
-    def hu_item(self, index: int) -> dict[str, Any]:
-        """An item before `with_unit`: in place of `ct` and `ct_context` it has `ct_hu`, int16 (1, d+2c, h+2c, w+2c).
+    def packed_item(self, index: int) -> dict[str, Any]:
+        """An item before `unpack`: `latent` is float16; in place of `ct` and `ct_context` stands `ct_hu`, int16.
 
-        That is half the memory, or less, to hand from a loader process to the training.
+        `ct_hu` (1, d+2c, h+2c, w+2c) holds the patch with its context c. That is half the memory, or less, to hand from
+        a loader process to the training.
         """
         epoch, draw = divmod(index, len(self))
         case = self.cases[draw // self.patches_per_volume]
@@ -121,16 +121,17 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             "draw": torch.tensor(draw),
         }
         if self.latents is not None:
-            return item | self._latent(self.latents, case, start)
+            size = triple([n // STEP for n in self.patch_size])
+            return item | {"latent": self.latents.read(case, triple([s // STEP for s in start]), size)}
         d, h, w = (n + 2 * self.context for n in self.patch_size)
         first = triple([s - self.context for s in start])
         hu = read_padded(self.store, case, first, (d, h, w), floor_hu(self.hu_window))
         return item | {"ct_hu": torch.from_numpy(hu)[None]}
 
-    def with_unit(self, item: dict[str, Any]) -> dict[str, Any]:
-        """An item, or a batch of them, with `ct_hu` replaced by `ct` and, if there is context, `ct_context`."""
-        if "ct_hu" not in item:
-            return item
+    def unpack(self, item: dict[str, Any]) -> dict[str, Any]:
+        """A packed item, or a batch of them, as the class describes items."""
+        if "latent" in item:
+            return item | {"latent": item["latent"].float(memory_format=torch.contiguous_format)}
         item = dict(item)
         ct = hu_to_unit(item.pop("ct_hu"), self.hu_window)
         if self.context == 0:
@@ -169,11 +170,6 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             eye = self.encoder_input
             item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)
         return item
-
-    def _latent(self, latents: LatentCache, case: StoredCase, start: Triple) -> dict[str, Tensor]:
-        size = triple([n // STEP for n in self.patch_size])
-        latent = latents.read(case, triple([s // STEP for s in start]), size)
-        return {"latent": latent.contiguous().float()}  # in this order: half as much to turn around
 
 
 def check_patch_size(patch_size: Sequence[int]) -> Triple:
@@ -215,7 +211,7 @@ def floor_hu(hu_window: tuple[float, float]) -> int:
     return math.floor(hu_window[0])
 
 
-def read_padded(store: VolumeStore, case: StoredCase, start: Triple, size: Triple, fill: int) -> np.ndarray:
+def read_padded(store: Store, case: StoredCase, start: Triple, size: Triple, fill: int) -> np.ndarray:
     """A box of a volume as int16 HU (d, h, w); beyond the volume it is `fill`."""
     low = triple([max(s, 0) for s in start])
     high = [min(s + n, m) for s, n, m in zip(start, size, case.shape, strict=True)]
@@ -230,7 +226,7 @@ def read_padded(store: VolumeStore, case: StoredCase, start: Triple, size: Tripl
 
 
 def read_unit(
-    store: VolumeStore, case: StoredCase, start: Triple, size: Triple, hu_window: tuple[float, float]
+    store: Store, case: StoredCase, start: Triple, size: Triple, hu_window: tuple[float, float]
 ) -> np.ndarray:
     """A box of a volume as float32 (d, h, w) in [-1, 1]; beyond the volume it is the window's floor, -1."""
     return hu_to_unit(read_padded(store, case, start, size, floor_hu(hu_window)), hu_window)

@@ -1,8 +1,5 @@
 """Spacing, crop and projected X-rays, from the pairs on disk to the store."""
 
-import json
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +11,7 @@ from dataset.conversion_file import check_conversion
 from dataset.latents import LatentCache, LatentSource, LatentWriter
 from dataset.prepare import prepare
 from dataset.store import VolumeStore, xray_path
+from dataset.stored_array import open_array
 from dataset.volume_io import read_ct
 from tests.pairs import AFFINE, SHAPE, add_case, add_ct, thorax
 from tests.tiny import run
@@ -54,7 +52,7 @@ def whole(store, case):
 
 def brightest(store, case):
     """(x mm, z mm) of the X-ray's brightest spot by the manifest's geometry."""
-    image = np.load(xray_path(store, case.patient_id)).astype(float)
+    image = open_array(xray_path(store, case.patient_id), case.source_hash)[:].astype(float)
     rows, columns = np.nonzero(image > 0.9 * image.max())
     affine = np.array(case.xray_affine)
     return np.linalg.solve(affine[:, :2], np.array([columns.mean(), rows.mean()]) - affine[:, 2])
@@ -81,30 +79,6 @@ def test_other_settings_make_a_case_anew_and_the_same_do_not(root, tmp_path):
     assert prepare(root, store, conversion=fine).prepared == 0
     assert prepare(root, store, conversion=Conversion(make_xray=True)).prepared == 3  # back to their own spacing
     assert prepare(root, store).prepared == 0  # all have an X-ray: there was none to make
-
-
-def test_the_median_is_the_data_sets_and_later_cases_do_not_move_it(root, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    store, median = tmp_path / "store", Conversion(spacing="median")
-    for seed, (name, size) in enumerate({"q": 2.0, "r": 3.0}.items()):
-        add_case(root, name, seed + 10)
-        add_ct(root, name, thorax(seed + 10), np.diag([-size, -4, 9, 1]), axes="PIR")
-    assert {case.spacing for case in prepare(root, store, conversion=median).cases} == {(5.0, 4.0, 4.0)}
-    assert json.loads((store / "spacing.json").read_text()) == {"spacing_mm": [5.0, 4.0, 4.0], "cases": 5}
-    for seed in range(3):
-        add_case(root, f"s{seed}", 20 + seed)
-        add_ct(root, f"s{seed}", thorax(20 + seed), np.diag([-2, -2, 2, 1]))
-    report = prepare(root, store, conversion=median)
-    assert (report.prepared, {case.spacing for case in report.cases}) == (3, {(5.0, 4.0, 4.0)})
-    assert "spacing.json to choose anew" in caplog.text
-    (store / "spacing.json").unlink()
-    assert {case.spacing for case in prepare(root, store, conversion=median).cases} == {(5.0, 4.0, 2.5)}
-
-
-def test_a_damaged_case_does_not_stop_the_median(root, tmp_path):
-    (root / "p0" / "p0.nii.gz").write_bytes(b"nothing")
-    report = prepare(root, tmp_path / "store", conversion=Conversion(spacing="median"))
-    assert [case.patient_id for case in report.cases] == ["p1", "p2"]
 
 
 @pytest.mark.parametrize("value", ["mean", 0, -1.0, [1, 2], [1, 2, "x"], [1, 0, 1], float("nan")])
@@ -152,7 +126,7 @@ def test_a_ct_without_an_xray_gets_one_that_shows_a_rod_at_its_place(lonely, tmp
     expected = (ROD[1] - middle[2]) * 4, (ROD[0] - middle[0]) * 5
     for case in report.cases[:2]:
         np.testing.assert_allclose(brightest(store, case), expected, atol=2.0)
-        assert (store / "xrays" / f"{case.patient_id}.npy").is_file()
+        assert (store / "xrays" / f"{case.patient_id}.b2nd").is_file()
 
 
 def test_without_make_xray_it_is_a_problem(lonely, tmp_path):
@@ -189,17 +163,34 @@ def test_whatever_changes_the_stored_pair_changes_its_hash(lonely, tmp_path):
     assert plain == prepare(lonely, tmp_path / "store").cases[0].source_hash
 
 
+def test_xrays_that_were_to_be_made_otherwise_are_spoken_of(lonely, tmp_path, caplog):
+    store = tmp_path / "store"
+    prepare(lonely, store)
+    check_conversion(store, Conversion())
+    assert caplog.text == ""
+    check_conversion(store, Conversion(make_xray=True))
+    assert "was prepared with false" in caplog.text
+    prepare(lonely, store, conversion=Conversion(make_xray=True))
+    caplog.clear()
+    check_conversion(store, Conversion(make_xray=True))
+    check_conversion(store, Conversion())
+    assert caplog.text == ""
+    check_conversion(store, Conversion(make_xray=True, xray_source_mm=1700))
+    assert "source 1700 mm" in caplog.text
+
+
 def test_latents_of_another_spacing_are_refused_with_both_named(root, tmp_path):
     old, new = (prepare(root, tmp_path / "store", conversion=of_spacing(s, s, s)).cases for s in (5.0, 8.0))
     source = LatentSource("codec", "encoder", (-1000.0, 1000.0))
-    writer = LatentWriter(tmp_path / "latents", source)
+    writer = LatentWriter(tmp_path / "latents", source, {})
     for case in old:
         tiles = [((0, 0, 0), torch.zeros(2, 3, 3, 3))]
-        writer.write(case, (3, 3, 3), tiles, torch.zeros(1, 2), torch.zeros(2))
+        writer.write(case, (3, 3, 3), tiles)
+        writer.write_xray(case, torch.zeros(1, 2), torch.zeros(2))
     writer.finish(old)
-    LatentCache(tmp_path / "latents", source, old, [(3, 3, 3)] * 3)
+    LatentCache(tmp_path / "latents", source, old, [(3, 3, 3)] * 3, {})
     with pytest.raises(ValueError, match=r"does not fit volume p0.*5\.0, 5\.0, 5\.0.*there.*8\.0, 8\.0, 8\.0"):
-        LatentCache(tmp_path / "latents", source, new, [(3, 3, 3)] * 3)
+        LatentCache(tmp_path / "latents", source, new, [(3, 3, 3)] * 3, {})
     assert not any(writer.is_written(case, (3, 3, 3)) for case in new)
 
 

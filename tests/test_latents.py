@@ -1,6 +1,7 @@
 """The latent cache gives what encoding on the fly gives."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import encode_latents
 from checkpoint import load_codec
+from dataset.latents import LatentCache, LatentWriter, stored_source
 from dataset.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import coverage, read_unit
 from medclip_cond.tiny_random import TinyRandomEncoder
@@ -148,3 +150,40 @@ def test_latents_on_disk_are_half_precision_channels_last(tiny_latents, workshop
     stored = np.load(tiny_latents / f"{case.patient_id}.npy", mmap_mode="r")
     assert stored.dtype == np.float16
     assert stored.shape == (*(-(-n // 4) for n in case.shape), 4)
+
+
+def test_new_patients_that_change_how_xrays_are_scaled_renew_the_xray_features_alone(workshop, tmp_path):
+    store = VolumeStore(workshop.store)
+    settings = encoding(workshop, workshop.vqgan_ckpt, tmp_path)
+    run(encode_latents, *settings)
+    case, shapes = store.cases[0], {p: np.load(p, mmap_mode="r").shape[:3] for p in tmp_path.glob("*.npy")}
+    shape = shapes[tmp_path / f"{case.patient_id}.npy"]
+    info = json.loads((tmp_path / "latents.json").read_text())
+    source = stored_source(info)
+    moved = {kind: (low - 0.1, high + 0.1) for kind, (low, high) in store.xray_ranges.items()}
+    LatentCache(tmp_path, source, [case], [shape], store.xray_ranges)
+    with pytest.raises(ValueError, match=r"(?s)does not fit volume .*xray_range.*encode_latents\.py makes anew"):
+        LatentCache(tmp_path, source, [case], [shape], moved)
+    old, now = (LatentWriter(tmp_path, source, ranges) for ranges in (store.xray_ranges, moved))
+    assert (old.has_xray(case), now.has_xray(case)) == (True, False)
+    assert now.has_latents(case, shape)
+    assert not now.is_written(case, shape)
+    other_encoder = LatentWriter(tmp_path, replace(source, encoder_hash="other"), store.xray_ranges)
+    assert not other_encoder.has_xray(case)
+
+
+def test_only_what_is_missing_of_a_case_is_encoded(workshop, tmp_path):
+    settings = encoding(workshop, workshop.vqgan_ckpt, tmp_path)
+    run(encode_latents, *settings)
+    features = tmp_path / "phantom0001.npz"
+    before, written = dict(np.load(features)), latent_times(tmp_path)
+    np.savez(features, tokens=0, pooled=0, identity="of other ranges")
+    run(encode_latents, *settings)
+    assert latent_times(tmp_path) == written
+    assert before.keys() == dict(np.load(features)).keys()
+    for name, array in np.load(features).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def latent_times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npy")}

@@ -30,8 +30,8 @@ def test_a_worker_keeps_little_of_a_thousand_patients(tmp_path):
     shape = (SIDE,) * 3
     case = replace(stored_case("p"), shape=shape, body_box=((0, 0, 0), shape))
     noise = np.random.default_rng(0).integers(-1000, 1000, shape).astype(np.int16)
-    write_volume(tmp_path / "one", "p", noise)
-    write_square_xray(tmp_path / "one", "p", np.full((512, 512), 0.5))
+    write_volume(tmp_path / "one", "p", noise, case.source_hash)
+    write_square_xray(tmp_path / "one", "p", np.full((512, 512), 0.5), case.source_hash)
     write_manifest(tmp_path / "one", [case])
     link_patients(VolumeStore(tmp_path / "one"), case, tmp_path / "many", PATIENTS)
     for path in (tmp_path / "many" / "volumes").iterdir():  # pages of one file in many maps would count as shared

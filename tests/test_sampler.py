@@ -25,6 +25,13 @@ def test_ranks_draw_equally_many_and_together_everything(world):
     assert set().union(*ranks) == set(range(42))
 
 
+@pytest.mark.parametrize("world", [3, 5, 16])
+def test_ranks_draw_equally_many_even_if_there_are_fewer_draws_than_ranks(world):
+    ranks = [order(num_volumes=1, patches_per_volume=2, rank=r, world_size=world) for r in range(world)]
+    assert [len(r) for r in ranks] == [1] * world
+    assert set().union(*ranks) == {0, 1}
+
+
 def test_draws_of_a_volume_come_in_groups():
     draws = order(group=3)
     volumes = [d // 6 for d in draws]

@@ -64,10 +64,10 @@ def test_an_interrupted_shard_goes_on(root, tmp_path, monkeypatch):
     prepare(root, store, shard=Shard(2, 2))
     write_volume = prepare_case.write_volume
 
-    def stop_at_p2(folder, patient_id, hu):
+    def stop_at_p2(folder, patient_id, hu, source_hash):
         if patient_id == "p2":
             raise KeyboardInterrupt
-        write_volume(folder, patient_id, hu)
+        write_volume(folder, patient_id, hu, source_hash)
 
     monkeypatch.setattr(prepare_case, "write_volume", stop_at_p2)
     with pytest.raises(KeyboardInterrupt):
@@ -102,9 +102,9 @@ def test_a_case_that_a_shard_cannot_read_does_not_keep_the_others_waiting(root, 
         ({}, None),
         ({"RANK": "0", "WORLD_SIZE": "1"}, None),
         ({"RANK": "3", "WORLD_SIZE": "4"}, Shard(4, 4)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, Shard(1, 2)),
-        ({"RANK": "1", "WORLD_SIZE": "8", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, Shard(2, 8)),
-        ({"SLURM_PROCID": "0"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}, Shard(1, 2)),  # srun
+        ({"RANK": "1", "WORLD_SIZE": "8", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, Shard(2, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),  # a batch script, which runs once
     ],
 )
 def test_launchers_name_the_shard(variables, expected):

@@ -52,6 +52,16 @@ def test_patients_that_have_gone_are_not_counted():
     assert {assigned["new1"], assigned["new2"]} == {"val"}
 
 
+@pytest.mark.parametrize("tests", [300, 450, 899])
+def test_a_test_set_named_by_hand_takes_nothing_from_validation(tests):
+    stored = dict.fromkeys(ids(tests), "test")
+    counts = Counter(assign_splits(ids(900), stored, TWO).values())
+    others = 900 - tests
+    assert counts["test"] == tests
+    assert counts["train"] == max(1, round(0.8 * others))
+    assert sum(counts.values()) == 900
+
+
 @pytest.mark.parametrize(
     ("stored", "shares"),
     [

@@ -1,6 +1,7 @@
 import os
 import pickle
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from dataset.store import (
     write_manifest,
     write_square_xray,
     write_volume,
+    xray_path,
 )
+from tests.disk import largest_file
 
 SHAPE = (70, 33, 130)
 EYE = tuple(tuple(float(i == j) for j in range(4)) for i in range(4))
@@ -51,8 +54,8 @@ def folder(tmp_path):
     """A store of 10 cases, p0 to p9, the last two for validation."""
     cases = [stored_case(f"p{i}", "val" if i > 7 else "train") for i in range(10)]
     for seed, case in enumerate(cases):
-        write_volume(tmp_path, case.patient_id, volume(seed))
-        write_square_xray(tmp_path, case.patient_id, np.full((512, 512), seed / 10))
+        write_volume(tmp_path, case.patient_id, volume(seed), case.source_hash)
+        write_square_xray(tmp_path, case.patient_id, np.full((512, 512), seed / 10), case.source_hash)
     write_manifest(tmp_path, reversed(cases))
     return tmp_path
 
@@ -103,7 +106,7 @@ def test_xrays_are_scaled_by_the_training_cases_of_their_kind(folder):
     cases = [stored_case(name, **change) for name, change in changes.items()]
     write_manifest(folder, cases)
     for case in cases:
-        write_square_xray(folder, case.patient_id, np.full((512, 512), 0.4))
+        write_square_xray(folder, case.patient_id, np.full((512, 512), 0.4), case.source_hash)
     store = VolumeStore(folder)
     assert store.xray_ranges == {"uint8": pytest.approx((0.2, 0.6)), "uint12": (0.0, 0.05)}
     images = [store.read_xray(case) for case in store.cases]
@@ -138,7 +141,7 @@ def test_a_thousand_cases_open_at_once_in_no_time(tmp_path):
 
 def test_volumes_are_stored_smaller_than_raw(tmp_path):
     smooth = np.tile(np.arange(64, dtype=np.int16), (64, 64, 1))
-    write_volume(tmp_path, "p", smooth)
+    write_volume(tmp_path, "p", smooth, "0")
     assert volume_path(tmp_path, "p").stat().st_size < smooth.nbytes / 4
     assert [p.name for p in (tmp_path / "volumes").iterdir()] == ["p.b2nd"]
 
@@ -153,3 +156,32 @@ def test_what_is_missing_or_of_another_version_is_said(folder, tmp_path_factory)
     (folder / "manifest.jsonl").write_text('{"patient_id": "p"}\n')
     with pytest.raises(ValueError, match="not a manifest of this version"):
         VolumeStore(folder)
+
+
+@pytest.mark.parametrize("path_of", [volume_path, xray_path])
+def test_an_array_that_was_made_from_other_files_than_the_manifest_says_is_refused(folder, path_of):
+    store = VolumeStore(folder)
+    old, other = store.cases[0], replace(store.cases[1], source_hash="new")
+    store.read_xray(old)  # as the manifest says
+    if path_of is volume_path:
+        write_volume(folder, "p1", volume(1), "new")
+    else:
+        write_square_xray(folder, "p1", np.full((512, 512), 0.5), "new")
+
+    def read(case):
+        return store.read_xray(case) if path_of is xray_path else store.read_hu(case, (0, 0, 0), SHAPE)
+
+    with pytest.raises(ValueError, match=r"p1\.b2nd is not the one of the manifest.*Run prepare_data\.py again"):
+        read(store.cases[1])
+    read(other)
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_full_disk_is_said_with_the_file_and_leaves_none(tmp_path, size):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64)).astype(np.int16)
+    with largest_file(size):
+        with pytest.raises(OSError, match=r"File too large.*volumes/p\.b2nd"):
+            write_volume(tmp_path, "p", noise, "0")
+        with pytest.raises(OSError, match=r"File too large.*xrays/p\.b2nd"):
+            write_square_xray(tmp_path, "p", np.random.default_rng(0).random((512, 512)), "0")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

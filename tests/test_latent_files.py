@@ -1,0 +1,71 @@
+"""What the latent cache writes, also where it cannot."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dataset.latents import LatentCache, LatentSource, LatentWriter
+from tests.disk import largest_file
+from tests.test_store import stored_case
+
+
+def made_tiles(shape, channels=8, more=None):
+    """A latent (C, d, h, w) of noise in two tiles; `more` is called in between."""
+    latent = torch.randn(channels, *shape, generator=torch.Generator().manual_seed(0))
+    yield (0, 0, 0), latent[:, :, :, :3]
+    if more is not None:
+        more()
+    yield (0, 0, 3), latent[:, :, :, 3:]
+
+
+def test_tiles_in_any_place_come_back_as_one_array(tmp_path):
+    shape, case, source = (5, 6, 7), stored_case("p"), LatentSource("codec", "encoder", (-1000.0, 1000.0))
+    writer = LatentWriter(tmp_path, source, {})
+    writer.write(case, shape, made_tiles(shape))
+    writer.write_xray(case, torch.zeros(2, 3), torch.zeros(4))
+    writer.finish([case])
+    cache = LatentCache(tmp_path, source, [case], [shape], {})
+    whole = torch.cat([tile for _, tile in made_tiles(shape)], dim=3)
+    assert torch.equal(cache.read(case, (0, 0, 0), shape), whole.half())
+    assert torch.equal(cache.read(case, (1, 2, 3), (3, 2, 4)), whole.half()[:, 1:4, 2:4, 3:7])
+    torch.testing.assert_close(cache.std, whole.flatten(1).std(1, correction=0))
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(tmp_path):
+    shape, case, source = (40, 40, 40), stored_case("p"), LatentSource("codec", "encoder", (-1000.0, 1000.0))
+    writer = LatentWriter(tmp_path, source, {})
+    with largest_file(200_000), pytest.raises(OSError, match=r"File too large.*p\.npy"):
+        writer.write(case, shape, made_tiles(shape))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_take_their_room_on_the_disk_as_they_are_written(tmp_path):
+    """A file that is mapped at its full size has no room of its own yet: to fill it may kill the process."""
+    shape, source = (40, 40, 40), LatentSource("codec", "encoder", (-1000.0, 1000.0))
+    taken = []
+
+    def slabs():
+        for plane in range(40):
+            yield (plane, 0, 0), torch.randn(8, 1, 40, 40)
+            (path,) = tmp_path.iterdir()
+            taken.append((path.stat().st_size, 512 * path.stat().st_blocks))
+
+    LatentWriter(tmp_path, source, {}).write(stored_case("p"), shape, slabs())
+    assert len(taken) == 40
+    assert all(room > 0.9 * size for size, room in taken)
+
+
+def test_latents_that_are_being_replaced_are_not_taken_for_written(tmp_path):
+    shape, case, source = (4, 4, 4), stored_case("p"), LatentSource("codec", "encoder", (-1000.0, 1000.0))
+    writer = LatentWriter(tmp_path, source, {})
+    writer.write(case, shape, made_tiles(shape))
+    assert writer.has_latents(case, shape)
+
+    def killed():
+        raise KeyboardInterrupt
+
+    other = LatentWriter(tmp_path, replace(source, codec_hash="other"), {}, overwrite=True)
+    with pytest.raises(KeyboardInterrupt):
+        other.write(case, shape, made_tiles(shape, more=killed))
+    assert not writer.has_latents(case, shape)
