@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 _RUN_SETTINGS = ("window_batch", "latent_device")  # of a plan; they change time and memory, not the CT
 
 
+def plan_facts(plan: SamplingPlan) -> dict[str, Any]:
+    """What of a plan changes the CT."""
+    return {key: value for key, value in asdict(plan).items() if key not in _RUN_SETTINGS}
+
+
 @dataclass
 class Drawing:
     """What to draw for every X-ray.
@@ -74,11 +79,10 @@ class Drawing:
 
     def facts(self, image: Path, xray: XrayInput) -> dict[str, Any]:
         """All that a CT follows from, but its seed. Says nothing that could name the patient."""
-        plan = {key: value for key, value in asdict(self.plan).items() if key not in _RUN_SETTINGS}
         return {
             "xray_sha256": file_hash(image),
             "xray_affine": xray.affine.tolist(),
-            "plan": plan,
+            "plan": plan_facts(self.plan),
             "shape": list(self.place.grid.shape),
             "spacing": list(self.place.grid.spacing),
             "affine": self.place.affine.tolist(),

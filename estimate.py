@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from dataset.patches import STEP
 from ddpm import gpu_memory
 from ddpm.generator import SamplingPlan, XrayInput
 from sample_files import bytes_on_disk
-from sampling import STEP, CTSampler, Placement
+from sampling import CTSampler, Placement
 
 _GB = 1e9
 _MB_PER_SECOND = 60  # packing and writing voxels, on one core

@@ -2,140 +2,122 @@
 
 import json
 import logging
-import os
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-import assembly
 from cli import script
-from dataset.patches import padded_shape, triple
-from dataset.store import StoredCase, VolumeStore
-from dataset.volume_io import write_ct
-from dataset.xray_ctpa_patch_dataset import STEP, read_unit
-from ddpm.generator import Grid
+from dataset.atomic import write_text
+from dataset.store import Store, StoredCase
+from ddpm.generator import Team
+from ddpm.plan import check_whole
 from devices import fast_float32
+from evaluated_cases import Compared, Evaluation
 from evaluation.common_grid import CommonGrid, choose_grid, to_grid
-from evaluation.controls import Controls, compare_with_controls, correlation
-from evaluation.metrics import score, window_preset
-from evaluation.organs import lung_volume_ml
-from evaluation.pictures import case_page, save_png
+from evaluation.controls import Controls, compare_with_controls, correlation, finite
+from evaluation.metrics import find_presets
 from evaluation.report import CaseRow, write_report
-from sampling import NOTICE, CTSampler, plan_of
+from ranks import joined, wait_for_all
+from sample_files import prepare_folder
+from sampling import CTSampler, plan_of
 from settings import plain
 from tensor_hash import tensor_hash
+from training_data import open_store
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One case: its volumes on the common grid, its numbers on its own grid, its pictures."""
-
-    generated: np.ndarray
-    real: np.ndarray
-    codec: np.ndarray
-    numbers: dict[str, float]
-    row: CaseRow
+OF_TRAINING = ("hu_window", "xray_fov_mm", "latents", "latents_dir")  # of the dataset; the checkpoint decides here
+NOT_SCORES = ("psnr_codec", "lung_ml", "lung_ml_real")  # of a case's numbers
 
 
 @script("evaluate_ddpm")
 def main(cfg: DictConfig) -> None:
     fast_float32()
-    store = assembly.open_store(cfg.dataset)
-    model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device)
-    cases = store.split(cfg.split)[: cfg.num_cases]
+    plan, presets = plan_of(cfg), find_presets(plain(cfg.presets))
+    num_samples = check_whole("num_samples", cfg.num_samples)
+    num_cases = None if cfg.num_cases is None else check_whole("num_cases", cfg.num_cases)
+    store = open_store(cfg.dataset)
+    cases = store.split(cfg.split)[:num_cases]
     if not cases:
         raise ValueError(f"split={cfg.split} of {store.folder} is empty")
-    grid = choose_grid([(case.shape, case.spacing) for case in cases], cfg.common_grid)
-    folder = Path(cfg.run_dir)
-    (folder / "volumes").mkdir(parents=True, exist_ok=True)
-    compared = [
-        _compare(model, store, case, cfg, grid, folder)
-        for case in tqdm(cases, desc="evaluating", unit="case", disable=not sys.stderr.isatty())
-    ]
+    model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
+    grid = choose_grid([(case.shape, case.spacing) for case in cases], check_whole("common_grid", cfg.common_grid))
+    evaluation = Evaluation(model, store, plan, cfg.seed, num_samples, grid, presets, Path(cfg.run_dir))
+    largest = max((case.shape for case in cases), key=np.prod)
+    prepare_folder(evaluation.folder / "volumes", largest, sum(len(evaluation.volumes(case)) for case in cases))
+    with joined(model.generator.device) as team:
+        _compare_all(evaluation, cases[team.rank :: team.size], team)
+        wait_for_all(team)
+    if team.rank == 0:
+        _report(evaluation, [_found(evaluation, case) for case in cases], cfg)
+        shutil.rmtree(evaluation.unfinished)
+
+
+def _compare_all(evaluation: Evaluation, cases: Sequence[StoredCase], team: Team) -> None:
+    hidden = team.rank > 0 or not sys.stderr.isatty()
+    for case in tqdm(cases, desc="evaluating", unit="case", disable=hidden):
+        if evaluation.compared(case):
+            log.info("%s: evaluated before the interruption", case.patient_id)
+        else:
+            evaluation.compare(case)
+
+
+def _found(evaluation: Evaluation, case: StoredCase) -> Compared:
+    found = evaluation.compared(case)
+    if found is None:
+        raise ValueError(
+            f"{case.patient_id} was evaluated by another process, but its files are not in {evaluation.folder};"
+            " run_dir must be a folder that all processes share"
+        )
+    return found
+
+
+def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfig) -> None:
+    model, grid, folder = evaluation.model, evaluation.grid, evaluation.folder
     controls = None
     if len(compared) > 1:
         controls = compare_with_controls(
             [c.generated for c in compared],
             [c.real for c in compared],
-            _mean_volume(store, grid, model.hu_window),
+            _mean_volume(evaluation.store, grid, model.hu_window),
             [c.codec for c in compared],
             model.hu_window,
             seed=cfg.seed,
         )
     summary = _summary(compared, controls)
     settings = plain(cfg) | {
+        "dataset": {key: value for key, value in plain(cfg.dataset).items() if key not in OF_TRAINING},
         "common grid": f"{grid.shape} at {grid.spacing} mm",
         "denoiser hash": tensor_hash(model.generator.denoiser),
         "hu_window": list(model.hu_window),
         "trained with": model.meta["versions"],
     }
     report = folder / "report.html"
-    write_report(report, "X-ray → CTPA", summary, controls, [c.row for c in compared], settings)
-    details = {"summary": summary, "controls": controls.as_dict() if controls else None, "settings": settings}
-    partial = folder / "metrics.json.partial"
-    partial.write_text(json.dumps(details | {"cases": [c.numbers for c in compared]}, indent=1))
-    os.replace(partial, folder / "metrics.json")
+    rows = [CaseRow(c.patient_id, c.numbers, c.picture) for c in compared]
+    write_report(report, "X-ray → CTPA", summary, controls, rows, settings)
+    details = {
+        "summary": summary,
+        "controls": controls.as_dict() if controls else None,
+        "settings": settings,
+        "cases": [c.numbers for c in compared],
+        "scores": {c.patient_id: c.scores for c in compared},
+    }
+    write_text(folder / "metrics.json", json.dumps(finite(details), indent=1, allow_nan=False))
     for name, value in summary.items():
         log.info("%-24s %s", name, value)
     log.info("report: %s", report)
 
 
-def _compare(
-    model: CTSampler, store: VolumeStore, case: StoredCase, cfg: DictConfig, grid: CommonGrid, folder: Path
-) -> Compared:
-    window, spacing = model.hu_window, case.spacing
-    plan = plan_of(cfg)
-    image = store.read_xray(case)
-    xray = model.prepare_xray(image, case.xray_affine)
-    own = Grid(case.shape, spacing)
-    draws = [model.draw(xray, own, plan, cfg.seed + i) for i in range(cfg.num_samples)]
-    generated = np.mean(draws, axis=0).round().astype(np.int16)
-    real = store.read_hu(case, (0, 0, 0), case.shape)
-    codec = _reconstruct(model, store, case)
-    scores = score(generated, real, spacing, window_preset(window))
-    numbers = {
-        "psnr": scores.psnr,
-        "ssim": scores.ssim,
-        "hu_mae": scores.hu_mae,
-        "psnr_codec": score(codec, real, spacing, window_preset(window)).psnr,
-        "lung_ml": lung_volume_ml(generated, spacing),
-        "lung_ml_real": lung_volume_ml(real, spacing),
-    }
-    name = case.patient_id
-    picture = case_page(image, real, spacing, generated, spacing, name, numbers)
-    save_png(picture, folder / f"{name}.png")
-    write_ct(
-        folder / "volumes" / f"{name}.nii.gz",
-        draws[0],
-        np.asarray(case.affine),
-        case.source_axes,
-        description=NOTICE,
-    )
-    on_grid = [to_grid(hu, spacing, grid, window) for hu in (generated, real, codec)]
-    return Compared(on_grid[0], on_grid[1], on_grid[2], numbers, CaseRow(name, numbers, picture))
-
-
-@torch.no_grad()
-def _reconstruct(model: CTSampler, store: VolumeStore, case: StoredCase) -> np.ndarray:
-    """The real CT through the codec and back: what no sample can beat."""
-    shape = padded_shape(case.shape, triple([STEP] * 3), STEP)
-    codec = model.generator.codec
-    device = model.generator.latent_scale.mean.device
-    ct = torch.from_numpy(read_unit(store, case, (0, 0, 0), shape, model.hu_window))[None]
-    return model.decode(codec.encode_volume(ct.to(device)), case.shape)  # type: ignore[attr-defined]
-
-
-def _mean_volume(store: VolumeStore, grid: CommonGrid, window: tuple[float, float]) -> np.ndarray:
+def _mean_volume(store: Store, grid: CommonGrid, window: tuple[float, float]) -> np.ndarray | None:
     cases = store.split("train")
+    if not cases:
+        log.warning("%s has no training cases, so there is no mean training CT to compare with", store.folder)
+        return None
     total = np.zeros(grid.shape, dtype=np.float64)
     for case in cases:
         total += to_grid(store.read_hu(case, (0, 0, 0), case.shape), case.spacing, grid, window)
@@ -143,7 +125,8 @@ def _mean_volume(store: VolumeStore, grid: CommonGrid, window: tuple[float, floa
 
 
 def _summary(compared: Sequence[Compared], controls: Controls | None) -> dict[str, Any]:
-    own = {f"{k} (own grid)": float(np.mean([c.numbers[k] for c in compared])) for k in ("psnr", "ssim", "hu_mae")}
+    scores = [name for name in compared[0].numbers if name not in NOT_SCORES]
+    own = {f"{name} (own grid)": float(np.mean([c.numbers[name] for c in compared])) for name in scores}
     lungs = [[c.numbers[key] for c in compared] for key in ("lung_ml", "lung_ml_real")]
     summary: dict[str, Any] = own | {"lung_volume_correlation": correlation(*lungs)}
     if controls is None:
@@ -155,7 +138,7 @@ def _summary(compared: Sequence[Compared], controls: Controls | None) -> dict[st
         "psnr_mean_volume": psnr.mean_volume,
         "psnr_codec": psnr.codec,
         "right_minus_shuffled": psnr.difference,
-        "right_minus_shuffled_95": [psnr.low, psnr.high],
+        "right_minus_shuffled_95": None if psnr.low is None else [psnr.low, psnr.high],
         "ssim_right": controls.ssim.right,
         "ssim_shuffled": controls.ssim.shuffled,
     } | summary

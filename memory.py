@@ -9,7 +9,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class PeakMemory:
-    """The most memory that watched processes and their children held at once; shared pages count once each."""
+    """The most memory that watched processes and their children held at once; shared pages count once per
+    process."""
 
     def __init__(self) -> None:
         self.peak_gb = 0.0

@@ -103,4 +103,6 @@ def _times(values: Any) -> str:
 def _number(value: Any) -> str:
     if isinstance(value, list):
         return " to ".join(_number(v) for v in value)
+    if value is None:
+        return "–"  # not defined, as a correlation of two cases
     return f"{value:.4g}" if isinstance(value, float) else str(value)

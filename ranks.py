@@ -10,7 +10,7 @@ from torch import distributed
 
 from ddpm.generator import Team
 
-_PATIENCE = timedelta(hours=4)  # the others wait while the first one decodes and writes
+_PATIENCE = timedelta(days=7)  # some wait while others draw, decode and write whole CTs
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -19,8 +19,8 @@ def rank_and_world() -> tuple[int, int]:
 
 
 @contextmanager
-def window_team(device: torch.device) -> Iterator[Team]:
-    """All processes as one team that shares the windows of a volume."""
+def joined(device: torch.device) -> Iterator[Team]:
+    """All processes as one team, which can share the windows of a volume or wait for one another."""
     rank, world = rank_and_world()
     if world == 1:
         yield Team()
@@ -34,3 +34,9 @@ def window_team(device: torch.device) -> Iterator[Team]:
         yield Team(rank, world)
     finally:
         distributed.destroy_process_group()
+
+
+def wait_for_all(team: Team) -> None:
+    """Returns when every member has come here. torchrun ends the others as soon as one process fails."""
+    if team.size > 1:
+        distributed.all_reduce(torch.zeros(1))

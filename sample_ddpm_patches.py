@@ -2,8 +2,8 @@
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,12 @@ from cli import script
 from dataset.errors import BadFileError
 from dataset.voxel_file import box_of
 from ddpm.generator import SamplingPlan, Team
+from ddpm.plan import check_whole
 from devices import fast_float32
 from drawing import Drawing
 from estimate import estimate
-from ranks import rank_and_world, window_team
-from sample_files import jobs, prepare_folder, write_sample
+from ranks import joined, wait_for_all
+from sample_files import all_paths, jobs, prepare_folder, stem_of, write_sample
 from sampling import CTSampler, Placement, plan_of
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def sample(
     output: str | Path | None = None,
     *,
     shape: Sequence[int] | None = None,
-    spacing: Sequence[float] | None = None,
+    spacing: Sequence[float] | float | None = None,
     reference: str | Path | None = None,
     steps: int = 50,
     sampler: str = "ddim",
@@ -41,7 +42,7 @@ def sample(
     latent_device: str = "auto",
     bf16: bool = False,
     xray_fov_mm: float | None = None,
-    seed: int = 0,
+    seed: int = 42,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one CT from one X-ray, for notebooks.
 
@@ -49,7 +50,7 @@ def sample(
         xray: PNG, JPEG or DICOM image, frontal, head up.
         ckpt: stage-2 checkpoint, or a loaded `CTSampler` to draw several.
         output: NIfTI to write, with a JSON and a preview PNG beside it; None writes nothing.
-        shape, spacing: voxels and mm in (d, h, w) order, the training volumes' median unless given.
+        shape, spacing: voxels and mm (or one number of mm) in (d, h, w) order; the training volumes' median if None.
         reference: a CT whose grid, axes and position to take instead.
         steps, sampler, mode, guidance, guidance_interval, window_batch, latent_device, bf16: see
             `ddpm.plan.SamplingPlan`.
@@ -59,11 +60,16 @@ def sample(
     Returns:
         int16 HU (D, H, W), axes foot→head, front→back, patient right→left, and its affine (4, 4), voxel (w, h, d) →
         RAS mm.
+
+    Raises:
+        ValueError: settings that cannot be, a file that is no X-ray. OSError: an output that cannot be written.
     """
+    plan = SamplingPlan(steps, sampler, mode, guidance, window_batch, bf16, guidance_interval, latent_device)
     model = ckpt if isinstance(ckpt, CTSampler) else CTSampler(ckpt)
-    place = Placement.like(reference) if reference else model.default_placement(shape, spacing)
-    low, high = guidance_interval
-    plan = SamplingPlan(steps, sampler, mode, guidance, window_batch, bf16, (low, high), latent_device)
+    place = model.placement(shape, spacing, reference)
+    if output is not None:
+        stem_of(Path(output))  # refuses a name before the drawing
+        prepare_folder(Path(output).parent, place.grid.shape, 1)
     seen = model.load_xray(xray, xray_fov_mm)
     plan = model.generator.settle(plan, seen, place.grid)
     total = model.evaluations(place.grid, plan)
@@ -80,44 +86,47 @@ def sample(
 def main(cfg: DictConfig) -> None:
     fast_float32()
     plan = _plan(cfg)
-    if cfg.num_samples < 1:
-        raise ValueError(f"num_samples must be a whole number from 1, got {cfg.num_samples}")
+    check_whole("num_samples", cfg.num_samples)
     xrays = cfg.xray if isinstance(cfg.xray, ListConfig) else [cfg.xray]
     pairs = jobs([Path(xray) for xray in xrays], Path(cfg.output))
-    model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device)
-    place = Placement.like(cfg.reference) if cfg.reference else model.default_placement(cfg.shape, cfg.spacing)
+    model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
+    place = model.placement(cfg.shape, cfg.spacing, cfg.reference)
     if cfg.dry_run:
         _print_estimate(model, place, plan, pairs[0][0], cfg)
         return
+    missing = Counter(
+        path.parent for _, target in pairs for path in all_paths(target, cfg.num_samples) if not path.exists()
+    )
     for folder in {target.parent for _, target in pairs}:
-        prepare_folder(folder, place.grid.shape, 1)
-    rank, world = rank_and_world()
+        prepare_folder(folder, place.grid.shape, missing[folder])
     apart = cfg.distribute == "xrays"
-    with nullcontext(Team()) if apart else window_team(model.generator.device) as team:
+    with joined(model.generator.device) as everyone:
+        team = Team() if apart else everyone
         drawing = Drawing(model, place, plan, cfg.seed, cfg.num_samples, cfg.xray_fov_mm, cfg.decode_tile, team)
-        _draw_all(drawing, pairs[rank::world] if apart else pairs)
+        unreadable = _draw_all(drawing, pairs[everyone.rank :: everyone.size] if apart else pairs)
+        if unreadable and everyone.rank > 0:
+            log.error("%s", unreadable)  # the first process reports only what it saw itself
+        wait_for_all(everyone)
+    if unreadable:
+        raise ValueError(unreadable)
 
 
 def _plan(cfg: DictConfig) -> SamplingPlan:
     if cfg.distribute not in ("xrays", "windows"):
         raise ValueError(f"distribute must be xrays or windows, got {cfg.distribute!r}")
-    if cfg.decode_tile < 1:
-        raise ValueError(f"decode_tile must be a whole number from 1 (latent voxels), got {cfg.decode_tile}")
+    check_whole("decode_tile", cfg.decode_tile, " (latent voxels)")
     return plan_of(cfg)
 
 
-def _draw_all(drawing: Drawing, pairs: Sequence[tuple[Path, Path]]) -> None:
+def _draw_all(drawing: Drawing, pairs: Sequence[tuple[Path, Path]]) -> str:
+    """Draw all CTs that can be; what is wrong with the other X-rays, one line each."""
     unreadable = []
     for image, target in pairs:
         try:
             drawing.draw(image, target)
         except BadFileError as error:  # the other X-rays are drawn all the same
             unreadable.append(str(error))
-    if unreadable:
-        message = "\n".join(dict.fromkeys(unreadable))
-        if rank_and_world()[0] > 0:
-            log.error("%s", message)  # the first process reports only what it saw itself
-        raise ValueError(message)
+    return "\n".join(dict.fromkeys(unreadable))
 
 
 def _print_estimate(model: CTSampler, place: Placement, plan: SamplingPlan, image: Path, cfg: DictConfig) -> None:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from dataset.patches import Triple
 from dataset.voxel_file import ReadBox
 from evaluation.pictures import preview, read_middle_slices
 from sampling import NOTICE, Placement
+
+log = logging.getLogger(__name__)
 
 IMAGES = {".png", ".jpg", ".jpeg", ".dcm"}
 VOLUMES = (".nii.gz", ".nii")
@@ -40,6 +43,11 @@ def sample_paths(nifti: Path, num_samples: int) -> list[Path]:
     if num_samples == 1:
         return [nifti]
     return [beside(nifti, f"_s{i}{nifti.name.removeprefix(stem_of(nifti))}") for i in range(num_samples)]
+
+
+def all_paths(nifti: Path, num_samples: int) -> list[Path]:
+    """Every NIfTI that an X-ray's samples become: the samples and, of several, their statistics."""
+    return sample_paths(nifti, num_samples) + (list(statistic_paths(nifti)) if num_samples > 1 else [])
 
 
 def statistic_paths(nifti: Path) -> tuple[Path, Path]:
@@ -93,18 +101,24 @@ def _check_collisions(pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def prepare_folder(folder: Path, shape: Triple, volumes: int) -> None:
-    """Make a folder, and refuse now what would fail after hours: no right to write, or no room.
+    """Make a folder, and refuse now what would fail after hours: no right to write, or no room for one CT.
+
+    Whether there is room for all `volumes` nobody knows before they are compressed; if it may not suffice, a warning
+    says so.
 
     Raises:
         OSError: of the system.
     """
     folder.mkdir(parents=True, exist_ok=True)
     TemporaryFile(dir=folder).close()
-    needed = bytes_on_disk(shape, volumes)
+    needed, all_needed = bytes_on_disk(shape, 1), bytes_on_disk(shape, volumes)
     free = shutil.disk_usage(folder).free
     if free < needed:
         reason = f"no room: up to {needed / 1e9:.2g} GB to write, {free / 1e9:.2g} GB free"
         raise OSError(errno.ENOSPC, reason, str(folder))
+    if free < all_needed:
+        words = "%s: %d CTs take up to %.2g GB, %.2g GB are free; finished ones stay if the disk is full before the end"
+        log.warning(words, folder, volumes, all_needed / 1e9, free / 1e9)
 
 
 def bytes_on_disk(shape: Triple, volumes: int) -> int:

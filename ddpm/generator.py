@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dataset.patches import Triple, box, grid_coords, padded_shape, stitch_patches, triple
+from dataset.patches import STEP, Triple, box, grid_coords, padded_shape, stitch_patches, triple
 from ddpm import gpu_memory
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion
-from ddpm.guided import STEP, GuidedDenoiser
+from ddpm.guided import GuidedDenoiser
 from ddpm.latent_scale import LatentScale
 from ddpm.plan import AUTO, Grid, SamplingPlan, XrayInput
 from ddpm.samplers import SAMPLERS, Predict, Sampler
@@ -96,6 +96,7 @@ class VolumeGenerator(nn.Module):
         Raises:
             ValueError: a plan that cannot be followed here.
         """
+        self.diffusion.times(plan.steps)  # refuses steps that the model does not have
         shape, on_gpu, team = self.latent_shape(grid), self.device.type == "cuda", team or Team()
         window, _ = fit_window(shape, self.window, self.stride)
         shared = team.size > 1

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from dataset.patches import positions_mm, triple
+from dataset.patches import STEP, positions_mm, triple
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.plan import Grid, SamplingPlan
-
-STEP = 4  # voxels per latent voxel and axis
 
 
 class GuidedDenoiser:

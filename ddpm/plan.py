@@ -1,6 +1,8 @@
 """What to draw and how: the values that sampling is called with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +11,21 @@ from ddpm.samplers import SAMPLERS
 
 MODES = ("whole", "fused", "independent")
 AUTO = "auto"
+
+
+def check_whole(name: str, value: Any, unit: str = "") -> int:
+    """The value, if it is a whole number from 1; ValueError names it otherwise."""
+    if not _is_whole(value):
+        raise ValueError(f"{name} must be a whole number from 1{unit}, got {value!r}")
+    return int(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class SamplingPlan:
     guidance: float = 1.0
     window_batch: int | str = 1
     bf16: bool = False
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: Sequence[float] = (0.0, 1.0)
     latent_device: str = AUTO
 
     def __post_init__(self) -> None:
@@ -62,12 +79,12 @@ class SamplingPlan:
             raise ValueError(f"mode must be one of {[*MODES, AUTO]}, got {self.mode!r}")
         if self.latent_device not in ("cpu", "cuda", AUTO):
             raise ValueError(f"latent_device must be auto, cpu or cuda, got {self.latent_device!r}")
-        if self.window_batch != AUTO and not (isinstance(self.window_batch, int) and self.window_batch > 0):
+        check_whole("steps", self.steps)
+        if self.window_batch != AUTO and not _is_whole(self.window_batch):
             raise ValueError(f"window_batch must be auto or a whole number from 1, got {self.window_batch!r}")
-        if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
-            raise ValueError(
-                f"guidance_interval needs two times, 0 <= low <= high <= 1, got {list(self.guidance_interval)}"
-            )
+        if not _is_number(self.guidance):
+            raise ValueError(f"guidance must be a number, got {self.guidance!r}")
+        object.__setattr__(self, "guidance_interval", _checked_interval(self.guidance_interval))
 
     @property
     def batch(self) -> int:
@@ -83,3 +100,12 @@ class SamplingPlan:
     def guides(self, t: float) -> bool:
         """Whether guidance acts at time t."""
         return self.guidance != 1 and self.guidance_interval[0] <= t <= self.guidance_interval[1]
+
+
+def _checked_interval(times: Any) -> tuple[float, float]:
+    if isinstance(times, Sequence) and len(times) == 2 and all(map(_is_number, times)):
+        low, high = times
+        if 0 <= low <= high <= 1:
+            return low, high
+    found = list(times) if isinstance(times, Sequence) and not isinstance(times, str) else times
+    raise ValueError(f"guidance_interval needs two times, 0 <= low <= high <= 1, got {found!r}")

@@ -16,6 +16,8 @@ from evaluation.metrics import Window, psnr, ssim
 
 Matrix = NDArray[np.float64]
 
+FEWEST_FOR_INTERVAL = 5  # redrawing fewer cases gives too few different draws
+
 
 @dataclass(frozen=True)
 class ControlScores:
@@ -24,19 +26,20 @@ class ControlScores:
     Attributes:
         right: mean of g_i against its own c_i.
         shuffled: mean of g_i against c_j over all i != j.
-        mean_volume: mean of the mean training volume against c_i.
+        mean_volume: mean of the mean training volume against c_i; None without training cases.
         codec: mean of the codec's reconstruction r_i against c_i, the ceiling.
-        difference: right - shuffled, with its 95 % bootstrap interval over cases (`low`, `high`).
+        difference: right - shuffled, with its 95 % bootstrap interval over cases (`low`, `high`), which are None for
+            fewer than `FEWEST_FOR_INTERVAL` cases.
         matrix: [i][j] is g_i against c_j.
     """
 
     right: float
     shuffled: float
-    mean_volume: float
+    mean_volume: float | None
     codec: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     matrix: list[list[float]]
 
 
@@ -51,14 +54,14 @@ class Controls:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, where an infinite score becomes None."""
-        plain: dict[str, Any] = _finite(asdict(self))
+        plain: dict[str, Any] = finite(asdict(self))
         return plain
 
 
 def compare_with_controls(
     generated: Sequence[NDArray],
     real: Sequence[NDArray],
-    mean_volume: NDArray,
+    mean_volume: NDArray | None,
     codec: Sequence[NDArray],
     window: Window,
     seed: int = 0,
@@ -67,7 +70,7 @@ def compare_with_controls(
 
     Args:
         generated, real, codec: HU volumes (D, H, W) of the same cases in the same order, on one common grid.
-        mean_volume: mean of the training CTs on that grid.
+        mean_volume: mean of the training CTs on that grid; None where there are none.
         seed: of the bootstrap.
     """
     if not (len(generated) == len(real) == len(codec) >= 2):
@@ -83,18 +86,18 @@ def _control_scores(
     metric: Callable[[NDArray, NDArray, Window], float],
     generated: Sequence[NDArray],
     real: Sequence[NDArray],
-    mean_volume: NDArray,
+    mean_volume: NDArray | None,
     codec: Sequence[NDArray],
     window: Window,
     seed: int,
 ) -> ControlScores:
     matrix = np.array([[metric(g, c, window) for c in real] for g in generated])
     right, shuffled = right_and_shuffled(matrix, np.ones((1, len(real))))
-    low, high = bootstrap_interval(matrix, seed)
+    low, high = bootstrap_interval(matrix, seed) if len(real) >= FEWEST_FOR_INTERVAL else (None, None)
     return ControlScores(
         right=float(right[0]),
         shuffled=float(shuffled[0]),
-        mean_volume=float(np.mean([metric(mean_volume, c, window) for c in real])),
+        mean_volume=None if mean_volume is None else float(np.mean([metric(mean_volume, c, window) for c in real])),
         codec=float(np.mean([metric(r, c, window) for r, c in zip(codec, real, strict=True)])),
         difference=float(right[0] - shuffled[0]),
         low=low,
@@ -138,9 +141,10 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data with None in place of numbers that JSON does not have: infinite, or not a number."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -35,7 +35,7 @@ class Preset:
     mode: str
 
 
-PRESETS = {
+PRESETS = {  # those of published figures
     preset.name: preset
     for preset in (
         Preset("hu2000", (-1000.0, 1000.0), 2000.0, "3d"),
@@ -142,6 +142,15 @@ def score(generated: NDArray, real: NDArray, spacing: Sequence[float], preset: P
         spacing=(d, h, w),
         shape=(generated.shape[0], generated.shape[1], generated.shape[2]),
     )
+
+
+def find_presets(names: Sequence[str] | str) -> list[Preset]:
+    """The presets of these names, or of one; ValueError lists those there are."""
+    names = [names] if isinstance(names, str) else names
+    unknown = [name for name in names if name not in PRESETS]
+    if unknown:
+        raise ValueError(f"presets must be some of {list(PRESETS)}, got {unknown}")
+    return [PRESETS[name] for name in names]
 
 
 def window_preset(window: Window) -> Preset:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluation.controls import Controls, ControlScores
+from evaluation.controls import FEWEST_FOR_INTERVAL, Controls, ControlScores
 
 NOTICE = (
     "The volumes shown as generated were drawn by a model from one chest X-ray. They are for research, not"
@@ -140,14 +140,14 @@ def _controls_section(controls: Controls) -> str:
     hint = (
         f"All volumes on one millimetre grid, HU {low:g} to {high:g}. Wrong X-rays: all {pairings}"
         f" pairings of one case's generated CT with another's real CT. Mean volume: the mean training CT"
-        " offered for every case. Codec: the real CT through encoder and decoder, the most this model can"
-        " reach. Interval: bootstrap over cases."
+        " offered for every case, if the data set has training cases. Codec: the real CT through encoder and decoder,"
+        f" the most this model can reach. Interval: bootstrap over cases, from {FEWEST_FOR_INTERVAL} of them on."
     )
     return f'<h2>Does the X-ray decide the CT?</h2>\n{table}\n<p class="hint">{escape(hint)}</p>'
 
 
 def _control_row(name: str, scores: ControlScores) -> list[object]:
-    interval = f"{show(scores.low)} to {show(scores.high)}"
+    interval = None if scores.low is None else f"{show(scores.low)} to {show(scores.high)}"
     values = (scores.right, scores.shuffled, scores.mean_volume, scores.codec, scores.difference)
     return [name, *values, interval]
 

@@ -1,4 +1,4 @@
-"""Mistakes in drawing CTs and in evaluating: one message that names file or setting and the remedy, status 2."""
+"""Mistakes in drawing CTs: one message that names file or setting and the remedy, status 2."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate_ddpm_patches
 import sample_ddpm_patches
 import sample_files
 from sampling import CTSampler
@@ -137,8 +136,8 @@ def test_bad_xrays_of_a_folder_are_named_together_and_the_good_ones_drawn(worksh
         ({"output": "ct.mha"}, (".nii.gz", "ct.mha")),
         ({"output": "/proc/ct.nii.gz"}, ("/proc",)),
         ({"output": "text/ct.nii.gz"}, ("text",)),
-        ({"reference": "text"}, ("text",)),
-        ({"reference": "none.nii.gz"}, ("none.nii.gz",)),
+        ({"reference": "text", "shape": "null"}, ("text",)),
+        ({"reference": "none.nii.gz", "shape": "null"}, ("none.nii.gz",)),
         ({"sampler": "magic"}, ("'magic'", "ddim")),
         ({"mode": "magic"}, ("'magic'", "fused")),
         ({"steps": 0}, ("steps", "0")),
@@ -149,6 +148,21 @@ def test_bad_xrays_of_a_folder_are_named_together_and_the_good_ones_drawn(worksh
         ({"distribute": "slices"}, ("windows", "'slices'")),
         ({"guidance_interval": "[1,0]"}, ("guidance_interval", "[1, 0]")),
         ({"steps": 2000}, ("1 to 1000", "2000")),
+        ({"steps": 2000, "dry_run": "true"}, ("1 to 1000", "2000")),
+        ({"steps": 0, "dry_run": "true"}, ("steps", "0")),
+        ({"steps": 2.5}, ("steps must be a whole number", "2.5")),
+        ({"steps": "two"}, ("steps", "'two'")),
+        ({"guidance": "much"}, ("guidance must be a number", "'much'")),
+        ({"guidance_interval": 0.5}, ("guidance_interval needs two times", "0.5")),
+        ({"guidance_interval": "[a,b]"}, ("guidance_interval", "['a', 'b']")),
+        ({"num_samples": "two"}, ("num_samples", "'two'")),
+        ({"decode_tile": 2.5}, ("decode_tile", "2.5")),
+        ({"shape": 64}, ("shape needs three whole numbers", "64")),
+        ({"shape": "[16,16,16.5]"}, ("shape", "16.5")),
+        ({"spacing": "[1,1,wide]"}, ("spacing", "'wide'")),
+        ({"shape": "null", "spacing": "[1,1]"}, ("spacing", "[1, 1]")),
+        ({"reference": "ct.nii.gz"}, ("reference=ct.nii.gz", "shape=[16, 16, 16]")),
+        ({"reference": "ct.nii.gz", "shape": "null", "spacing": "1"}, ("reference", "spacing=1")),
         ({"shape": "[16,16]"}, ("shape", "[16, 16]")),
         ({"spacing": "[1,0,1]"}, ("spacing", "[1, 0, 1]")),
         ({"device": "tpu9"}, ("device", "tpu9")),
@@ -177,12 +191,23 @@ def test_a_folder_that_may_not_be_written(drawing, refused, monkeypatch):
     assert "Permission denied: locked" in refused(sample_ddpm_patches, *settings_of(drawing, output="locked/ct.nii"))
 
 
+def test_the_python_call_refuses_an_output_before_it_draws(workshop, elsewhere, monkeypatch):
+    model = CTSampler(workshop.ddpm_ckpt, device="cpu")
+    monkeypatch.setattr(model, "draw", lambda *_: pytest.fail("nothing is drawn"))
+    for output, said in (("ct.mha", ".nii.gz"), ("/proc/cts/ct.nii.gz", "/proc")):
+        with pytest.raises((ValueError, OSError), match=said):
+            sample_ddpm_patches.sample(workshop.xray, model, output, shape=(16, 16, 16), steps=1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shape": 64}, {"steps": 2.5}, {"guidance_interval": 0.5}, {"spacing": "1"}], ids=str
+)
+def test_the_python_call_names_a_value_of_another_type(wrong, workshop):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} (needs|must)"):
+        sample_ddpm_patches.sample(workshop.xray, workshop.ddpm_ckpt, **wrong)
+
+
 def test_a_picture_that_the_preview_would_overwrite(workshop, drawing, refused):
     shutil.copy(workshop.xray, "ct.png")
     assert "overwrite" in refused(sample_ddpm_patches, *settings_of(drawing, xray="ct.png"))
-
-
-def test_an_evaluation_without_data(workshop, elsewhere, refused):
-    ckpt = f"ckpt={workshop.ddpm_ckpt}"
-    assert "prepare_data.py" in refused(evaluate_ddpm_patches, ckpt, "dataset.root=/nowhere")
-    assert "split=test" in refused(evaluate_ddpm_patches, ckpt, workshop.data, "split=test")

@@ -133,7 +133,7 @@ def test_a_dry_run_tells_what_it_will_take_and_draws_nothing(drawing, workshop, 
     assert not Path("out").exists()
     assert "4 × 5 × 6 × 5 (C, D, H, W)" in caplog.text
     model = CTSampler(workshop.ddpm_ckpt, device="cpu")
-    place = model.default_placement((20, 24, 18), None)
+    place = model.placement((20, 24, 18))
     windows = model.generator.windows(place.grid)
     assert f"evaluations       {7 * windows} of the network" in caplog.text
     assert "mode              fused" in caplog.text
@@ -158,6 +158,17 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(drawing, monkeypatch, cap
     assert list(Path("cts").iterdir()) == []
 
 
+def test_room_for_one_ct_but_perhaps_not_for_all_is_a_warning(drawing, monkeypatch, caplog):
+    usage = shutil.disk_usage(".")
+    one = sample_files.bytes_on_disk((20, 24, 18), 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=one))
+    drawing()
+    assert "are free" not in caplog.text
+    drawing(output="many.nii.gz", num_samples=2)
+    assert "4 CTs take up to" in caplog.text  # two samples, their mean and deviation
+    assert Path("many_std.nii.gz").is_file()
+
+
 def test_too_little_room_is_seen_before_the_drawing(drawing, monkeypatch, capsys):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -174,40 +185,15 @@ def test_streaming_gives_the_voxels_of_the_python_call(drawing, workshop):
     np.testing.assert_allclose(read_ct("ct.nii").affine, affine)
 
 
-def torchrun(*settings, cwd):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        + [str(word) for word in (ROOT / "sample_ddpm_patches.py", *settings)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def test_one_number_of_spacing_holds_for_all_axes(drawing):
+    drawing(spacing=9, steps=1)
+    assert json.loads(Path("ct.json").read_text())["spacing"] == [9, 9, 9]
 
 
-@pytest.mark.slow
-def test_two_processes_share_the_windows_of_a_ct(drawing, workshop):
-    settings = [f"xray={workshop.xray}", f"ckpt={workshop.ddpm_ckpt}", "steps=2", "shape=[20,24,18]"]
-    torchrun(*settings, "output=two.nii.gz", "distribute=windows", cwd=Path.cwd())
+def test_a_python_call_without_a_seed_draws_the_commands_ct(drawing, workshop):
     drawing()
-    assert np.abs(read_ct("two.nii.gz").hu - read_ct("ct.nii.gz").hu).max() <= 1
-    facts = json.loads(Path("two.json").read_text())
-    assert facts["run"]["processes"] == 2
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_xrays_of_a_folder(workshop, elsewhere):
-    Path("films").mkdir()
-    for i in range(3):
-        shutil.copy(workshop.xray, f"films/{i}.png")
-    said = torchrun(
-        "xray=films", "output=cts", f"ckpt={workshop.ddpm_ckpt}", "steps=1", "shape=[16,16,16]", cwd=elsewhere
-    )
-    assert sorted(p.name for p in Path("cts").glob("*.nii.gz")) == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
-    assert said.count("→") == 3
+    hu, _ = sample_ddpm_patches.sample(workshop.xray, workshop.ddpm_ckpt, shape=(20, 24, 18), steps=2)
+    assert np.abs(read_ct("ct.nii.gz").hu - hu).max() <= 1
 
 
 @pytest.mark.slow

@@ -112,6 +112,7 @@ def test_the_card_tells_what_the_model_is_and_how_good(workshop, training):
         "| HU window | -1000 to 1000 |",
         "| patch, stride | 16 × 16 × 16, 12 × 12 × 12 voxels |",
         f"| psnr (own grid) | {psnr:.4g} |",
+        "| lung_volume_correlation | – |",
         "CC BY 4.0",
         f"| torch | {torch.__version__} |",
         f"| VQ-GAN (SHA-256) | {meta['codec']['hash']} |",
@@ -174,11 +175,11 @@ def test_a_full_disk_leaves_nothing_half_written(training, refused, monkeypatch)
     assert list(Path("export").iterdir()) == []
 
 
-@pytest.mark.parametrize("setting", ["averaged=false", "vqgan_ckpt=training/vqgan.ckpt"])
+@pytest.mark.parametrize("setting", ["averaged=false", "vqgan_ckpt=training/vqgan.ckpt", "xray_weights=training"])
 def test_an_export_has_no_other_weights(setting, workshop, training, refused):
     run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
     message = refused(sample_ddpm_patches, f"xray={workshop.xray}", "output=ct.nii.gz", "ckpt=model.ckpt", setting)
-    assert "leave vqgan_ckpt and averaged out" in message
+    assert "leave vqgan_ckpt, xray_weights and averaged out" in message
 
 
 def test_a_changed_export_is_refused(workshop, training, refused):

@@ -137,7 +137,7 @@ def test_latents_leave_a_small_gpu(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("diffusion", [RectifiedFlow(), CosineDDPM(100)], ids=["flow", "ddpm"])
-def test_a_gpu_draws_the_latent_of_a_cpu_wherever_it_lives(diffusion):
+def test_a_gpu_draws_the_latent_of_a_cpu_wherever_it_lives(diffusion, exact):
     on_cpu = draw(make_generator(diffusion), PLAN)
     on_gpu = make_generator(diffusion).cuda()
     for home in ("cpu", "cuda", "auto"):

@@ -6,8 +6,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from evaluation.common_grid import CommonGrid, axis_weights, choose_grid, to_grid
-from evaluation.controls import bootstrap_interval, compare_with_controls, correlation, right_and_shuffled
-from evaluation.metrics import PRESETS, hu_mae, psnr, score, slice_psnr, ssim, window_preset
+from evaluation.metrics import PRESETS, find_presets, hu_mae, psnr, score, slice_psnr, ssim, window_preset
 
 WINDOW = (-1000.0, 1000.0)
 
@@ -76,6 +75,12 @@ def test_a_record_says_what_the_numbers_depend_on(name):
         PRESETS[name].data_range,
         PRESETS[name].mode,
     )
+
+
+def test_presets_are_found_by_their_names():
+    assert find_presets("ctpa700") == find_presets(["ctpa700"]) == [PRESETS["ctpa700"]]
+    with pytest.raises(ValueError, match=r"some of \['hu2000', 'ctpa700', 'x2ct_compat'\], got \['hu'\]"):
+        find_presets(["hu2000", "hu"])
 
 
 def test_equal_volumes_make_valid_json():
@@ -168,73 +173,3 @@ def test_a_coarse_data_set_is_not_made_finer():
 def test_a_grid_of_no_case_is_refused():
     with pytest.raises(ValueError, match="at least one case"):
         choose_grid([])
-
-
-# --- controls
-
-
-def four_cases():
-    real = [volume(i) for i in range(4)]
-    generated = [0.8 * c + 0.2 * volume(10 + i) for i, c in enumerate(real)]
-    codec = [0.95 * c for c in real]
-    return generated, real, np.mean(real, axis=0), codec
-
-
-def test_controls_are_means_over_the_right_pairings():
-    generated, real, mean, codec = four_cases()
-    controls = compare_with_controls(generated, real, mean, codec, WINDOW)
-    pairs = [[psnr(g, c, WINDOW) for c in real] for g in generated]
-    assert controls.psnr.right == pytest.approx(np.mean([pairs[i][i] for i in range(4)]))
-    off = [pairs[i][j] for i in range(4) for j in range(4) if i != j]
-    assert controls.psnr.shuffled == pytest.approx(np.mean(off))
-    assert controls.psnr.mean_volume == pytest.approx(np.mean([psnr(mean, c, WINDOW) for c in real]))
-    assert controls.psnr.codec == pytest.approx(np.mean([psnr(r, c, WINDOW) for r, c in zip(codec, real, strict=True)]))
-    assert controls.ssim.matrix[1][2] == pytest.approx(ssim(generated[1], real[2], WINDOW))
-    assert controls.psnr.low <= controls.psnr.difference <= controls.psnr.high
-    json.dumps(controls.as_dict(), allow_nan=False)
-
-
-def test_a_model_that_ignores_the_xray_shows_no_difference():
-    _, real, mean, codec = four_cases()
-    controls = compare_with_controls([mean] * 4, real, mean, codec, WINDOW)
-    assert controls.psnr.difference == pytest.approx(0, abs=1e-9)
-    assert controls.psnr.right == pytest.approx(controls.psnr.mean_volume)
-
-
-def test_the_interval_is_the_same_with_the_same_seed_and_narrows_with_more_cases():
-    rng = np.random.default_rng(0)
-
-    def matrix(n):
-        return rng.normal(16, 1, (n, n)) + np.diag(rng.normal(4, 1, n))
-
-    few, many = matrix(6), matrix(60)
-    assert bootstrap_interval(few, seed=3) == bootstrap_interval(few, seed=3)
-    assert bootstrap_interval(few, seed=3) != bootstrap_interval(few, seed=4)
-    widths = [high - low for low, high in (bootstrap_interval(few, 0), bootstrap_interval(many, 0))]
-    assert widths[1] < 0.6 * widths[0]
-    low, high = bootstrap_interval(many, 0)
-    assert low < 4 < high
-
-
-def test_a_redrawn_case_is_not_paired_with_its_copy():
-    matrix = np.array([[20.0, 10.0, 11.0], [12.0, 22.0, 13.0], [14.0, 15.0, 24.0]])
-    right, wrong = right_and_shuffled(matrix, np.array([[2.0, 1.0, 0.0]]))
-    assert right[0] == pytest.approx((20 + 20 + 22) / 3)
-    assert wrong[0] == pytest.approx((10 + 12) / 2)
-
-
-def test_two_cases_give_an_interval_and_one_is_refused():
-    generated, real, mean, codec = four_cases()
-    two = compare_with_controls(generated[:2], real[:2], mean, codec[:2], WINDOW)
-    assert math.isfinite(two.psnr.low)
-    with pytest.raises(ValueError, match="two or more cases"):
-        compare_with_controls(generated[:1], real[:1], mean, codec[:1], WINDOW)
-
-
-def test_correlation_of_volumes():
-    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
-    assert correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-    assert correlation([1, 1, 1], [1, 2, 3]) is None
-    assert correlation([1, 2], [1, 2]) is None
-    with pytest.raises(ValueError, match="one length"):
-        correlation([1, 2, 3], [1, 2])

@@ -41,10 +41,14 @@ class Page(HTMLParser):
             self.cells.append(data)
 
 
+def controls_of(cases):
+    real = [np.random.default_rng(i).uniform(-1000, 1000, (8, 8, 8)) for i in range(cases)]
+    return compare_with_controls([0.9 * c for c in real], real, np.mean(real, axis=0), real, WINDOW)
+
+
 @pytest.fixture(scope="module")
 def controls():
-    real = [np.random.default_rng(i).uniform(-1000, 1000, (8, 8, 8)) for i in range(3)]
-    return compare_with_controls([0.9 * c for c in real], real, np.mean(real, axis=0), real, WINDOW)
+    return controls_of(5)
 
 
 def page_text(controls):
@@ -66,6 +70,11 @@ def test_the_page_holds_every_number_and_setting(controls):
     for text in ("p<1>", "24.80", "0.7932", "p2", "70.80", "-1000, 1000", "ab" * 32, "model.dim", "96", "–"):
         assert text in cells
     assert "not for diagnosis" in page_text(controls)
+
+
+def test_an_interval_of_few_cases_is_a_dash():
+    cells = Page(page_text(controls_of(3))).cells
+    assert cells[cells.index("PSNR, dB") + 6] == "–"
 
 
 def test_the_page_needs_nothing_else(controls):
