@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -18,7 +19,8 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from settings import STEP, three_quarters
+from dataset.patches import STEP
+from settings import three_quarters
 
 CONFIG_DIR = Path(__file__).parent / "config"
 USER_ERROR = 2  # exit status, as of argparse
@@ -133,9 +135,15 @@ SAVING_MEMORY = {  # which knob frees how much, by script
 }
 
 
+FIRST_SPEAKS_S = 5.0  # seconds after which a process that is not the first tells its mistake
+
+
 def _report(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"\nerror: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        time.sleep(FIRST_SPEAKS_S)  # a mistake of all is the first one's to tell: torchrun then ends this one here
+    whose = f"[rank {rank}] " if rank else ""
+    print(f"\n{whose}error: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 

@@ -19,12 +19,12 @@ import checkpoint
 from cli import script
 from dataset.atomic import replacing
 from dataset.intensity import check_window, hu_to_unit
-from dataset.patches import padded_shape, triple
+from dataset.patches import STEP, padded_shape, triple
 from dataset.volume_io import read_ct
 from devices import pick_device
 from parts import build
 from restricted_pickle import load, plain_state
-from settings import STEP, plain
+from settings import plain
 from vq_gan_3d.codec import FLOOR, FrozenCodec
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
 from vq_gan_3d.medicaldiffusion import Layout, codebook_range, find_settings, layout, renamed
@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 
 @script("import_vqgan")
 def main(cfg: DictConfig) -> None:
-    window, output = _window(cfg.hu_window), Path(cfg.output)
+    window, axes, output = _window(cfg.hu_window), _axes(cfg.axes), Path(cfg.output)
     if output.exists() and not cfg.overwrite:
         raise ValueError(f"{output} exists; overwrite=true replaces it, or give another output=")
     state, sizes = _read(cfg.ckpt)
     description = _describe(sizes)
-    network = _network(description, state, cfg.ckpt)
+    network = _network(description, renamed(state, axes), cfg.ckpt)
     names = list(cfg.statistics_from) if isinstance(cfg.statistics_from, ListConfig) else [cfg.statistics_from]
     volumes = [_volume(name, window) for name in names]
     network.to(pick_device(cfg.device))
@@ -49,13 +49,19 @@ def main(cfg: DictConfig) -> None:
         codec = record_volumes(network, volumes, cfg.tile, cfg.tiles_per_volume, bar.update)
     for name, ct in zip(names, volumes, strict=True):
         log.info("the middle of %s through the codec and back: PSNR %.1f dB", name, _psnr(codec, ct, cfg.tile))
+    log.info("with other axes than its training had, or another hu_window, that is lower")
     meta = {
         "format": checkpoint.FORMAT,
         "stage": "vqgan",
         "parts": {"vqgan": description},
         "hu_window": list(window),
         "versions": checkpoint.versions(),
-        "imported": {"layout": "medicaldiffusion", "norm": "group", "codebook_minmax": list(codebook_range(state))},
+        "imported": {
+            "layout": "medicaldiffusion",
+            "norm": "group",
+            "axes": axes,
+            "codebook_minmax": list(codebook_range(state)),
+        },
     }
     weights = {f"vqgan.{name}": tensor.cpu() for name, tensor in codec.vqgan.state_dict().items()}
     with replacing(output) as temporary:
@@ -67,11 +73,19 @@ def main(cfg: DictConfig) -> None:
 
 
 def _window(values: Any) -> tuple[float, float]:
-    window = plain(values)
-    if not isinstance(window, list) or len(window) != 2:
-        raise ValueError(f"hu_window needs two numbers [lowest, highest], got {window}")
-    check_window((window[0], window[1]))
-    return window[0], window[1]
+    check_window(values)
+    low, high = plain(values)
+    return low, high
+
+
+def _axes(axes: str | None) -> str:
+    if axes is None:
+        raise ValueError(
+            "axes has no value: in which order did the older training feed the axes? axes=zxy for medicaldiffusion's"
+            " loaders of NIfTI files, axes=zyx for X-ray2CTPA's; if you do not know, import with each and keep the one"
+            " with the higher PSNR"
+        )
+    return axes
 
 
 def _read(path: str) -> tuple[Mapping[str, Tensor], Layout]:
@@ -98,11 +112,11 @@ def _describe(sizes: Layout) -> dict[str, Any]:
     }
 
 
-def _network(description: Mapping[str, Any], state: Mapping[str, Tensor], path: str) -> GroupNormVQGAN:
+def _network(description: Mapping[str, Any], state: dict[str, Tensor], path: str) -> GroupNormVQGAN:
     network: GroupNormVQGAN = build(description)
     recorded = {name: t for name, t in network.state_dict().items() if name.endswith((".mean", ".variance"))}
     try:
-        network.load_state_dict(renamed(state) | recorded)
+        network.load_state_dict(state | recorded)
     except RuntimeError as error:
         raise ValueError(f"{path} holds a network of another shape: {' '.join(str(error).splitlines()[:4])}") from error
     return network

@@ -7,7 +7,11 @@ shift 2
 if [[ -x .venv/bin/python ]]; then PATH="$PWD/.venv/bin:$PATH"; fi
 export NGPU="${NGPU:-4}"
 for setting in "$@"; do # asked for help or for the configuration: nothing to launch
-    case "$setting" in --help | -h | --cfg | -c | --hydra-help) exec python "$script" "$@" ;; esac
+    case "$setting" in
+        --help | -h | --hydra-help | --version | --cfg | --cfg=* | -c | --info | --info=* | -i)
+            exec python "$script" "$@"
+            ;;
+    esac
 done
 python "$script" check=true "$@"
 exec torchrun --nproc_per_node="$NGPU" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \

@@ -1,17 +1,19 @@
 """The whole way on synthetic patients: data, both trainings, sampling, evaluation. See run_demo.sh.
 
 Every stage is the command that a user would run; a stage whose command, code and predecessors have not changed is
-not run again.
+not run again while what it made is there.
 """
 
 import hashlib
 import json
 import logging
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,16 @@ CODE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo."""
+    """One command of the demo.
+
+    Attributes:
+        product: what it leaves behind, a file or a folder.
+    """
 
     name: str
     script: str
     settings: Mapping[str, Any]
+    product: Path
 
     @property
     def command(self) -> list[str]:
@@ -55,14 +62,19 @@ def overrides(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping):
             found += overrides(value, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
+            found.append(f"{prefix}{key}={quoted(value) if isinstance(value, str) else json.dumps(value)}")
     return found
+
+
+def quoted(text: str) -> str:
+    """As Hydra reads it back: a path may hold commas, brackets or an equals sign."""
+    return text if re.fullmatch(r"[\w./:+-]+", text, re.ASCII) else '"' + text.replace('"', r"\"") + '"'
 
 
 def stages(cfg: DictConfig) -> Iterator[Stage]:
     root = Path(cfg.dir)
     chosen: dict[str, Any] = plain(cfg)
-    common = {"seed": cfg.seed, "dataset": {"root": str(root / "data")}}
+    common = {"dataset": {"root": str(root / "data")}}
     vqgan_ckpt = root / "vqgan" / "checkpoints" / "last.ckpt"
     ddpm_ckpt = root / own(cfg, "ddpm") / "checkpoints" / "last.ckpt"
     folders: dict[str, dict[str, Any]] = {
@@ -77,17 +89,19 @@ def stages(cfg: DictConfig) -> Iterator[Stage]:
         chosen[name] = merged(chosen[name], {"model": {"vqgan_ckpt": str(vqgan_ckpt)}})
     for name in ("vqgan", "ddpm"):
         chosen[name] = merged(chosen[name], {"resume": "never"})  # another stage's result may have changed
+    for name in ("phantom", "vqgan", "ddpm", "evaluate"):
+        folders[name]["seed"] = cfg.seed
     scripts = {
-        "phantom": "make_phantom_data.py",
-        "prepare": "prepare_data.py",
-        "vqgan": "train_vqgan_patches_4gpu.py",
-        "latents": "encode_latents.py",
-        "ddpm": "train_ddpm_patches_4gpu.py",
-        "evaluate": "evaluate_ddpm_patches.py",
+        "phantom": ("make_phantom_data.py", root / "data"),
+        "prepare": ("prepare_data.py", root / "data" / "store" / "manifest.jsonl"),
+        "vqgan": ("train_vqgan_patches_4gpu.py", vqgan_ckpt),
+        "latents": ("encode_latents.py", root / "data" / "store" / "latents"),
+        "ddpm": ("train_ddpm_patches_4gpu.py", ddpm_ckpt),
+        "evaluate": ("evaluate_ddpm_patches.py", root / own(cfg, "evaluation") / "metrics.json"),
     }
-    for name, file in scripts.items():
+    for name, (file, product) in scripts.items():
         stage = own(cfg, name) if name in ("ddpm", "evaluate") else name
-        yield Stage(stage, file, merged(merged(common, folders[name]), chosen[name]))
+        yield Stage(stage, file, merged(merged(common, folders[name]), chosen[name]), product)
 
 
 def own(cfg: DictConfig, name: str) -> str:
@@ -112,13 +126,30 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def run(stage: Stage, stamps: Path, fingerprint: str, memory: PeakMemory) -> None:
-    """Run a stage unless it was run already under this fingerprint."""
+def run_all(every: Iterable[Stage], stamps: Path, memory: PeakMemory) -> None:
+    """Run the stages that are not done, and all that come after one that was run: they work on what it made."""
+    fingerprint, anew = code_hash(), False
+    for stage in every:
+        fingerprint = hashlib.sha256(f"{fingerprint} {stage.command}".encode()).hexdigest()
+        anew = anew or not is_done(stage, stamps, fingerprint)
+        if anew:
+            run(stage, stamps, fingerprint, memory)
+        else:
+            log.info("%s: done before", stage.name)
+
+
+def is_done(stage: Stage, stamps: Path, fingerprint: str) -> bool:
+    """Whether a stage was run under this fingerprint, and its product is still there."""
     stamp = stamps / f"{stage.name}.json"
-    if stamp.is_file() and json.loads(stamp.read_text()).get("fingerprint") == fingerprint:
-        log.info("%s: done before", stage.name)
-        return
-    log.info("\n$ python %s", " ".join(stage.command))
+    return (
+        stage.product.exists() and stamp.is_file() and json.loads(stamp.read_text()).get("fingerprint") == fingerprint
+    )
+
+
+def run(stage: Stage, stamps: Path, fingerprint: str, memory: PeakMemory) -> None:
+    """Run a stage and note it."""
+    stamp = stamps / f"{stage.name}.json"
+    log.info("\n$ python %s", shlex.join(stage.command))
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, *stage.command], cwd=HERE, stdout=sys.stderr)
     status = memory.watch(process)
@@ -137,10 +168,7 @@ def main(cfg: DictConfig) -> None:
     started, memory = time.monotonic(), PeakMemory()
     root = Path(cfg.dir).absolute()
     cfg.dir = str(root)
-    fingerprint = code_hash()
-    for stage in stages(cfg):
-        fingerprint = hashlib.sha256(f"{fingerprint} {stage.command}".encode()).hexdigest()
-        run(stage, root / "stages", fingerprint, memory)
+    run_all(stages(cfg), root / "stages", memory)
     evaluation = root / own(cfg, "evaluation")
     summary = json.loads((evaluation / "metrics.json").read_text())["summary"]
     log.info("\nreport:      %s", evaluation / "report.html")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -113,15 +114,23 @@ def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float
         return ResNetModel.from_pretrained(path, local_files_only=True), _IMAGENET
     if not path.is_file():
         raise ValueError(f"no ResNet-50 weights at {path} (model.perceptual_ckpt); {_REMEDY}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if "layer4.2.conv3.weight" not in state:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a readable file of weights (damaged or cut off?); {_REMEDY}") from error
+    if not isinstance(state, dict) or "layer4.2.conv3.weight" not in state:
         raise ValueError(
             f"{path} does not hold a ResNet-50 in torchvision's names (no tensor layer4.2.conv3.weight); {_REMEDY}"
         )
     # RadImageNet was trained in Keras: its convolutions have biases, and the first of a block has the stride.
     from_keras = "conv1.bias" in state
     resnet = ResNetModel(ResNetConfig(downsample_in_bottleneck=from_keras))
-    resnet.load_state_dict(convert(state))
+    try:
+        resnet.load_state_dict(convert(state))
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{path} holds another network than a ResNet-50 (deeper, or incomplete?); {_REMEDY}"
+        ) from error
     return resnet, _RADIMAGENET if from_keras else _IMAGENET
 
 

@@ -54,7 +54,9 @@ def job(capsys):
 @every_script
 def test_every_script_prints_its_settings(script, needed, capsys):
     run(script, *needed, "--cfg", "job")
-    assert "seed: 42" in capsys.readouterr().out
+    printed = OmegaConf.create(capsys.readouterr().out)
+    assert printed
+    assert all(OmegaConf.select(printed, setting.partition("=")[0]) is not None for setting in needed)
 
 
 @every_script
@@ -62,7 +64,14 @@ def test_every_script_answers_help(script, needed, capsys):
     with pytest.raises(SystemExit) as stop:
         run(script, "--help")
     assert stop.value.code in (0, None)
-    assert "seed: 42" in capsys.readouterr().out
+    assert "Compose your configuration" in capsys.readouterr().out
+
+
+@every_script
+def test_a_seed_is_a_setting_only_where_chance_has_a_part(script, needed, capsys):
+    run(script, *needed, "--cfg", "job")
+    without = {prepare_data, encode_latents, export_model, import_vqgan}
+    assert ("\nseed: 42" in "\n" + capsys.readouterr().out) == (script not in without)
 
 
 def test_derived_values_are_printed(job):
@@ -153,11 +162,45 @@ def test_a_full_disk_names_the_file():
     )
 
 
-def test_only_the_first_process_prints_but_all_end_with_2(capsys, monkeypatch):
+def test_another_process_lets_the_first_one_speak_and_then_says_who_it_is(refused, monkeypatch):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    assert refused(prepare_data, "dataset.root=/nowhere").startswith("\nerror: ")
+    assert waited == []
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit) as stop:
-        run(prepare_data, "dataset.root=/nowhere")
-    assert (stop.value.code, capsys.readouterr().err) == (2, "")
+    assert refused(prepare_data, "dataset.root=/nowhere").startswith("\n[rank 1] error: ")
+    assert waited == [cli.FIRST_SPEAKS_S]
+
+
+def torchrun(tmp_path, where):
+    """What two processes of a script print, of which those named by `where` (Python, of `rank`) make a mistake."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from cli import script
+@script("make_phantom_data")
+def main(cfg):
+    rank = int(os.environ["RANK"])
+    if {where}:
+        raise ValueError("this must not be")
+    time.sleep(60)
+main()
+""")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_mistake_of_all_processes_is_told_once(tmp_path):
+    assert torchrun(tmp_path, "rank >= 0").count("error: this must not be") == 1
+
+
+@pytest.mark.slow
+def test_a_mistake_of_another_process_is_told(tmp_path):
+    assert "[rank 1] error: this must not be" in torchrun(tmp_path, "rank == 1")
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):

@@ -1,6 +1,5 @@
 """What the demo would run, without running it."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -83,12 +82,44 @@ def counted(monkeypatch):
     return started
 
 
-def test_a_stage_runs_again_only_when_its_fingerprint_changes(tmp_path, counted):
-    stage = run_demo.Stage("one", "script.py", {"a": {"b": 1}})
-    for fingerprint in ("x", "x", "y", "y"):
-        run_demo.run(stage, tmp_path, fingerprint, PeakMemory())
-    assert counted == [["script.py", "a.b=1"]] * 2
-    assert json.loads((tmp_path / "one.json").read_text())["fingerprint"] == "y"
+@pytest.fixture
+def ran(tmp_path, counted):
+    """Runs three stages that leave files `0`, `1` and `2`, with a setting of the second; returns which were started."""
+
+    def start(setting=1):
+        counted.clear()
+        every = [
+            run_demo.Stage(str(i), f"{i}.py", {"a": {"b": setting if i == 1 else 1}}, tmp_path / str(i))
+            for i in range(3)
+        ]
+        run_demo.run_all(every, tmp_path / "stages", PeakMemory())
+        for stage in every:
+            stage.product.touch()
+        return [" ".join(command) for command in counted]
+
+    return start
+
+
+def test_stages_run_again_only_after_a_change(ran):
+    assert ran() == ["0.py a.b=1", "1.py a.b=1", "2.py a.b=1"]
+    assert ran() == []
+    assert ran(setting=2) == ["1.py a.b=2", "2.py a.b=1"]
+    assert ran(setting=2) == []
+
+
+def test_a_stage_whose_product_was_removed_runs_again_and_those_after_it(ran, tmp_path):
+    ran()
+    (tmp_path / "1").unlink()
+    assert ran() == ["1.py a.b=1", "2.py a.b=1"]
+
+
+@pytest.mark.parametrize("folder", ["a,b", "a=b", "a (1)", 'a"b', "[a]", "{a}", "a b", "~a", "ä"])
+def test_the_demo_may_lie_in_a_folder_of_any_name(folder):
+    made = {stage.name: stage for stage in run_demo.stages(composed("demo", f"dir='/demo/{folder}'"))}
+    for stage in made.values():
+        cfg = composed(CONFIGS[stage.script], *stage.command[1:])
+        assert cfg.dataset.root == f"/demo/{folder}/data"
+    assert composed("evaluate_ddpm", *made["evaluate"].command[1:]).ckpt == f"/demo/{folder}/ddpm/checkpoints/last.ckpt"
 
 
 def test_changed_code_changes_the_fingerprint(tmp_path, monkeypatch):

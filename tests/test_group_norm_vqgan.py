@@ -16,10 +16,10 @@ from vq_gan_3d.recording import record_volumes
 SIZES = (4, 4, 32)  # n_hiddens, embedding_dim, n_codes
 
 
-def network(state):
+def network(state, axes="zyx"):
     made = GroupNormVQGAN(*SIZES[:2], VectorQuantizer(SIZES[2], SIZES[1]), GROUPS)
     recorded = {name: t for name, t in made.state_dict().items() if name.endswith((".mean", ".variance"))}
-    made.load_state_dict(renamed(state) | recorded)
+    made.load_state_dict(renamed(state, axes) | recorded)
     return made
 
 
@@ -76,6 +76,27 @@ def test_a_recorded_latent_is_decoded_as_by_the_published_network(state):
     whole = reference_decode(state, z)
     decoded = made.decode(made.quantize(z))
     torch.testing.assert_close(decoded, whole, rtol=0, atol=1e-4 * float(whole.std()))
+
+
+@pytest.mark.parametrize(
+    ("axes", "theirs", "ours"),
+    [("zxy", (0, 1, 2, 4, 3), (0, 1, 2, 4, 3)), ("xzy", (0, 1, 4, 2, 3), (0, 1, 3, 4, 2))],
+)
+def test_a_network_trained_on_other_axes_gives_what_it_gave_there(state, ct, axes, theirs, ours):
+    z = reference_encode(state, ct[None].permute(theirs)).permute(ours)
+    codec = record_volumes(network(state, axes), [ct])
+    torch.testing.assert_close(codec.encode_volume(ct), z[0], rtol=0, atol=1e-4 * float(z.std()))
+    decoded = reference_decode(state, z.permute(theirs)).permute(ours)
+    made = network(state, axes)
+    record_statistics(made.decoder, lambda: [made.quantize(z)], halo=0)
+    found = made.decode(made.quantize(z))
+    torch.testing.assert_close(found, decoded, rtol=0, atol=1e-4 * float(decoded.std()))
+
+
+def test_axes_must_be_an_order_of_x_y_and_z(state):
+    for axes in ("zxx", "zy", "dhw"):
+        with pytest.raises(ValueError, match="order of the letters x, y and z"):
+            renamed(state, axes)
 
 
 def test_tiles_record_what_the_whole_records(state):

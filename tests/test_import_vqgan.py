@@ -22,6 +22,7 @@ from tests.test_restricted_pickle import WritesAFile
 
 SIZES = (4, tiny.CHANNELS, 32)  # n_hiddens, embedding_dim, n_codes
 WINDOW = "hu_window=[-1000,1000]"
+AXES = "axes=zxy"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,9 @@ def imported(older, tiny_data):
     cts = ",".join(str(tiny_data.root / name / f"{name}.nii.gz") for name in ("phantom0000", "phantom0001"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "vq_gan_3d.model", None)  # the older project's code is not needed
-        tiny.run(import_vqgan, f"ckpt={older}", f"output={output}", WINDOW, f"statistics_from=[{cts}]", "device=cpu")
+        tiny.run(
+            import_vqgan, f"ckpt={older}", f"output={output}", WINDOW, AXES, f"statistics_from=[{cts}]", "device=cpu"
+        )
     return output
 
 
@@ -54,9 +57,12 @@ def test_the_import_describes_itself(imported):
     described = {"part": "GroupNormVQGAN", "n_hiddens": 4, "embedding_dim": 4, "groups": GROUPS, "quantizer": quantizer}
     assert meta["parts"]["vqgan"] == described
     codes = random_state(*SIZES)["codebook.embeddings"]
+    assert meta["imported"]["axes"] == "zxy"
     low, high = meta["imported"]["codebook_minmax"]
     assert (low, high) == (float(codes.min()), float(codes.max()))
     codec, _ = checkpoint.load_codec(imported)
+    theirs = random_state(*SIZES)["encoder.conv_first.conv.weight"]
+    assert torch.equal(codec.vqgan.encoder.conv_first.weight, theirs.transpose(3, 4))
     assert torch.equal(codec.vqgan.quantizer.books.codes[0], codes)
     assert not torch.equal(codec.vqgan.norms[-1].variance, torch.ones(GROUPS))
 
@@ -76,7 +82,7 @@ def test_everything_after_stage_1_runs_with_it(imported, tiny_data, tmp_path):
 
 def test_the_import_says_how_well_the_codec_fits(older, tiny_data, tmp_path, caplog):
     ct = tiny_data.root / "phantom0000" / "phantom0000.nii.gz"
-    settings = [f"ckpt={older}", f"output={tmp_path / 'new.ckpt'}", WINDOW, f"statistics_from={ct}"]
+    settings = [f"ckpt={older}", f"output={tmp_path / 'new.ckpt'}", WINDOW, AXES, f"statistics_from={ct}"]
     with caplog.at_level(logging.INFO):
         tiny.run(import_vqgan, *settings, "tile=4", "tiles_per_volume=1")
     assert "phantom0000.nii.gz through the codec and back: PSNR" in caplog.text
@@ -86,7 +92,8 @@ def test_the_import_says_how_well_the_codec_fits(older, tiny_data, tmp_path, cap
 def test_a_harmful_file_harms_nothing(refused, tmp_path):
     path, victim = tmp_path / "bad.ckpt", tmp_path / "victim"
     torch.save({"state_dict": WritesAFile(victim, "shell")}, path)
-    message = refused(import_vqgan, f"ckpt={path}", f"output={tmp_path / 'o'}", WINDOW, "statistics_from=ct.nii.gz")
+    output = f"output={tmp_path / 'o'}"
+    message = refused(import_vqgan, f"ckpt={path}", output, WINDOW, AXES, "statistics_from=ct.nii.gz")
     assert "no state_dict of tensors" in message
     assert not victim.exists()
 
@@ -95,9 +102,11 @@ def test_a_harmful_file_harms_nothing(refused, tmp_path):
     ("settings", "said"),
     [
         (["hu_window=[1000,-1000]"], "lowest < highest"),
-        (["hu_window=[1000]"], r"two numbers \[lowest, highest\], got \[1000\]"),
-        ([WINDOW], "no such|No such|does not exist"),
+        (["hu_window=[1000]"], r"two numbers \[lowest, highest\] .*, got \[1000\]"),
+        ([WINDOW, AXES], "no such|No such|does not exist"),
         ([], "hu_window has no value"),
+        ([WINDOW], "axes has no value.*axes=zxy for medicaldiffusion"),
+        ([WINDOW, "axes=zzy"], "order of the letters x, y and z"),
     ],
 )
 def test_mistakes_are_one_message(refused, older, tmp_path, settings, said):
@@ -108,7 +117,7 @@ def test_mistakes_are_one_message(refused, older, tmp_path, settings, said):
 
 def test_an_earlier_import_is_not_overwritten(refused, older, imported):
     before = imported.read_bytes()
-    message = refused(import_vqgan, f"ckpt={older}", f"output={imported}", WINDOW, "statistics_from=none.nii.gz")
+    message = refused(import_vqgan, f"ckpt={older}", f"output={imported}", WINDOW, AXES, "statistics_from=none.nii.gz")
     assert "overwrite=true" in message
     assert imported.read_bytes() == before
 
@@ -118,6 +127,7 @@ def test_a_network_of_another_shape_is_refused(refused, tmp_path):
     state["encoder.extra.weight"] = torch.zeros(1)
     path = tmp_path / "other.ckpt"
     torch.save({"state_dict": state, "hyper_parameters": {"args": {"n_hiddens": 4, "num_groups": GROUPS}}}, path)
-    message = refused(import_vqgan, f"ckpt={path}", f"output={tmp_path / 'o'}", WINDOW, "statistics_from=ct.nii.gz")
+    output = f"output={tmp_path / 'o'}"
+    message = refused(import_vqgan, f"ckpt={path}", output, WINDOW, AXES, "statistics_from=ct.nii.gz")
     assert "another shape" in message
     assert "encoder.extra.weight" in message

@@ -93,7 +93,6 @@ def gradients(codec, perceptual):
     return {name: p.grad for name, p in module.denoiser.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_the_gradient_reaches_the_unet_and_nothing_frozen(codec, network):
     perceptual = PerceptualLoss(network, weight=0.05, every=1, crop=3, noise_limit=0.9)
     without, with_it = gradients(codec, None), gradients(codec, perceptual)
@@ -103,7 +102,6 @@ def test_the_gradient_reaches_the_unet_and_nothing_frozen(codec, network):
     assert [name for net in (codec, perceptual) for name, p in net.named_parameters() if p.grad is not None] == []
 
 
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_the_decoder_gets_latents_on_its_own_scale(codec, network, monkeypatch):
     module = make_module(codec, PerceptualLoss(network, weight=0.05, every=1, crop=4, noise_limit=0.9))
     batch, spy = next(iter(DataLoader(Items(), batch_size=2))), Mock(wraps=codec.decode_patch)

@@ -117,8 +117,11 @@ def test_a_folder_of_transformers_is_read(network, tmp_path):
     assert tensor_hash(ResNetDistance(str(tmp_path))) == tensor_hash(network)
 
 
-@pytest.mark.parametrize("name", [None, "absent.pth", "other.pth"])
+@pytest.mark.parametrize("name", [None, "absent.pth", "other.pth", "tensor.pth", "part.pth", "page.pth"])
 def test_missing_weights_are_refused_with_the_file_to_download(name, tmp_path):
     torch.save({"classifier.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save(torch.zeros(1), tmp_path / "tensor.pth")
+    torch.save({"layer4.2.conv3.weight": torch.zeros(1)}, tmp_path / "part.pth")
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"RadImageNet-ResNet50_notop\.pth.*model\.perceptual_ckpt"):
         load_perceptual(name and str(tmp_path / name), weight=0.05, every=8, crop=12, noise_limit=0.3)

@@ -1,5 +1,7 @@
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -112,6 +114,22 @@ def test_sixty_four_channels_start_lossless():
     network = VQGAN(4, 64, KLBottleneck(64)).eval()
     network.init_linear_from(patches)
     torch.testing.assert_close(network(patches)[0], patches, atol=1e-4, rtol=0)
+
+
+def _start_on_rank(rank, world, port_file, results):
+    dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=world)
+    torch.manual_seed(0)  # as DDP begins: the same weights everywhere
+    network = VQGAN(4, 4, VectorQuantizer(16, 4))
+    network.init_linear_from(smooth_patches() * (-1) ** rank)  # stands for components of the other sign
+    torch.save(network.state_dict(), f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_all_ranks_start_from_the_same_linear_codec(tmp_path):
+    mp.spawn(_start_on_rank, args=(2, tmp_path / "store", tmp_path), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name, value in one.items():
+        assert value.equal(other[name]), name
 
 
 def test_training_improves_on_the_linear_start():

@@ -68,6 +68,23 @@ def test_a_perceptual_weight_without_its_file_is_refused(tmp_path):
         load_perceptual(None, 0.5)
     with pytest.raises(ValueError, match="no VGG16 weights at .*missing.pth; download"):
         load_perceptual(str(tmp_path / "missing.pth"), 0.5)
-    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="does not hold torchvision's VGG16"):
+
+
+@pytest.mark.parametrize("content", [{"conv.weight": torch.zeros(1)}, {"model": {"a": 1}}, torch.zeros(1), "vgg19"])
+def test_another_network_is_refused_with_the_file_to_download(tmp_path, content):
+    if content == "vgg19":  # it has all of VGG16's names
+        sizes = {name: tuple(t.shape) for name, t in VGG16Distance("random").features.state_dict().items()}
+        content = {f"features.{name}": torch.zeros(size) for name, size in sizes.items()}
+        content["features.34.weight"] = torch.zeros(512, 512, 3, 3)
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"does not hold torchvision's VGG16.*vgg16-397923af\.pth"):
         load_perceptual(str(tmp_path / "other.pth"), 0.5)
+
+
+def test_a_file_that_is_no_weights_is_refused_with_the_file_to_download(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "cut.pth")
+    whole = (tmp_path / "cut.pth").read_bytes()
+    for content in (whole[: len(whole) // 2], b"<html>not found</html>", b""):
+        (tmp_path / "cut.pth").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cut\.pth is not a readable file of weights.*vgg16-397923af\.pth"):
+            load_perceptual(str(tmp_path / "cut.pth"), 0.5)

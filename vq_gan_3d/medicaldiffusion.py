@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vq_gan_3d.group_norm_vqgan import LEVELS
 
+OUR_AXES = "zyx"  # foot-head, front-back, right-left
 LEFT_OUT = ("image_discriminator.", "video_discriminator.", "perceptual_model.")  # of training
 RENAMED = (  # in this order
     (r"\.(conv|convt)\.(weight|bias)$", r".\2"),
@@ -74,9 +75,23 @@ def find_settings(hyper_parameters: Any) -> Mapping[str, Any]:
     return next((found for value in hyper_parameters.values() if (found := find_settings(value))), {})
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a `GroupNormVQGAN` but for its recorded statistics; the codebook as trained, never to be redrawn."""
-    ours = {rename(name): tensor for name, tensor in state.items() if not name.startswith(LEFT_OUT)}
+def renamed(state: Mapping[str, Tensor], axes: str = OUR_AXES) -> dict[str, Tensor]:
+    """The state of a `GroupNormVQGAN` but for its recorded statistics; the codebook as trained, never to be redrawn.
+
+    Args:
+        axes: order of the spatial axes of the tensors that the network was trained on. The kernels are turned to ours.
+
+    Raises:
+        ValueError: `axes` is no order of x, y and z.
+    """
+    if sorted(axes) != sorted(OUR_AXES):
+        raise ValueError(f"axes must be an order of the letters x, y and z, such as zyx or zxy, got {axes!r}")
+    turn = (0, 1, *(2 + axes.index(axis) for axis in OUR_AXES))
+    ours = {
+        rename(name): tensor.permute(turn) if tensor.ndim == len(turn) else tensor
+        for name, tensor in state.items()
+        if not name.startswith(LEFT_OUT)
+    }
     for name in [name for name in ours if name.startswith("quantizer.books.")]:
         ours[name] = ours[name][None]  # one codebook of possibly several
     return ours | {"quantizer.books.initialized": torch.tensor(True), "quantizer.books.updates": torch.tensor(0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class VGG16Distance(nn.Module):
         super().__init__()
         self.features = nn.Sequential(*_layers())
         if weights != RANDOM:
-            self.features.load_state_dict(_read_weights(Path(weights)))
+            _load_weights(self.features, Path(weights))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
@@ -56,7 +57,7 @@ def load_perceptual(weights: str | None, weight: float) -> VGG16Distance | None:
     """The network for a perceptual loss of this weight; None for weight 0.
 
     Raises:
-        ValueError: weight > 0 without a file.
+        ValueError: weight > 0 without a file of these weights.
     """
     if weight == 0:
         return None
@@ -79,16 +80,26 @@ def _layers() -> list[nn.Module]:
     return layers
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _load_weights(features: nn.Module, path: Path) -> None:
+    """ValueError unless the file holds torchvision's VGG16."""
     if not path.is_file():
         raise ValueError(f"no VGG16 weights at {path}; {_remedy(path.parent)}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    features = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
-    if "28.weight" not in features:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
         raise ValueError(
-            f"{path} does not hold torchvision's VGG16 (no tensor features.28.weight); {_remedy(path.parent)}"
+            f"{path} is not a readable file of weights (damaged or cut off?); {_remedy(path.parent)}"
+        ) from error
+    state = state if isinstance(state, dict) else {}
+    ours = {f"features.{name}": tensor.shape for name, tensor in features.state_dict().items()}
+    theirs = {name: tensor.shape for name, tensor in state.items() if str(name).startswith("features.")}
+    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if other:
+        raise ValueError(
+            f"{path} does not hold torchvision's VGG16 (tensor {other[0]} is missing, or not as there);"
+            f" {_remedy(path.parent)}"
         )
-    return features
+    features.load_state_dict({name.removeprefix("features."): state[name] for name in theirs})
 
 
 def _remedy(folder: Path | str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, ResBlock, SpaceToChannels, crop
+from vq_gan_3d.codebook import from_rank_zero
+from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, NearestUpsample, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin
 
@@ -66,7 +67,7 @@ class Decoder(nn.Module):
                 *(ResBlock(quarter) for _ in range(num_blocks[0])),
             ),
             nn.Sequential(
-                nn.Upsample(scale_factor=2, mode="nearest"),
+                NearestUpsample(2),
                 nn.Conv3d(quarter, half, 3, padding=1),
                 *(ResBlock(half) for _ in range(num_blocks[1])),
             ),
@@ -185,9 +186,10 @@ class VQGAN(nn.Module):
         Training then starts from the best linear codec of `embedding_dim` channels. Component i is channel
         i. One common scale brings the latent to unit root mean square, so that distances between latents
         stay proportional to distances between blocks of voxels; a codebook needs that. Initialises the
-        quantiser on these latents too.
+        quantiser on these latents too. The same on all ranks.
         """
-        basis, mean, scale = block_components(patches, self.embedding_dim)
+        # Each machine's linear algebra may give a component the other sign, and DDP would never notice.
+        basis, mean, scale = map(from_rank_zero, block_components(patches, self.embedding_dim))
         encode, decode = self.encoder.linear, self.decoder.linear
         encode.weight.copy_((basis.T / scale)[..., None, None, None])
         encode.bias.copy_(-(mean @ basis) / scale)  # type: ignore[union-attr]

@@ -1,0 +1,46 @@
+"""What `launch.sh` starts, with stand-ins for python and torchrun that only say what they were given."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch):
+    """Runs `launch.sh` with some settings; returns the commands that it started."""
+    shutil.copy(ROOT / "launch.sh", tmp_path)
+    for name in ("python", "torchrun"):
+        path = tmp_path / name
+        path.write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name in ("NGPU", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def launch(*settings):
+        words = [str(tmp_path / "launch.sh"), "train.py", "29500", *settings]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    return launch
+
+
+def test_one_check_comes_before_all_processes(launched):
+    check, start = launched("a=1", "b=[1, 2]")
+    assert check == "python train.py check=true a=1 b=[1, 2]"
+    assert start == (
+        "torchrun --nproc_per_node=4 --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 --master_port=29500"
+        " train.py a=1 b=[1, 2]"
+    )
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["--help", "-h", "--hydra-help", "--version", "--cfg job", "--cfg=job", "-c job", "--info", "--info=all"],
+)
+def test_a_question_is_answered_and_starts_nothing(launched, question):
+    words = ["a=1", *question.split()]
+    assert launched(*words) == [" ".join(["python train.py", *words])]
