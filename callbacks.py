@@ -1,5 +1,6 @@
-"""What both trainings watch: progress without a terminal, and losses that are no longer numbers."""
+"""What both trainings watch: progress without a terminal, losses that are no longer numbers, settings that changed."""
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,59 @@ import torch
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from torch import Tensor
 
+from parts import differences
+from schedules import restart
+
+log = logging.getLogger(__name__)
+
+
+class OptimizerSettings(pl.Callback):
+    """A training that goes on does so with the optimizer settings given now; restoring would bring the old ones back.
+
+    The learning rate goes on at its step of the schedule.
+    """
+
+    def __init__(self) -> None:
+        self._given: list[dict[str, Any]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # the optimizer is made, the checkpoint's state not yet in it
+        self._given = [_settings(group) for group in _groups(trainer)]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        changed: list[str] = []
+        for group, given in zip(_groups(trainer), self._given, strict=True):
+            changed += differences(given | _settings(group), given)
+            group.update(given)
+        for config in trainer.lr_scheduler_configs:
+            restart(config.scheduler)  # type: ignore[arg-type]
+        if changed and trainer.is_global_zero:
+            settings = ", ".join(dict.fromkeys(changed)).replace("initial_lr", "learning rate")
+            log.info("the optimizer goes on with the settings given now: %s", settings)
+
+
+def _groups(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "lr")}  # lr moves with the schedule
+
+
+class Later:
+    """A truth value, of a bool tensor, to be read later: without waiting for what the GPU was given since."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if value.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def __bool__(self) -> bool:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._value)
+
 
 class LossGuard(pl.Callback):
     """Stops the run when the loss is not finite, and writes the batch that caused it.
@@ -19,7 +73,7 @@ class LossGuard(pl.Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
-        self._pending: tuple[int, Tensor, Any] | None = None
+        self._pending: tuple[int, Later, Any] | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -27,7 +81,7 @@ class LossGuard(pl.Callback):
         self._check(trainer)
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            self._pending = (trainer.global_step, loss.detach(), batch)
+            self._pending = (trainer.global_step, Later(torch.isfinite(loss).all()), batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._check(trainer)
@@ -40,16 +94,16 @@ class LossGuard(pl.Callback):
     def _check(self, trainer: pl.Trainer) -> None:
         if self._pending is None:
             return
-        step, loss, batch = self._pending
+        step, is_finite, batch = self._pending
         self._pending = None
-        if torch.isfinite(loss).all():
+        if is_finite:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"bad_batch_step{step}_rank{trainer.global_rank}.pt"
         torch.save(batch, path)
         raise ValueError(
-            f"the loss became {float(loss)} at step {step}; the batch that caused it is in {path}."
-            " Try a lower model.train_lr, model.precision=32, or look at that batch's volume"
+            f"the loss became NaN or infinite at step {step}; the batch that caused it is in {path}."
+            " Try the same command with a lower model.train_lr or model.precision=32, or look at that batch's volume"
         )
 
 
@@ -100,4 +154,5 @@ class PlainProgress(ProgressBar):
 
 def progress_bar() -> ProgressBar:
     """A bar on a terminal, plain lines elsewhere."""
-    return TQDMProgressBar() if sys.stderr.isatty() else PlainProgress()
+    # each time the bar is drawn, the CPU waits for the GPU
+    return TQDMProgressBar(refresh_rate=10) if sys.stderr.isatty() else PlainProgress()

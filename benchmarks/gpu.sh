@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can tell, unattended, in about 8 minutes on one H100 or H200: benchmarks/gpu.sh [RESULTS FOLDER]
+# What only a GPU can tell, unattended, in about 10 minutes on one H100 or H200: benchmarks/gpu.sh [RESULTS FOLDER]
 #
 # Every step runs under a time limit, and the others go on when one fails. Each writes NAME.log; summary.json gathers
 # their commands, statuses and figures with date, GPU and versions. DEVICE=cpu runs every command at sizes that mean
@@ -12,7 +12,7 @@ OUT="${1:-benchmarks/results/$DEVICE-$(date -u +%Y%m%d-%H%M%S)}"
 mkdir -p "$OUT"
 
 long=(steps=60 warmup=20) short=(steps=30 warmup=10)
-stage1=() stage2=() compiled=(variants=model.batch_size=8) volume=(shape=[604,512,512])
+stage1=() stage2=() compiled=() volume=(shape=[604,512,512])
 sweep="model.channels_last=false;model.batch_size=4;model.batch_size=8;model.batch_size=16;model.batch_size=32"
 if [[ $DEVICE == cpu ]]; then
     long=(steps=2 warmup=1) short=(steps=2 warmup=1)
@@ -40,11 +40,14 @@ speed() { # NAME SECONDS OPTIONS...
 
 step model_card 60 python -m benchmarks.model_card model=ddpm_4gpu_patches
 step model_card_8ch 60 python -m benchmarks.model_card model=ddpm_4gpu_patches_8ch
-speed train 180 "${stage2[@]}" "${long[@]}" # batch 2
+speed train 180 "${stage2[@]}" "${long[@]}" compare=onthefly,perceptual # batch 2
 speed variants 150 "${stage2[@]}" "${short[@]}" compare=none variants="$sweep"
-speed compiled 180 "${stage2[@]}" "${short[@]}" "${compiled[@]}" compare=none model.compile=true
+for batch in 2 8; do # each by itself: a first compilation takes minutes
+    speed "compiled_$batch" 180 "${stage2[@]}" "${short[@]}" "${compiled[@]}" compare=none model.compile=true "model.batch_size=$batch"
+done
 speed stage1 90 "${stage1[@]}" "${short[@]}" stage=vqgan variants=model.batch_size=4
 step full_volume 180 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE"
-step tests 120 python -m pytest -q -m gpu tests
+speed monai 120 "${stage2[@]}" "${short[@]}" compare=monai # needs requirements-bench.txt
+step tests 300 python -m pytest -q -m gpu tests/test_gpu.py tests/test_generator.py
 printf '\n'
 python -m benchmarks.gpu_results "$OUT" | tee "$OUT/summary.txt"

@@ -18,10 +18,10 @@ from devices import fast_float32
 from settings import plain
 from throughput import FetchClock
 
-KEPT = ("average", "guard", "throughput")  # callbacks that take part in every step
+KEPT = ("average", "guard", "stop", "throughput")  # callbacks that take part in every step
 
-# Dense bf16 FLOP/s by the maker's data sheets; the first name that a GPU's name contains
-PEAK_FLOPS = {"H200": 989e12, "GH200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}
+# Dense bf16 FLOP/s by the maker's data sheets; the first name that a GPU's name contains (H200 is in GH200, too)
+PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class StepClock(pl.Callback):
         device = trainer.strategy.root_device
         if device.type == "cuda" and step in (self.warmup, last):
             torch.cuda.synchronize(device)
+        if device.type == "cuda" and step == self.warmup:  # what cuDNN took to try its algorithms does not count
+            torch.cuda.reset_peak_memory_stats(device)
         self.ends.append(time.perf_counter())
         self.waited.append(self.clock.waited_s)
 

@@ -1,10 +1,15 @@
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+IS_AVAILABLE, DEVICE_COUNT = torch.cuda.is_available, torch.cuda.device_count
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 torch.set_num_threads(1)  # the volumes here are tiny: threads would only wait for each other
 
@@ -15,6 +20,38 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_gpu():
+    """Tests, and the fixtures that they share, say what a CPU gives, also on machines that have a GPU."""
+    with (
+        mock.patch.object(torch.cuda, "is_available", return_value=False),
+        mock.patch.object(torch.cuda, "device_count", return_value=0),
+        mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""),
+    ):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _gpu_where_marked(request, monkeypatch):
+    if "gpu" in request.keywords:
+        monkeypatch.setattr(torch.cuda, "is_available", IS_AVAILABLE)
+        monkeypatch.setattr(torch.cuda, "device_count", DEVICE_COUNT)
+        if VISIBLE is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
+
+
+@pytest.fixture
+def exact():
+    """On a GPU, float32 as exact as a CPU's."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="session")

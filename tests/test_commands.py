@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +18,10 @@ import train_ddpm_patches_4gpu
 from dataset.drr import frontal_drr
 from dataset.volume_io import read_ct
 from sampling import CTSampler
-from tests.tiny import DDPM_CKPT, DDPM_FOLDER, VQGAN_CKPT, load, run
+from tests.tiny import DDPM_CKPT, DDPM_FOLDER, VQGAN_CKPT, free_port, load, run
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO_STEPS = ["steps=2", "device=cpu"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def command(*words, cwd, **env):

@@ -11,15 +11,16 @@ import torch
 
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from tests.tiny import DDPM_CKPT, DDPM_FOLDER, VQGAN_CKPT, Record, Stopped, built_ddpm, load, run
+from tests.tiny import DDPM_CKPT, DDPM_FOLDER, VQGAN_CKPT, Record, Stopped, built_ddpm, free_port, load, run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = "+callbacks.record={_target_: tests.tiny.Record}"
 LENGTH = ["model.max_epochs=3", "model.checkpoint_every_n_steps=2", RECORD]  # 3 epochs of 4 steps
 
 
-def stop_at(step, kill=False, validating=False):
-    return f"+callbacks.stop={{_target_: tests.tiny.StopAt, step: {step}, kill: {kill}, validating: {validating}}}"
+def stop_at(step, **how):
+    how = {"_target_": "tests.tiny.StopAt", "step": step} | how
+    return f"+callbacks.stop_here={{{', '.join(f'{key}: {value}' for key, value in how.items())}}}"
 
 
 def average(checkpoint):
@@ -86,7 +87,7 @@ def test_interruptions_add_up_to_nothing(workshop, uninterrupted, elsewhere):
 def test_a_killed_process_is_continued_by_the_same_command(workshop, uninterrupted, elsewhere):
     command = [*workshop.ddpm, *LENGTH]
     killed = subprocess.run(
-        [sys.executable, str(ROOT / "train_ddpm_patches_4gpu.py"), *command, stop_at(7, kill=True)],
+        [sys.executable, str(ROOT / "train_ddpm_patches_4gpu.py"), *command, stop_at(7, signal="SIGKILL")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         check=False,
@@ -95,6 +96,33 @@ def test_a_killed_process_is_continued_by_the_same_command(workshop, uninterrupt
     assert load(DDPM_CKPT)["global_step"] == 6
     run(train_ddpm_patches_4gpu, *command)
     assert_same(load(DDPM_CKPT), uninterrupted[0])
+
+
+def test_sigterm_costs_no_step(workshop, uninterrupted, elsewhere):
+    command = [*workshop.ddpm, *LENGTH, "model.checkpoint_every_n_steps=1000"]
+    with pytest.raises(SystemExit) as ended:
+        run(train_ddpm_patches_4gpu, *command, stop_at(6, signal="SIGTERM"))
+    assert ended.value.code == 143
+    assert load(DDPM_CKPT)["global_step"] == 7
+    run(train_ddpm_patches_4gpu, *command)
+    assert Record.seen == uninterrupted[1][7:]
+    assert_same(load(DDPM_CKPT), uninterrupted[0])
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_ends_all(workshop, elsewhere):
+    command = [*workshop.ddpm, "model.max_epochs=10", "+callbacks.stop.every_n_steps=2"]
+    stopped = subprocess.run(
+        ["torchrun", "--nproc_per_node=2", f"--master_port={free_port()}"]
+        + [str(ROOT / "train_ddpm_patches_4gpu.py"), *command, stop_at(5, signal="SIGTERM", rank=1)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "SIGTERM at step 6: wrote" in stopped.stderr, stopped.stderr
+    assert load(DDPM_CKPT)["global_step"] == 6
 
 
 def test_cached_latents_resume_alike(workshop, tiny_latents, elsewhere):

@@ -32,7 +32,7 @@ def test_tensorboard_tells_speed_waiting_and_learning_rate(stage, workshop, else
 
 
 def test_slow_data_shows_as_waiting_and_as_fewer_samples(workshop, elsewhere, monkeypatch):
-    original = XrayCTPAPatchDataset.hu_item
+    original = XrayCTPAPatchDataset.packed_item
 
     def slow(self, index):
         import time
@@ -42,7 +42,7 @@ def test_slow_data_shows_as_waiting_and_as_fewer_samples(workshop, elsewhere, mo
 
     for name in ("quick", "slow"):
         if name == "slow":
-            monkeypatch.setattr(XrayCTPAPatchDataset, "hu_item", slow)
+            monkeypatch.setattr(XrayCTPAPatchDataset, "packed_item", slow)
         run(train_vqgan_patches_4gpu, *workshop.vqgan, f"model.name={name}", "trainer.log_every_n_steps=4")
     quick, slowed = (logged(f"outputs/{name}/tensorboard") for name in ("quick", "slow"))
     assert slowed["speed/data_wait"][0].value > quick["speed/data_wait"][0].value

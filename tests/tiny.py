@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from contextlib import chdir
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-import assembly
 import encode_latents
 import make_phantom_data
 import prepare_data
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
+import training_run
 from dataset.datamodule import PatchDataModule
 from ddpm.module import PatchDDPM
 
@@ -157,7 +158,7 @@ class Built:
 
 def built(script: ModuleType, *settings: str) -> Built:
     """Run a training script up to the training."""
-    with mock.patch.object(assembly, "fit") as fit:
+    with mock.patch.object(training_run, "fit") as fit:
         run(script, *settings)
     return Built(*fit.call_args.args)
 
@@ -166,6 +167,12 @@ def built_ddpm(*settings: str) -> Built:
     made = built(train_ddpm_patches_4gpu, *settings)
     assert isinstance(made.module, PatchDDPM)
     return made
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def load(path: Any) -> dict[str, Any]:
@@ -180,11 +187,11 @@ class Stopped(Exception):  # noqa: N818, it stands for a power cut
 class StopAt(pl.Callback):
     """Interrupts training before the batch that would become step `step` + 1, or in the validation after step `step`.
 
-    `kill`: by SIGKILL.
+    By an exception, or by a signal to the process of one rank.
     """
 
-    def __init__(self, step: int, kill: bool = False, validating: bool = False) -> None:
-        self.step, self.kill, self.validating = step, kill, validating
+    def __init__(self, step: int, signal: str | None = None, validating: bool = False, rank: int = 0) -> None:
+        self.step, self.signal, self.validating, self.rank = step, signal, validating, rank
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._stop(trainer, not self.validating)
@@ -193,10 +200,11 @@ class StopAt(pl.Callback):
         self._stop(trainer, self.validating)
 
     def _stop(self, trainer: pl.Trainer, here: bool) -> None:
-        if here and trainer.global_step == self.step:
-            if self.kill:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if not here or trainer.global_step != self.step or trainer.global_rank != self.rank:
+            return
+        if self.signal is None:
             raise Stopped
+        os.kill(os.getpid(), signal.Signals[self.signal])
 
 
 class Record(pl.Callback):
