@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dataset.patches import triple
+from dataset.patches import STEP, triple
 from ddpm.ema import load_weights
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
@@ -27,19 +27,26 @@ from tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
 
 FORMAT = 1
-STEP = 4  # voxels per latent voxel and axis
 
 
 def versions() -> dict[str, str]:
     """What a checkpoint was made with."""
     packages = ("torch", "pytorch-lightning", "numpy", "transformers")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {name: version(name) for name in packages} | {
         "python": platform.python_version(),
-        "commit": commit,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """Of this code; empty without its repository, or on a machine without git."""
+    words = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(
+            words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except OSError:
+        return ""
 
 
 def read(path: str | Path, stage: str, *others: str) -> dict[str, Any]:
@@ -84,13 +91,17 @@ def load_codec(path: str | Path) -> tuple[FrozenCodec, dict[str, Any]]:
 
 
 def load_generator(
-    path: str | Path, vqgan_ckpt: str | Path | None = None, averaged: bool = True
+    path: str | Path,
+    vqgan_ckpt: str | Path | None = None,
+    averaged: bool = True,
+    xray_weights: str | Path | None = None,
 ) -> tuple[VolumeGenerator, dict[str, Any]]:
     """All that sampling needs, from a stage-2 checkpoint and the codec that it was trained with, or from an export.
 
     Args:
         vqgan_ckpt: the stage-1 checkpoint, if it is no longer where training found it.
         averaged: use the averaged weights rather than the last ones.
+        xray_weights: file, folder or hub id of the X-ray encoder's weights, if no longer where training found them.
 
     Returns:
         the generator, and the description of its parts and of the volumes that it draws.
@@ -101,14 +112,15 @@ def load_generator(
     content = read(path, "ddpm", "model")
     meta = content["xray2ctpa"]
     if meta["stage"] == "model":
-        if vqgan_ckpt or not averaged:
+        if vqgan_ckpt or xray_weights or not averaged:
             raise ValueError(
-                f"{path} holds its own VQ-GAN and the averaged weights only; leave vqgan_ckpt and averaged out"
+                f"{path} holds its own VQ-GAN and X-ray encoder, and the averaged weights only;"
+                " leave vqgan_ckpt, xray_weights and averaged out"
             )
         codec, encoder = FrozenCodec(_part(content, "vqgan", path)), _part(content, "xray_encoder", path)
     else:
         codec, codec_meta = load_codec(vqgan_ckpt or meta["codec"]["path"])
-        encoder = build(meta["parts"]["xray_encoder"])
+        encoder = build(_with_weights(meta["parts"]["xray_encoder"], xray_weights, path))
         meta["parts"]["vqgan"] = codec_meta["parts"]["vqgan"]
     _check_hash(codec.vqgan, meta["codec"]["hash"], "VQ-GAN", path)
     _check_hash(encoder, meta["encoder_hash"], "X-ray encoder", path)
@@ -147,9 +159,24 @@ def exported(generator: VolumeGenerator, meta: Mapping[str, Any], card: str) -> 
     return {"xray2ctpa": description, "state_dict": state, "MODEL_CARD": card}
 
 
-def init_weights(module: nn.Module, path: str | Path, stage: str) -> None:
-    """Start a module of training from a checkpoint's weights; ValueError if they do not fit."""
-    _load(module, read(path, stage)["state_dict"], path)
+def init_weights(module: nn.Module, path: str | Path, meta: Mapping[str, Any]) -> None:
+    """Start a module of training from a checkpoint's weights; ValueError if they do not fit.
+
+    The scale of the latents comes along only if both have them of one codec.
+
+    Args:
+        meta: the module's description.
+    """
+    content = read(path, meta["stage"])
+    state = dict(content["state_dict"])
+    if codec_hash(content["xray2ctpa"]) != codec_hash(meta):
+        state |= {k: v for k, v in module.state_dict().items() if k.startswith("latent_scale.")}
+    _load(module, state, path)
+
+
+def codec_hash(meta: Mapping[str, Any]) -> str | None:
+    """Of the codec whose latents a checkpoint's networks are for; None in stage 1."""
+    return meta.get("codec", {}).get("hash")
 
 
 def other_tensors(state: Mapping[str, torch.Tensor], module: nn.Module, most: int = 5) -> list[str]:
@@ -157,6 +184,15 @@ def other_tensors(state: Mapping[str, torch.Tensor], module: nn.Module, most: in
     stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
     new = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return differences(stored, new)[:most]
+
+
+def _with_weights(encoder: Mapping[str, Any], weights: str | Path | None, path: str | Path) -> Mapping[str, Any]:
+    """An X-ray encoder's description with its weights elsewhere."""
+    if weights is None:
+        return encoder
+    if "weights" not in encoder:
+        raise ValueError(f"{path} has a {encoder['part']}, which reads no weights; leave xray_weights out")
+    return {**encoder, "weights": str(weights)}
 
 
 def _check_hash(network: nn.Module, stored: str, name: str, path: str | Path) -> None:

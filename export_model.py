@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     card_file = output.with_suffix(".md")
     _check_output(output, Path(cfg.ckpt), cfg.overwrite)
-    generator, meta = checkpoint.load_generator(cfg.ckpt, cfg.vqgan_ckpt)
+    generator, meta = checkpoint.load_generator(cfg.ckpt, cfg.vqgan_ckpt, xray_weights=cfg.xray_weights)
     hashes = tensor_hashes(generator)
     card = model_card(generator, meta, hashes, cfg.licence, _read_metrics(cfg.metrics, hashes["denoiser"]))
     with replacing(output) as partial:

@@ -20,3 +20,13 @@ def warmup(optimizer: Optimizer, total_steps: float, warmup_steps: int, final: f
         return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
 
     return LambdaLR(optimizer, share)
+
+
+def restart(schedule: LambdaLR) -> None:
+    """Set the learning rates of the schedule's step anew, from the `initial_lr` that its optimizer has now."""
+    groups = schedule.optimizer.param_groups
+    schedule.base_lrs = [group["initial_lr"] for group in groups]
+    shares = [share(schedule.last_epoch) for share in schedule.lr_lambdas]
+    schedule._last_lr = [base * share for base, share in zip(schedule.base_lrs, shares, strict=True)]
+    for group, lr in zip(groups, schedule._last_lr, strict=True):
+        group["lr"] = lr

@@ -6,13 +6,16 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-import assembly
-from assembly import Frozen
+import training_run
 from cli import script
 from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
+from description import ddpm_meta
 from devices import fast_float32
+from frozen import Frozen, encoder_input, latent_source
+from settings import check_validation
+from training_data import make_dataset, open_latents, open_store, settle_patch_size
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +23,18 @@ log = logging.getLogger(__name__)
 def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
     """The module and the data that the settings describe; the module's `meta` describes both."""
     frozen = Frozen.load(cfg)
-    store = assembly.open_store(cfg.dataset)
-    assembly.settle_patch_size(cfg.model, store)
-    source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
-    latents = assembly.open_latents(cfg.dataset, source, store.cases, cfg.model.patch_size)
+    store = open_store(cfg.dataset)
+    settle_patch_size(cfg.model, store)
+    source = latent_source(frozen.codec, frozen.encoder, cfg.dataset)
+    latents = open_latents(cfg.dataset, source, store, cfg.model.patch_size)
     views = {
-        "encoder_input": assembly.encoder_input(frozen.encoder),
+        "encoder_input": encoder_input(frozen.encoder),
         "latents": latents,
         "context": 0 if latents else frozen.codec.context,
     }
     data = PatchDataModule(
-        assembly.make_dataset(cfg, store, "train", **views),
-        assembly.make_dataset(cfg, store, "val", **views),
+        make_dataset(cfg, store, "train", **views),
+        make_dataset(cfg, store, "val", **views),
         cfg.model.batch_size,
         cfg.model.num_workers,
     )
@@ -42,7 +45,7 @@ def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
         codec=frozen.codec,
         xray_encoder=frozen.encoder,
         latent_scale=LatentScale(latents.mean, latents.std) if latents else None,
-        meta=assembly.ddpm_meta(cfg, store, frozen, source),
+        meta=ddpm_meta(cfg, store, frozen, source),
         _convert_="all",
     )
     cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"
@@ -52,13 +55,16 @@ def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
 
 @script("train_ddpm")
 def main(cfg: DictConfig) -> None:
-    assembly.check_run(cfg)
+    training_run.check_run(cfg)
+    check_validation(cfg.model)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_float32()
     module, data = build(cfg)
-    resume_from = assembly.start_from(cfg, module, module.meta)
-    if not cfg.check:
-        assembly.fit(cfg, module, data, resume_from)
+    resume_from = training_run.start_from(cfg, module, module.meta)
+    if cfg.check:
+        training_run.rehearse(cfg, module, data)
+    else:
+        training_run.fit(cfg, module, data, resume_from)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-import assembly
+import training_run
 from cli import script
 from dataset.datamodule import PatchDataModule
+from description import common_meta
 from devices import fast_float32
+from settings import check_validation, plain
+from training_data import make_dataset, open_store
 from vq_gan_3d.module import VQGANModule
 
 log = logging.getLogger(__name__)
@@ -17,27 +20,30 @@ log = logging.getLogger(__name__)
 
 def build(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
     """The module and the data that the settings describe; the module's `meta` describes both."""
-    store = assembly.open_store(cfg.dataset)
+    store = open_store(cfg.dataset)
     data = PatchDataModule(
-        assembly.make_dataset(cfg, store, "train", encoder_input=None),
-        assembly.make_dataset(cfg, store, "val", encoder_input=None),
+        make_dataset(cfg, store, "train", encoder_input=None),
+        make_dataset(cfg, store, "val", encoder_input=None),
         cfg.model.batch_size,
         cfg.model.num_workers,
     )
-    meta = assembly.common_meta(cfg, "vqgan", {"vqgan": assembly.plain(cfg.module.vqgan)})
+    meta = common_meta(cfg, "vqgan", {"vqgan": plain(cfg.module.vqgan)})
     log.info("%d training and %d validation patches an epoch", len(data.train), len(data.val))
     return instantiate(cfg.module, meta=meta, _convert_="all"), data
 
 
 @script("train_vqgan")
 def main(cfg: DictConfig) -> None:
-    assembly.check_run(cfg)
+    training_run.check_run(cfg)
+    check_validation(cfg.model)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_float32()
     module, data = build(cfg)
-    resume_from = assembly.start_from(cfg, module, module.meta)
-    if not cfg.check:
-        assembly.fit(cfg, module, data, resume_from)
+    resume_from = training_run.start_from(cfg, module, module.meta)
+    if cfg.check:
+        training_run.rehearse(cfg, module, data)
+    else:
+        training_run.fit(cfg, module, data, resume_from)
 
 
 if __name__ == "__main__":

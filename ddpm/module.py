@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from dataset.patches import positions_mm, triple
+from dataset.patches import STEP, positions_mm, triple
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
 from ddpm.latent_scale import LatentScale
 from ddpm.perceptual import PerceptualLoss
 
-STEP = 4  # voxels per latent voxel and axis
 STATISTICS_PATCHES = 512
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
 
@@ -110,7 +109,11 @@ class PatchDDPM(pl.LightningModule):
         return self.denoiser.encode_condition(pooled, tokens, encoder.grid, batch["xray"], batch["xray_affine"], drop)
 
     def loss(self, batch: dict[str, Tensor], even_times: bool = False) -> Tensor:
-        """Weighted mean squared error of the prediction.
+        """What training makes smaller: `losses`, added up."""
+        return self._total(*self.losses(batch, even_times))
+
+    def losses(self, batch: dict[str, Tensor], even_times: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Weighted mean squared error of the prediction; perceptual distance, in the training steps that have one.
 
         Args:
             even_times: take times spread evenly over the draws instead of random ones.
@@ -128,20 +131,27 @@ class PatchDDPM(pl.LightningModule):
         condition = self.condition(batch, dropped)
         predicted = self.denoiser(x_t, t, condition, positions, batch["spacing"]).float()
         error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
-        loss = (self.diffusion.loss_weight(t).to(error) * error).mean()
+        error = (self.diffusion.loss_weight(t).to(error) * error).mean()
         perceptual = self._frozen[2]
         if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
-            return loss
-        distance = perceptual(self._decode, self.diffusion.split(x_t, predicted, t)[0], x0, t, batch["sample_key"])
-        self.log("train/perceptual", distance, batch_size=len(x0))
-        return loss + perceptual.weight * distance
+            return error, None
+        x0_now = self.diffusion.split(x_t, predicted, t)[0]
+        return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
+
+    def _total(self, error: Tensor, distance: Tensor | None) -> Tensor:
+        perceptual = self._frozen[2]
+        return error if perceptual is None or distance is None else error + perceptual.weight * distance
 
     def _decode(self, x0: Tensor) -> Tensor:
         return self._frozen[0].decode_patch(self.latent_scale.restore(x0))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["sample_key"]))
+        error, distance = self.losses(batch)
+        size = len(batch["sample_key"])
+        if distance is not None:
+            self.log("train/perceptual", distance, batch_size=size)
+        loss = self._total(error, distance)
+        self.log("train/loss", loss, prog_bar=True, batch_size=size)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

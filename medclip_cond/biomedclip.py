@@ -12,7 +12,10 @@ from medclip_cond.weights import find_file, load_model, read_state, under
 
 HUB_ID = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 FILE = "open_clip_pytorch_model.bin"
-REMEDY = f"download {FILE} from https://huggingface.co/{HUB_ID} and set xray_encoder.weights to its folder"
+REMEDY = (
+    f"download {FILE} from https://huggingface.co/{HUB_ID}"
+    " and set xray_encoder.weights (xray_weights for a trained model) to its folder"
+)
 
 HEAD_DIM = 64  # of every ViT that open_clip takes from timm
 TRUNK, PROJECTION = "visual.trunk.", "visual.head.proj.weight"

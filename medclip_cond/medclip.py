@@ -12,7 +12,10 @@ from medclip_cond.weights import find_file, load_model, read_state, under
 
 URL = "https://storage.googleapis.com/pytrial/medclip-vit-pretrained.zip"
 FILE = "pytorch_model.bin"
-REMEDY = f"download {URL}, unpack it and set xray_encoder.weights to the folder of its {FILE}"
+REMEDY = (
+    f"download {URL}, unpack it"
+    f" and set xray_encoder.weights (xray_weights for a trained model) to the folder of its {FILE}"
+)
 
 SIZE = 224
 TRUNK, PROJECTION = "vision_model.model.", "vision_model.projection_head.weight"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ HUB_ID = "microsoft/rad-dino"
 PROCESSOR = "preprocessor_config.json"
 REMEDY = (
     f"download config.json, {PROCESSOR} and model.safetensors from https://huggingface.co/{HUB_ID}"
-    " and set xray_encoder.weights to their folder"
+    " and set xray_encoder.weights (xray_weights for a trained model) to their folder"
 )
 SHAPING = (  # what of a Dinov2Config shapes network and result
     "hidden_size",
@@ -67,6 +68,8 @@ class RadDinoEncoder(RadDinoNetwork):
     """
 
     def __init__(self, weights: str = HUB_ID) -> None:
+        folder = Path(weights).expanduser()
+        weights = str(folder) if folder.is_dir() else weights
         processor = json.loads(find_file(weights, PROCESSOR, REMEDY, on_hub=True).read_text())
         try:
             dino = Dinov2Model.from_pretrained(weights, dtype=torch.float32)

@@ -10,7 +10,7 @@ PACKAGES = ("dataset", "vq_gan_3d", "medclip_cond", "ddpm", "evaluation")
 SHARED = ("dataset.patches", "dataset.intensity")  # small interfaces that every package may import
 LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")
 LIGHTNING_PARTS = ("LightningModule", "LightningDataModule", "Callback", "ModelCheckpoint", "TQDMProgressBar")
-MAX_LINES = 300
+MAX_LINES = 250
 
 
 def package_files():

@@ -75,6 +75,14 @@ def test_a_patch_that_the_codec_cannot_divide(script, workshop, elsewhere, refus
     assert "[128, 128, 128]" in message  # nearest
 
 
+@pytest.mark.parametrize("wrong", ["dataset.hu_window=[-1000]", "dataset.hu_window=1000", "model.patch_draw=gird"])
+def test_values_that_mean_nothing(wrong, workshop, elsewhere, refused):
+    message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, wrong)
+    assert "must be" in message
+    assert wrong.partition("=")[0].partition(".")[2] in message
+    assert wrong.partition("=")[2] in message
+
+
 def test_more_processes_than_gpus(workshop, elsewhere, refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("NGPU", "4")

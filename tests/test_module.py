@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import assembly
 import train_ddpm_patches_4gpu
+import training_run
 from ddpm.ema import load_weights
 from ddpm.latent_scale import LatentScale
 from ddpm.module import STATISTICS_PATCHES
@@ -33,7 +33,7 @@ def test_frozen_networks_stay_bit_identical_through_training(made):
     start = tensor_hash(made.module.denoiser)
     for network in (made.module, *frozen(made.module).values()):
         network.train()  # in vain, for the frozen ones
-    assembly.fit(made.cfg, made.module, made.data, None)
+    training_run.fit(made.cfg, made.module, made.data, None)
     assert {name: tensor_hash(network) for name, network in frozen(made.module).items()} == before
     assert tensor_hash(made.module.denoiser) != start
     for network in frozen(made.module).values():

@@ -138,6 +138,15 @@ def test_rad_dino_takes_size_and_normalisation_from_its_files(tmp_path):
     torch.testing.assert_close(encoder(image).pooled, expected.pooler_output)
 
 
+@pytest.mark.parametrize("write", ["write_biomedclip", "write_medclip", "write_rad_dino"])
+def test_a_folder_below_the_home_folder_may_be_given_with_a_tilde(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    encoder = globals()[write](folder)
+    assert tensor_hash(type(encoder)("~/weights")) == tensor_hash(encoder)
+
+
 @pytest.mark.parametrize("kind", [BiomedCLIPEncoder, MedCLIPEncoder, RadDinoEncoder])
 def test_missing_weights_say_what_to_download_and_where_to_put_it(kind, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"download .*https://.* set xray_encoder\.weights"):
