@@ -31,13 +31,13 @@ import checkpoint
 import cli
 from benchmarks.options import reports_mistakes, split
 from benchmarks.random_model import write_random_model
-from dataset.patches import triple
+from dataset.patches import STEP, triple
 from dataset.voxel_file import VoxelFile
 from dataset.xray_io import write_xray
 from ddpm.generator import Grid, SamplingPlan, XrayInput
 from devices import pick_device
 from sample_files import write_sample
-from sampling import STEP, CTSampler, Placement
+from sampling import CTSampler, Placement
 
 OPTIONS = {
     "shape": "[604,512,512]",

@@ -23,6 +23,15 @@ def split(argv: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, s
     return own, rest
 
 
+def own(argv: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """The options of a benchmark that takes no others; ValueError names those it does not know."""
+    options, unknown = split(argv, defaults)
+    if unknown:
+        known = " ".join(f"{key}={value}" for key, value in defaults.items())
+        raise ValueError(f"unknown option {unknown[0]!r}; those there are, with their defaults: {known}")
+    return options
+
+
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """A script's config with overrides, as the script would see it."""
     GlobalHydra.instance().clear()

@@ -30,10 +30,10 @@ from PIL import Image
 
 from benchmarks.ct_like import write_ct_like
 from benchmarks.loading import feed, link_patients
+from benchmarks.options import own, reports_mistakes
 from dataset.latents import LatentCache, LatentSource, LatentWriter
-from dataset.patches import Triple, box, triple
+from dataset.patches import STEP, Triple, box, triple
 from dataset.store import StoredCase, VolumeStore, volume_path
-from dataset.xray_ctpa_patch_dataset import STEP
 from memory import PeakMemory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,12 +43,13 @@ SOURCE = LatentSource("codec", "encoder", (-1000.0, 1000.0))
 Read = Callable[[Triple], Any]  # the crop that begins at a voxel (d, h, w)
 
 
+@reports_mistakes("train_ddpm")
 def main() -> None:
-    settings = dict(setting.split("=", 1) for setting in sys.argv[1:])
-    size = triple([int(n) for n in settings.get("size", "604,512,512").split(",")])
+    options = own(sys.argv[1:], {"out": "", "size": "604,512,512", "patch": "128", "seconds": "3"})
+    size = triple([int(n) for n in options["size"].split(",")])
     torch.set_num_threads(1)
-    with working_folder(settings.get("out")) as folder:
-        result = measure(folder, size, int(settings.get("patch", 128)), float(settings.get("seconds", 3)))
+    with working_folder(options["out"] or None) as folder:
+        result = measure(folder, size, int(options["patch"]), float(options["seconds"]))
     print(json.dumps(result))
 
 
@@ -152,10 +153,11 @@ def write_latents(folder: Path, case: StoredCase, channels: int) -> LatentCache:
     shape = triple([-(-n // STEP) for n in case.shape])
     stream = torch.Generator().manual_seed(0)
     slabs = (((d, 0, 0), torch.randn(channels, 1, *shape[1:], generator=stream).half()) for d in range(shape[0]))
-    writer = LatentWriter(folder, SOURCE)
-    writer.write(case, shape, slabs, torch.zeros(196, 768), torch.zeros(512))
+    writer = LatentWriter(folder, SOURCE, {})
+    writer.write(case, shape, slabs)
+    writer.write_xray(case, torch.zeros(196, 768), torch.zeros(512))
     writer.finish([case])
-    return LatentCache(folder, SOURCE, [case], [shape])
+    return LatentCache(folder, SOURCE, [case], [shape], {})
 
 
 def latent_reader(cache: LatentCache, case: StoredCase, patch: int) -> Read:

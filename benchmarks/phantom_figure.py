@@ -1,6 +1,6 @@
 """Does the phantom look like a chest? A real CT and phantoms side by side, each with its X-ray: one PNG.
 
-`python -m benchmarks.phantom_figure [OUTPUT.png]`; the last line printed is a JSON object with the time a phantom
+`python -m benchmarks.phantom_figure out=FIGURE.png`; the last line printed is a JSON object with the time a phantom
 takes. The real CT is that of ../shared/data; without it the figure shows phantoms only.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.options import own, reports_mistakes
 from dataset.drr import frontal_drr, to_intensity
 from dataset.phantom import Phantom, make_phantom
 from dataset.volume_io import read_ct
@@ -124,7 +125,9 @@ def seconds_per_phantom(shape: tuple[int, int, int], spacing: tuple[float, float
     return round(float(np.median(times)), 3)
 
 
-def main(output: Path) -> None:
+@reports_mistakes("train_ddpm")
+def main() -> None:
+    output = Path(own(sys.argv[1:], {"out": str(OUTPUT)})["out"])
     rows = [real_row()] if REAL.is_file() else []
     rows.append(phantom_row("phantom", make_phantom(SEED, *FINE)))
     rows.append(phantom_row("the same patient at the demo's resolution", make_phantom(SEED, *DEMO)))
@@ -139,4 +142,4 @@ def main(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT)
+    main()

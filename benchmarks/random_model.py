@@ -10,11 +10,11 @@ import checkpoint
 from benchmarks.model_card import partner, without_files
 from benchmarks.options import composed
 from dataset.atomic import replacing
-from dataset.patches import triple
+from dataset.patches import STEP, triple
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
 from parts import build, describe
-from settings import STEP, plain
+from settings import plain
 from tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
 

@@ -8,6 +8,7 @@ the files hold.
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from benchmarks.options import own, reports_mistakes
 from dataset.drr import frontal_drr, to_intensity
 from dataset.volume_io import read_ct
 from dataset.xray_io import write_xray
@@ -28,13 +30,13 @@ SMALL = "model.num_workers=0 model.patches_per_volume=16 model.val_patches_per_v
 STAGE1 = (
     f"{SMALL} model.n_hiddens=8 model.embedding_dim=4 model.n_codes=512 quantizer=multi_vq model.batch_size=1"
     " model.gan_weight=0 model.feature_weight=0 model.warmup_steps=5 model.train_lr=1e-3 model.max_epochs=1"
-)
-LATENTS = "xray_encoder=tiny_random model.diffusion_num_channels=4"
+).split()
+FAST = ["steps=4", "window_batch=2", "bf16=true"]
+LATENTS = ["xray_encoder=tiny_random", "model.diffusion_num_channels=4"]
 STAGE2 = (
-    f"{SMALL} {LATENTS} model.dim=16 model.dim_mults=[1,2,4] model.num_res_blocks=1 model.middle_blocks=1"
-    " model.train_lr=2e-3 model.warmup_steps=10 model.lr_final=0.01 model.ema_decay=0.95 model.max_epochs=24"
-    " model.val_every_n_epochs=24"
-)
+    f"{SMALL} model.dim=16 model.dim_mults=[1,2,4] model.num_res_blocks=1 model.middle_blocks=1 model.train_lr=2e-3"
+    " model.warmup_steps=10 model.lr_final=0.01 model.ema_decay=0.95 model.max_epochs=24 model.val_every_n_epochs=24"
+).split()
 
 
 def write_pairs(root: Path, scans: Mapping[str, Path]) -> None:
@@ -57,10 +59,10 @@ def write_pairs(root: Path, scans: Mapping[str, Path]) -> None:
 
 
 def timed(name: str, command: str) -> dict[str, float]:
-    """Seconds and peak memory of one command; ends with its status if it fails."""
+    """Seconds and peak memory of one command, quoted as in a shell; ends with its status if it fails."""
     print(f"\n$ python {command}", file=sys.stderr, flush=True)
     started, memory = time.monotonic(), PeakMemory()
-    status = memory.watch(subprocess.Popen([sys.executable, *command.split()], stdout=sys.stderr))
+    status = memory.watch(subprocess.Popen([sys.executable, *shlex.split(command)], stdout=sys.stderr))
     if status:
         sys.exit(status)
     return {f"{name}_s": round(time.monotonic() - started, 1), f"{name}_gb": round(memory.peak_gb, 2)}
@@ -77,22 +79,32 @@ def facts(path: Path, reference: Path) -> dict[str, object]:
     }
 
 
+def commands(out: Path) -> dict[str, list[str]]:
+    """The words of each command, by its name in the result."""
+    data, vqgan, ddpm = f"dataset.root={out}/data", out / "vqgan", out / "ddpm"
+    frozen = [data, *LATENTS, f"model.vqgan_ckpt={vqgan}/last.ckpt"]
+    films = [f"xray={DATA / 'cxr'}", f"reference={DATA / SCANS['lidc']}"]
+    return {
+        "prepare": ["prepare_data.py", data],
+        "vqgan": ["train_vqgan_patches_4gpu.py", data, *STAGE1, *folders(vqgan)],
+        "encode": ["encode_latents.py", *frozen],
+        "ddpm": ["train_ddpm_patches_4gpu.py", *frozen, *STAGE2, *folders(ddpm)],
+        "sample": ["sample_ddpm_patches.py", *films, f"ckpt={ddpm}/last.ckpt", f"output={out}/cts", *FAST],
+    }
+
+
+def folders(run: Path) -> list[str]:
+    return [f"run_dir={run}", f"checkpoint_dir={run}"]
+
+
+@reports_mistakes("train_ddpm")
 def main() -> None:
-    out = Path(dict(setting.split("=", 1) for setting in sys.argv[1:]).get("out", "outputs/real_data")).absolute()
+    out = Path(own(sys.argv[1:], {"out": "outputs/real_data"})["out"]).absolute()
     write_pairs(out / "data", {name: DATA / source for name, source in SCANS.items()})
-    data, vqgan, ddpm = f"dataset.root={out}/data", f"{out}/vqgan/last.ckpt", f"{out}/ddpm/last.ckpt"
-    frozen = f"model.vqgan_ckpt={vqgan}"
     result: dict[str, object] = {}
-    result |= timed("prepare", f"prepare_data.py {data}")
-    stage1 = f"train_vqgan_patches_4gpu.py {data} {STAGE1} run_dir={out}/vqgan checkpoint_dir={out}/vqgan"
-    result |= timed("vqgan", stage1)
-    result |= timed("encode", f"encode_latents.py {data} {LATENTS} {frozen}")
-    stage2 = f"train_ddpm_patches_4gpu.py {data} {STAGE2} {frozen} run_dir={out}/ddpm checkpoint_dir={out}/ddpm"
-    result |= timed("ddpm", stage2)
-    reference = DATA / SCANS["lidc"]
-    drawing = f"sample_ddpm_patches.py xray={DATA / 'cxr'} output={out}/cts ckpt={ddpm} reference={reference}"
-    result |= timed("sample", f"{drawing} steps=4 window_batch=2 bf16=true")
-    result["cts"] = {p.name: facts(p, reference) for p in sorted((out / "cts").glob("*.nii.gz"))}
+    for name, words in commands(out).items():
+        result |= timed(name, shlex.join(words))
+    result["cts"] = {p.name: facts(p, DATA / SCANS["lidc"]) for p in sorted((out / "cts").glob("*.nii.gz"))}
     print(json.dumps(result))
 
 

@@ -31,8 +31,8 @@ from benchmarks.model_card import META, codec, denoiser, denoiser_gflop, gflop, 
 from benchmarks.options import reports_mistakes, split
 from benchmarks.timing import free_memory, mfu, train
 from benchmarks.workbench import Workbench, workbench
+from dataset.patches import STEP
 from devices import pick_device
-from settings import STEP
 
 DEFAULTS = {
     "stage": "ddpm",

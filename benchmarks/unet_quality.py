@@ -51,12 +51,12 @@ DEFAULTS = {
     "channels": "16,32,64",
     "res_blocks": "2",
 }
-# Ours, in the proportions of the guide's preset, at MONAI's parameters; and enough patches for a steady figure
+# Ours, at MONAI's parameters: as fast as MONAI's with widths of 24, 48 and 96; and enough patches for a steady figure
 OURS = [
     "model.batch_size=4",
-    "model.dim=16",
+    "model.dim=24",
     "model.num_res_blocks=2",
-    "model.middle_blocks=10",
+    "model.middle_blocks=2",
     "model.val_patches_per_volume=8",
 ]
 WARMUP, FINAL = 0.05, 0.01  # share of the time; share of the learning rate at its end

@@ -14,19 +14,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-import assembly
 import checkpoint
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from assembly import Frozen, latent_shape
 from benchmarks.model_card import META, partner, without_files
 from benchmarks.options import composed
 from dataset.latents import LatentWriter
 from dataset.patches import Triple
 from dataset.phantom_data import make_phantom_data
+from frozen import Frozen, latent_source
 from medclip_cond.encoders import XrayEncoder
 from parts import describe
 from settings import plain
+from training_data import latent_shape, open_store
 
 VOLUMES = 2  # one to train on, one for validation, which no benchmark of speed runs
 ROOM = 16  # voxels that a volume is larger than a patch, so that patches differ
@@ -100,14 +100,15 @@ class Workbench:
     def _write_latents(self) -> None:
         cfg = self.settings()
         torch.manual_seed(cfg.seed)
-        frozen, store = Frozen.load(cfg), assembly.open_store(cfg.dataset)
-        source = assembly.latent_source(frozen.codec, frozen.encoder, cfg.dataset)
-        writer, eye = LatentWriter(cfg.dataset.latents_dir, source), frozen.encoder
+        frozen, store = Frozen.load(cfg), open_store(cfg.dataset)
+        source = latent_source(frozen.codec, frozen.encoder, cfg.dataset)
+        writer, eye = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges), frozen.encoder
         tokens = torch.randn(eye.grid[0] * eye.grid[1], eye.token_dim)
         for case in store.cases:
             shape = latent_shape(case, cfg.model.patch_size)
             tiles: list[tuple[Triple, Tensor]] = [((0, 0, 0), torch.randn(frozen.codec.channels, *shape))]
-            writer.write(case, shape, tiles, tokens, torch.randn(eye.pooled_dim))
+            writer.write(case, shape, tiles)
+            writer.write_xray(case, tokens, torch.randn(eye.pooled_dim))
         writer.finish(store.cases)
 
 

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 import encode_latents
 import prepare_data
 import sample_ddpm_patches
-from tests import damage
+from tests import damage, damage_dicom
 from tests.dicom_files import NAME
 from tests.tiny import FROZEN, PATCHES, run
 
@@ -68,9 +68,9 @@ def marked(tmp_path_factory):
         for path in [*patient.slices, patient.xray]:
             mark_dicom(path)
         if name == "damaged_slice":
-            damage.slice_file(4, lambda content: content[:-50], patient, rng)
+            damage_dicom.slice_file(4, lambda content: content[:-50], patient, rng)
         elif name == "odd_slice":
-            damage.tags(4, {"RescaleSlope": 1e5}, patient, rng)
+            damage_dicom.tags(4, {"RescaleSlope": 1e5}, patient, rng)
         elif name == "damaged_film":
             damage.cut(lambda size: size - 50, "xray", patient, rng)
     for seed, name in enumerate(("p3", "p4", "damaged_nifti"), start=10):

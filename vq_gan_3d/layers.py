@@ -74,15 +74,21 @@ class SpaceToChannels(nn.Module):
         return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * f**3, d // f, h // f, w // f)
 
 
-class NearestUpsample(nn.Upsample):
-    """Repeats each voxel `factor` times along each axis, in x's own dtype: autocast would make it float32."""
+class RepeatVoxels(nn.Module):
+    """(B, C, d, h, w) with each voxel `factor` times along each axis: nearest up-sampling.
+
+    torch's own becomes float32 under a GPU's autocast, at the decoder's largest tensors.
+    """
 
     def __init__(self, factor: int) -> None:
-        super().__init__(scale_factor=factor, mode="nearest")
+        super().__init__()
+        self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x)
+        f = self.factor
+        b, c, d, h, w = x.shape
+        cells = x[:, :, :, None, :, None, :, None].expand(b, c, d, f, h, f, w, f)
+        return cells.reshape(b, c, d * f, h * f, w * f)
 
 
 class ChannelsToSpace(nn.Module):

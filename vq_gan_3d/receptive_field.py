@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from vq_gan_3d.group_norm import RecordedGroupNorm
-from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, Residual, SpaceToChannels, TransposedConv3d
+from vq_gan_3d.layers import (
+    ChannelRMSNorm,
+    ChannelsToSpace,
+    RepeatVoxels,
+    Residual,
+    SpaceToChannels,
+    TransposedConv3d,
+)
 
 Interval = tuple[int, int]
 
@@ -37,11 +44,8 @@ def input_interval(layer: nn.Module, output: Interval) -> Interval:
         return (low - 1) // 2, (high + 1) // 2
     if isinstance(layer, SpaceToChannels):
         return low * layer.factor, high * layer.factor + layer.factor - 1
-    if isinstance(layer, ChannelsToSpace):
+    if isinstance(layer, ChannelsToSpace | RepeatVoxels):
         return low // layer.factor, high // layer.factor
-    if isinstance(layer, nn.Upsample):
-        factor = int(layer.scale_factor)  # type: ignore[arg-type]
-        return low // factor, high // factor
     if isinstance(layer, ChannelRMSNorm | RecordedGroupNorm | nn.SiLU):
         return output
     raise TypeError(f"receptive field of {type(layer).__name__} is not known; add its rule to {__name__}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vq_gan_3d.codebook import from_rank_zero
-from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, NearestUpsample, ResBlock, SpaceToChannels, crop
+from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin
 
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
                 *(ResBlock(quarter) for _ in range(num_blocks[0])),
             ),
             nn.Sequential(
-                NearestUpsample(2),
+                RepeatVoxels(2),
                 nn.Conv3d(quarter, half, 3, padding=1),
                 *(ResBlock(half) for _ in range(num_blocks[1])),
             ),
