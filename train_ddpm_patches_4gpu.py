@@ -2,7 +2,6 @@
 
 import logging
 
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -12,9 +11,7 @@ from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
 from description import ddpm_meta
-from devices import fast_float32
 from frozen import Frozen, encoder_input, latent_source
-from settings import check_validation
 from training_data import make_dataset, open_latents, open_store, settle_patch_size
 
 log = logging.getLogger(__name__)
@@ -55,16 +52,7 @@ def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
 
 @script("train_ddpm")
 def main(cfg: DictConfig) -> None:
-    training_run.check_run(cfg)
-    check_validation(cfg.model)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    fast_float32()
-    module, data = build(cfg)
-    resume_from = training_run.start_from(cfg, module, module.meta)
-    if cfg.check:
-        training_run.rehearse(cfg, module, data)
-    else:
-        training_run.fit(cfg, module, data, resume_from)
+    training_run.run(cfg, build)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import logging
 
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -10,8 +9,7 @@ import training_run
 from cli import script
 from dataset.datamodule import PatchDataModule
 from description import common_meta
-from devices import fast_float32
-from settings import check_validation, plain
+from settings import plain
 from training_data import make_dataset, open_store
 from vq_gan_3d.module import VQGANModule
 
@@ -34,16 +32,7 @@ def build(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
 
 @script("train_vqgan")
 def main(cfg: DictConfig) -> None:
-    training_run.check_run(cfg)
-    check_validation(cfg.model)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    fast_float32()
-    module, data = build(cfg)
-    resume_from = training_run.start_from(cfg, module, module.meta)
-    if cfg.check:
-        training_run.rehearse(cfg, module, data)
-    else:
-        training_run.fit(cfg, module, data, resume_from)
+    training_run.run(cfg, build)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,30 @@ from dataset.atomic import write_text
 from dataset.datamodule import PatchDataModule
 from dataset.intensity import check_window
 from description import shaping
+from devices import fast_float32
 from parts import differences
 from ranks import rank_and_world
-from settings import check_kinds, check_sizes
+from settings import check_kinds, check_sizes, check_validation
 
 log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModule]]) -> None:
+    """Train as configured, from the last checkpoint if there is one; with `check: true` see only whether that would do.
+
+    Args:
+        build: makes the LightningModule, whose `meta` describes it, and its data.
+    """
+    check_run(cfg)
+    check_validation(cfg.model)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    fast_float32()
+    module, data = build(cfg)
+    resume_from = start_from(cfg, module, module.meta)
+    if cfg.check:
+        rehearse(cfg, module, data)
+    else:
+        fit(cfg, module, data, resume_from)
 
 
 def check_run(cfg: DictConfig) -> None:

@@ -60,12 +60,16 @@ class TransposedConv3d(nn.Module):
         return self.conv(pad(x, [1] * 6, mode="replicate"))
 
 
-class SpaceToChannels(nn.Module):
-    """(B, C, f·D, f·H, f·W) -> (B, C·f³, D, H, W): every f³ block of voxels becomes one voxel's channels."""
+class _ByFactor(nn.Module):
+    """Changes the number of voxels by a whole factor along each axis."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
+
+
+class SpaceToChannels(_ByFactor):
+    """(B, C, f·D, f·H, f·W) -> (B, C·f³, D, H, W): every f³ block of voxels becomes one voxel's channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.factor
@@ -74,15 +78,11 @@ class SpaceToChannels(nn.Module):
         return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * f**3, d // f, h // f, w // f)
 
 
-class RepeatVoxels(nn.Module):
+class RepeatVoxels(_ByFactor):
     """(B, C, d, h, w) with each voxel `factor` times along each axis: nearest up-sampling.
 
     torch's own becomes float32 under a GPU's autocast, at the decoder's largest tensors.
     """
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.factor
@@ -91,12 +91,8 @@ class RepeatVoxels(nn.Module):
         return cells.reshape(b, c, d * f, h * f, w * f)
 
 
-class ChannelsToSpace(nn.Module):
+class ChannelsToSpace(_ByFactor):
     """Inverse of `SpaceToChannels`: (B, C·f³, D, H, W) -> (B, C, f·D, f·H, f·W)."""
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.factor
