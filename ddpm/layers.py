@@ -68,20 +68,25 @@ class NormSilu(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(scale, shift of norm(conv(silu(norm(x)))))); starts as the identity."""
+    """x + conv(silu(scale, shift of norm(conv(silu(norm(x)))))), which starts as the identity.
 
-    def __init__(self, channels: int, embedding_dim: int) -> None:
+    With a skip, a 1x1x1 convolution of what the mirror image of this block was given is added.
+    """
+
+    def __init__(self, channels: int, embedding_dim: int, skip: bool = False) -> None:
         super().__init__()
         self.norm1 = NormSilu(channels)
         self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
         self.scale_shift = nn.Linear(embedding_dim, 2 * channels)
         self.conv2 = zero_init(nn.Conv3d(channels, channels, 3, padding=1))
+        self.from_skip = nn.Conv3d(channels, channels, 1) if skip else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, C, d, h, w) and embedding (B, E) -> (B, C, d, h, w)."""
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x and, for a block with a skip, `skip` (B, C, d, h, w), and embedding (B, E) -> (B, C, d, h, w)."""
         scale, shift = self.scale_shift(embedding).chunk(2, 1)
         h = self.conv1(self.norm1(x))
-        return x + self.conv2(norm_scale_shift_silu(h, 1 + scale, shift))
+        x = x + self.conv2(norm_scale_shift_silu(h, 1 + scale, shift))
+        return x if self.from_skip is None else x + self.from_skip(skip)
 
 
 class UpMerge(nn.Module):

@@ -56,7 +56,10 @@ def self_attention_levels(num_levels: int, wanted: Sequence[int] | None) -> tupl
 
 
 class Stage(nn.Module):
-    """Residual blocks at one resolution, then self-attention and attention to the X-ray where asked for."""
+    """Residual blocks at one resolution, then self-attention and attention to the X-ray where asked for.
+
+    With `skips`, each block also sees what its mirror image on the way down was given.
+    """
 
     def __init__(
         self,
@@ -66,10 +69,11 @@ class Stage(nn.Module):
         self_attention: bool,
         token_dim: int | None,
         checkpointing: bool,
+        skips: bool = False,
     ) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        self.blocks = nn.ModuleList(ResBlock(channels, embedding_dim) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(ResBlock(channels, embedding_dim, skips) for _ in range(num_blocks))
         self.self_attention = SelfAttention(channels) if self_attention else None
         self.cross_attention = None if token_dim is None else CrossAttention(channels, token_dim)
 
@@ -78,15 +82,24 @@ class Stage(nn.Module):
             return checkpoint(layer, *args, use_reentrant=False)
         return layer(*args)
 
-    def forward(self, x: Tensor, embedding: Tensor, xray: tuple[Tensor, ...]) -> Tensor:
-        """`xray`: places, tokens and token places of `CrossAttention`; unused in stages without it."""
-        for block in self.blocks:
-            x = self._run(block, x, embedding)
+    def forward(
+        self, x: Tensor, embedding: Tensor, xray: tuple[Tensor, ...], skips: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The stage's output, and what each of its blocks was given.
+
+        Args:
+            xray: places, tokens and token places of `CrossAttention`; unused in stages without it.
+            skips: what the blocks of the stage on the way down were given.
+        """
+        given, mirrored = [], skips[::-1]
+        for i, block in enumerate(self.blocks):
+            given.append(x)
+            x = self._run(block, x, embedding, *mirrored[i : i + 1])
         if self.self_attention is not None:
             x = self._run(self.self_attention, x)
         if self.cross_attention is not None:
             x = self._run(self.cross_attention, x, *xray)
-        return x
+        return x, given
 
 
 class UNet3D(nn.Module):
@@ -130,9 +143,9 @@ class UNet3D(nn.Module):
         embedding_dim = EMBEDDING_MULT * dim
         steps = list(zip(widths, widths[1:], strict=False))  # (fine, coarse)
 
-        def stage(level: int, num_blocks: int) -> Stage:
+        def stage(level: int, num_blocks: int, skips: bool = False) -> Stage:
             dim_here = token_dim if level in self.cross_levels else None
-            return Stage(widths[level], embedding_dim, num_blocks, level in attended, dim_here, checkpointing)
+            return Stage(widths[level], embedding_dim, num_blocks, level in attended, dim_here, checkpointing, skips)
 
         self.embed_time = two_linear(TIME_FEATURES, embedding_dim)
         self.embed_vector = two_linear(vector_dim, embedding_dim)
@@ -141,7 +154,7 @@ class UNet3D(nn.Module):
         self.halve = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.middle = stage(levels - 1, middle_blocks)
         self.merge = nn.ModuleList(UpMerge(coarse, fine) for fine, coarse in steps)
-        self.up = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels - 1))
+        self.up = nn.ModuleList(stage(level, num_res_blocks, skips=True) for level in range(levels - 1))
         self.head = nn.Sequential(NormSilu(widths[0]), zero_init(nn.Conv3d(widths[0], out_channels, 3, padding=1)))
 
     def forward(
@@ -172,14 +185,14 @@ class UNet3D(nn.Module):
         x = self.stem(x)
         skips = []
         for level in range(self.levels):
-            x = self.down[level](x, embedding, xray[level])
+            x, given = self.down[level](x, embedding, xray[level])
             if level < self.levels - 1:
-                skips.append(x)
+                skips.append((x, given))
                 x = self.halve[level](x)
-        x = self.middle(x, embedding, xray[-1])
+        x, _ = self.middle(x, embedding, xray[-1])
         for level in reversed(range(self.levels - 1)):
-            x = self.merge[level](x, skips.pop())
-            x = self.up[level](x, embedding, xray[level])
+            fine, given = skips.pop()
+            x, _ = self.up[level](self.merge[level](x, fine), embedding, xray[level], given)
         d, h, w = size
         return self.head(x)[..., :d, :h, :w]
 

@@ -44,6 +44,19 @@ def guide_unet():
     return UNet3D(in_channels=111, out_channels=64, vector_dim=593, token_dim=768)
 
 
+def test_a_block_on_the_way_up_sees_what_its_mirror_image_was_given():
+    unet = small_unet(dim_mults=(1, 2, 2), num_res_blocks=3)
+    seen: dict[Any, Any] = {}
+    for name in ("down", "up"):
+        for level in range(2):
+            for i, block in enumerate(getattr(unet, name)[level].blocks):
+                block.register_forward_hook(lambda _, args, out, key=(name, level, i): seen.update({key: args}))
+    unet(**inputs((8, 8, 8)))
+    for level in range(2):
+        for i in range(3):
+            assert seen["up", level, i][2] is seen["down", level, 2 - i][0]
+
+
 def test_the_guides_network_has_143_million_parameters_and_less_than_180_gflop():
     with torch.device("meta"):
         unet = guide_unet()
