@@ -47,7 +47,7 @@ DEFAULTS = {
     "demo": "outputs/demo",
     "seconds": "90",
     "seeds": "3",
-    "lrs": "5e-4,1e-3,2e-3,4e-3",
+    "lrs": "1e-3,2e-3,3e-3,4e-3",
     "channels": "16,32,64",
     "res_blocks": "2",
 }
