@@ -13,7 +13,7 @@ from dataset.latents import LatentCache, LatentSource, is_finished
 from dataset.locks import exclusive
 from dataset.patches import STEP, Triple, padded_shape, triple
 from dataset.prepare import prepare
-from dataset.split_file import TO_SPLIT_ANEW, warn_of_other_shares
+from dataset.split_file import TO_SPLIT_ANEW
 from dataset.store import MANIFEST, Store, StoredCase, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 from settings import check_sizes, plain, prepare_arguments, source_arguments
@@ -38,7 +38,6 @@ def open_store(dataset: DictConfig) -> Store:
                 report = prepare(**prepare_arguments(dataset))
                 log.info("%d cases prepared, %d problems", len(report.cases), len(report.problems))
     check_conversion(folder, prepare_arguments(dataset)["conversion"])
-    warn_of_other_shares(folder, plain(dataset.split))
     return VolumeStore(folder)
 
 

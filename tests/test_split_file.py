@@ -2,12 +2,10 @@ import json
 
 import pytest
 
-from benchmarks.options import composed
 from dataset.prepare import prepare
 from dataset.split_file import warn_of_other_shares
 from dataset.store import VolumeStore
 from tests.pairs import add_case
-from training_data import open_store
 
 THREE = {"train": 0.4, "val": 0.2, "test": 0.4}
 
@@ -45,13 +43,3 @@ def test_without_splits_json_all_are_split_anew_by_the_new_shares(root, tmp_path
     assert json.loads((store / "shares.json").read_text()) == THREE
     prepare(root, store, shares=THREE)
     assert "dataset.split" not in caplog.text
-
-
-def test_a_training_says_so_too(root, tmp_path, caplog):
-    store = tmp_path / "store"
-    prepare(root, store)
-    settings = ["model=vqgan_patches_4gpu", f"dataset.root={root}", f"dataset.store={store}"]
-    open_store(composed("train_vqgan", settings).dataset)
-    assert "dataset.split" not in caplog.text
-    open_store(composed("train_vqgan", [*settings, "+dataset.split.test=0.1", "dataset.split.val=0.1"]).dataset)
-    assert "stay where they are" in caplog.text
