@@ -15,7 +15,7 @@ class PerceptualLoss(nn.Module):
     """Distance between decoded predicted and true latents, on slices of a small crop, at low noise only.
 
     Decoding is dear and means little at high noise, hence the crop, the limit and the pauses. At the guide's
-    sizes and batch 2 a step of the UNet takes 840 GFLOP, forward and backward. Decoding 12³ latents takes 130
+    sizes and batch 2 a step of the UNet takes 850 GFLOP, forward and backward. Decoding 12³ latents takes 130
     forward and as much backward, so prediction and truth take 2 · 3 · 130 = 780; the ResNet-50 takes
     0.43 per slice, 2 · 3 · 30 · 0.43 = 77. Every 8th step: 107 on average, 13 % more.
 
