@@ -45,9 +45,9 @@ from ddpm.unet3d import TIME_SCALE, two_linear
 
 DEFAULTS = {
     "demo": "outputs/demo",
-    "seconds": "90",
+    "seconds": "180",
     "seeds": "3",
-    "lrs": "1e-3,2e-3,3e-3,4e-3",
+    "lrs": "1e-3,2e-3,4e-3,8e-3",
     "channels": "16,32,64",
     "res_blocks": "2",
 }
