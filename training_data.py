@@ -88,6 +88,7 @@ def make_dataset(cfg: DictConfig, store: Store, split: str, **extra: Any) -> Xra
         seed=cfg.seed,
         stride=_stride_of_draws(model),
         foreground_share=model.foreground_share if split == "train" else 0.0,
+        overhang=model.get("overhang", 0) if split == "train" else 0,
         **extra,
     )
 

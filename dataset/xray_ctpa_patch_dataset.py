@@ -54,7 +54,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         cxr: float32 (3, S, S), normalised for the X-ray encoder. With `latents` instead `xray_tokens` (N, T)
             and `xray_pooled` (P,).
         target: float32 (1,), label; NaN where the data set has none.
-        patch_coord: int64 (3,), first voxel (d, h, w) of the patch in the oriented volume.
+        patch_coord: int64 (3,), first voxel (d, h, w) of the patch in the oriented volume; below 0 in an overhang.
         xray: float32 (1, 512, 512) in [0, 1].
         xray_affine: float32 (2, 3), patient mm (right–left, foot–head, from the volume's centre) → (column, row).
         spacing: float32 (3,) in mm. volume_shape: int64 (3,), voxels without padding.
@@ -67,9 +67,12 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         encoder_input: what the X-ray encoder wants; None leaves `cxr` out, for stage 1.
         xray_fov_mm: side of the (square) X-ray where its geometry is not known.
         foreground_share: of the draws anywhere, those whose centre lies in the patient's body.
+        overhang: voxels, a multiple of 4, by which draws anywhere may reach beyond a volume's faces, where they hold
+            the window's floor. For training a codec, which otherwise never sees how a volume ends.
 
     Raises:
-        ValueError: no cases, a patch size that 4 does not divide, or a share that is none.
+        ValueError: no cases, a patch size that 4 does not divide, a share that is none, an overhang of more than half a
+            patch or with latents.
     """
 
     def __init__(
@@ -86,17 +89,25 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         context: int = 0,
         latents: LatentCache | None = None,
         foreground_share: float = 0.0,
+        overhang: int = 0,
     ) -> None:
         self.patch_size = check_patch_size(patch_size)
         if not cases:
             raise ValueError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
         if not 0 <= foreground_share <= 1:
             raise ValueError(f"foreground_share must lie in [0, 1], got {foreground_share}")
+        if overhang % STEP or not 0 <= overhang <= min(self.patch_size) // 2:
+            raise ValueError(
+                f"overhang must be a multiple of {STEP} voxels, from 0 to half a patch, got {overhang} for patches of"
+                f" {list(self.patch_size)}"
+            )
+        if overhang and latents is not None:
+            raise ValueError(f"latents end with the volume: overhang must be 0 with them, got {overhang}")
         self.store, self.cases, self.latents = store, list(cases), latents
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
         self.encoder_input, self.xray_fov_mm, self.seed = encoder_input, xray_fov_mm, seed
         self.stride = None if stride is None else triple(stride, "stride")
-        self.context, self.foreground_share = context, foreground_share
+        self.context, self.foreground_share, self.overhang = context, foreground_share, overhang
         self._patients: Recent[dict[str, Any]] = Recent(_PATIENTS_KEPT)
 
     def __len__(self) -> int:
@@ -144,7 +155,8 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         shape = padded_shape(case.shape, self.patch_size, STEP)
         if self.stride is None:
             rng = np.random.default_rng(sample_key(self.seed, epoch, draw))
-            anywhere = _draw(rng, (0, 0, 0), last_start(shape, self.patch_size))
+            last = last_start(shape, self.patch_size)
+            anywhere = _draw(rng, (-self.overhang,) * 3, triple([n + self.overhang for n in last]))
             if self.foreground_share == 0 or rng.random() >= self.foreground_share:
                 return anywhere
             return _draw(rng, *centred_starts(case.body_box, shape, self.patch_size))

@@ -224,6 +224,26 @@ def test_a_share_that_is_none_is_refused(store):
         dataset(store, foreground_share=1.5)
 
 
+def test_draws_may_overhang_the_volume_and_hold_the_floor_there(store):
+    size, overhang = (16, 12, 12), 4
+    data = dataset(store, store.cases[:1], patch_size=size, patches_per_volume=300, overhang=overhang)
+    (case,) = data.cases
+    ends = [n - p + overhang for n, p in zip(padded_shape(case.shape, size, 4), size, strict=True)]
+    starts = np.array([data._start(case, 0, draw) for draw in range(300)])
+    for axis, end in zip(starts.T, ends, strict=True):
+        assert set(axis) == set(range(-overhang, end + 1, 4))
+    volume = whole(store, case, margin=16)
+    for draw in (starts.min(1).argmin(), (starts - ends).max(1).argmax()):  # at a low and at a high face
+        expected = cut(volume, [16 + s for s in starts[draw]], size)
+        assert np.allclose(data[int(draw)]["ct"][0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("overhang", [-4, 2, 8])
+def test_an_overhang_that_cannot_be_is_refused(store, overhang):
+    with pytest.raises(ValueError, match=rf"from 0 to half a patch, got {overhang} for patches of \[16, 12, 20\]"):
+        dataset(store, overhang=overhang)
+
+
 def test_draws_of_a_patient_read_the_xray_once(store, monkeypatch):
     reads = []
     monkeypatch.setattr(store, "read_xray", lambda case: reads.append(case.patient_id) or np.zeros((512, 512), "f4"))

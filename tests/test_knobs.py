@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
 from dataset.store import VolumeStore
 from ddpm.generator import Grid, SamplingPlan
 from sampling import CTSampler
-from tests.tiny import CHANNELS, DDPM_CKPT, built_ddpm, load, run
+from tests.tiny import CHANNELS, DDPM_CKPT, built, built_ddpm, load, run
 
 
 def test_patch_size_changes_patches_latents_and_what_follows(workshop, elsewhere):
@@ -69,6 +70,11 @@ def test_stride_is_the_grid_from_which_patches_are_drawn_if_wished(workshop, els
     allowed = [{0, 16, n - 16} for n in (-(-n // 4) * 4 for n in dataset.cases[0].shape)]
     assert len(starts) == 8
     assert all(s in axis for start in starts for s, axis in zip(start, allowed, strict=True))
+
+
+def test_the_codec_trains_on_patches_that_overhang_and_is_validated_on_others(workshop, elsewhere):
+    made = built(train_vqgan_patches_4gpu, *workshop.vqgan, "model.overhang=4")
+    assert (made.data.train.overhang, made.data.val.overhang) == (4, 0)
 
 
 def test_num_workers_changes_the_loader_and_not_the_data(workshop, elsewhere):

@@ -113,7 +113,7 @@ def test_sigterm_costs_no_step(workshop, uninterrupted, elsewhere):
 def test_sigterm_to_one_process_ends_all(workshop, elsewhere):
     command = [*workshop.ddpm, "model.max_epochs=10", "+callbacks.stop.every_n_steps=2"]
     stopped = subprocess.run(
-        ["torchrun", "--nproc_per_node=2", f"--master_port={free_port()}"]
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
         + [str(ROOT / "train_ddpm_patches_4gpu.py"), *command, stop_at(5, signal="SIGTERM", rank=1)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
