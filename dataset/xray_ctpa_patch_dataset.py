@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from dataset.intensity import hu_to_unit
 from dataset.latents import LatentCache
+from dataset.patch_starts import RandomStarts
 from dataset.patches import (
     STEP,
     Triple,
@@ -66,13 +67,11 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         stride: (d, h, w); the grid from which patches are drawn. None draws them anywhere.
         encoder_input: what the X-ray encoder wants; None leaves `cxr` out, for stage 1.
         xray_fov_mm: side of the (square) X-ray where its geometry is not known.
-        foreground_share: of the draws anywhere, those whose centre lies in the patient's body.
-        overhang: voxels, a multiple of 4, by which draws anywhere may reach beyond a volume's faces, where they hold
-            the window's floor. For training a codec, which otherwise never sees how a volume ends.
+        foreground_share, overhang: of `RandomStarts`, which draws anywhere. An overhang holds the window's floor; it is
+            for training a codec, which otherwise never sees how a volume ends.
 
     Raises:
-        ValueError: no cases, a patch size that 4 does not divide, a share that is none, an overhang of more than half a
-            patch or with latents.
+        ValueError: no cases, a patch size that 4 does not divide, what `RandomStarts` refuses, latents with an overhang.
     """
 
     def __init__(
@@ -94,20 +93,14 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         self.patch_size = check_patch_size(patch_size)
         if not cases:
             raise ValueError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
-        if not 0 <= foreground_share <= 1:
-            raise ValueError(f"foreground_share must lie in [0, 1], got {foreground_share}")
-        if overhang % STEP or not 0 <= overhang <= min(self.patch_size) // 2:
-            raise ValueError(
-                f"overhang must be a multiple of {STEP} voxels, from 0 to half a patch, got {overhang} for patches of"
-                f" {list(self.patch_size)}"
-            )
         if overhang and latents is not None:
             raise ValueError(f"latents end with the volume: overhang must be 0 with them, got {overhang}")
         self.store, self.cases, self.latents = store, list(cases), latents
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
         self.encoder_input, self.xray_fov_mm, self.seed = encoder_input, xray_fov_mm, seed
         self.stride = None if stride is None else triple(stride, "stride")
-        self.context, self.foreground_share, self.overhang = context, foreground_share, overhang
+        self.random_starts = RandomStarts(self.patch_size, foreground_share, overhang)
+        self.context = context
         self._patients: Recent[dict[str, Any]] = Recent(_PATIENTS_KEPT)
 
     def __len__(self) -> int:
@@ -155,11 +148,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         shape = padded_shape(case.shape, self.patch_size, STEP)
         if self.stride is None:
             rng = np.random.default_rng(sample_key(self.seed, epoch, draw))
-            last = last_start(shape, self.patch_size)
-            anywhere = _draw(rng, (-self.overhang,) * 3, triple([n + self.overhang for n in last]))
-            if self.foreground_share == 0 or rng.random() >= self.foreground_share:
-                return anywhere
-            return _draw(rng, *centred_starts(case.body_box, shape, self.patch_size))
+            return self.random_starts.draw(rng, shape, case.body_box)
         corners = grid_coords(shape, self.patch_size, self.stride)
         order = np.random.default_rng(sample_key(self.seed, epoch, -2 - volume)).permutation(len(corners))
         return triple(corners[order[nth % len(corners)]].tolist())
@@ -193,29 +182,6 @@ def check_patch_size(patch_size: Sequence[int]) -> Triple:
             f"patch_size must be multiples of {STEP} (the codec's downsampling), got {list(size)}; nearest is {nearest}"
         )
     return size
-
-
-def last_start(shape: Triple, patch: Triple) -> Triple:
-    """The last voxel where a patch may begin in a padded volume."""
-    return triple([(n - p) // STEP * STEP for n, p in zip(shape, patch, strict=True)])
-
-
-def centred_starts(region: tuple[Triple, Triple], shape: Triple, patch: Triple) -> tuple[Triple, Triple]:
-    """First and last start of patches whose centre lies in `region` (first, one-past-last voxel).
-
-    Where the patch would leave the padded volume of `shape`, the nearest start takes its place.
-    """
-    limits = last_start(shape, patch)
-    low, high = region
-    first = [min(max(0, -(-(2 * a - p) // (2 * STEP))) * STEP, m) for a, p, m in zip(low, patch, limits, strict=True)]
-    last = [min(max(0, (2 * b - p) // (2 * STEP)) * STEP, m) for b, p, m in zip(high, patch, limits, strict=True)]
-    return triple(first), triple([max(a, b) for a, b in zip(first, last, strict=True)])
-
-
-def _draw(rng: np.random.Generator, first: Triple, last: Triple) -> Triple:
-    """A start on the multiples of 4 from `first` to `last`."""
-    d, h, w = (a + int(rng.integers((b - a) // STEP + 1)) * STEP for a, b in zip(first, last, strict=True))
-    return d, h, w
 
 
 def floor_hu(hu_window: tuple[float, float]) -> int:
