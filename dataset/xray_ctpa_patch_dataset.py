@@ -71,7 +71,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             for training a codec, which otherwise never sees how a volume ends.
 
     Raises:
-        ValueError: no cases, a patch size that 4 does not divide, what `RandomStarts` refuses, latents with an overhang.
+        ValueError: no cases, a patch size that 4 does not divide, what `RandomStarts` refuses, overhanging latents.
     """
 
     def __init__(
