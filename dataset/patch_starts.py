@@ -32,7 +32,7 @@ class RandomStarts:
         if self.overhang % STEP or not 0 <= self.overhang <= min(self.patch) // 2:
             raise ValueError(
                 f"overhang must be a multiple of {STEP} voxels, from 0 to half a patch, got {self.overhang} for"
-                f" patches of {list(self.patch)}"
+                f" patches of {list(self.patch)}; lower model.overhang, 0 draws within the volume"
             )
 
     def draw(self, rng: np.random.Generator, shape: Triple, body: Region) -> Triple:
