@@ -10,17 +10,17 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from cli import script
-from dataset.latents import LatentWriter, is_finished
-from dataset.patches import STEP, Triple, triple
-from dataset.store import Store, StoredCase
+from common.patches import STEP, Triple, triple
+from dataset.scans.xray_io import encoder_view
+from dataset.store.latents import LatentWriter, is_finished
+from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
-from dataset.xray_io import encoder_view
-from devices import pick_device
-from frozen import Frozen, encoder_input, latent_source
-from ranks import rank_and_world
-from training_data import latent_shape, open_store, settle_patch_size
-from training_run import check_run
+from pipeline.checkpoints.frozen import Frozen, encoder_input, latent_source
+from pipeline.cli import script
+from pipeline.devices import pick_device
+from pipeline.ranks import rank_and_world
+from pipeline.training.data import latent_shape, open_store, settle_patch_size
+from pipeline.training.run import check_run
 
 log = logging.getLogger(__name__)
 

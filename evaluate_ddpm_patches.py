@@ -12,23 +12,23 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from cli import script
-from dataset.atomic import write_text
-from dataset.store import Store, StoredCase
+from common.atomic import write_text
+from common.tensor_hash import tensor_hash
+from dataset.store.store import Store, StoredCase
 from ddpm.generator import Team
 from ddpm.plan import check_whole
-from devices import fast_float32
-from evaluated_cases import Compared, Evaluation
 from evaluation.common_grid import CommonGrid, choose_grid, to_grid
 from evaluation.controls import Controls, compare_with_controls, correlation, finite
 from evaluation.metrics import find_presets
 from evaluation.report import CaseRow, write_report
-from ranks import joined, wait_for_all
-from sample_files import prepare_folder
-from sampling import CTSampler, plan_of
-from settings import plain
-from tensor_hash import tensor_hash
-from training_data import open_store
+from pipeline.cli import script
+from pipeline.devices import fast_float32
+from pipeline.ranks import joined, wait_for_all
+from pipeline.sampling.ct_sampler import CTSampler, plan_of
+from pipeline.sampling.evaluated_cases import Compared, Evaluation
+from pipeline.sampling.files import prepare_folder
+from pipeline.settings import plain
+from pipeline.training.data import open_store
 
 log = logging.getLogger(__name__)
 OF_TRAINING = ("hu_window", "xray_fov_mm", "latents", "latents_dir")  # of the dataset; the checkpoint decides here

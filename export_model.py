@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-import checkpoint
-from cli import script
-from dataset.atomic import replacing, write_text
+from common.atomic import replacing, write_text
+from common.tensor_hash import tensor_hash
 from ddpm.generator import VolumeGenerator
-from model_card import model_card
-from tensor_hash import tensor_hash
+from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.model_card import model_card
+from pipeline.cli import script
 
 log = logging.getLogger(__name__)
 

@@ -15,16 +15,16 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 from tqdm import tqdm
 
-import checkpoint
-from cli import script
-from dataset.atomic import replacing
+from common.atomic import replacing
+from common.patches import STEP, padded_shape, triple
 from dataset.intensity import check_window, hu_to_unit
-from dataset.patches import STEP, padded_shape, triple
-from dataset.volume_io import read_ct
-from devices import pick_device
-from parts import build
-from restricted_pickle import load, plain_state
-from settings import plain
+from dataset.scans.volume_io import read_ct
+from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.parts import build
+from pipeline.checkpoints.restricted_pickle import load, plain_state
+from pipeline.cli import script
+from pipeline.devices import pick_device
+from pipeline.settings import plain
 from vq_gan_3d.codec import FLOOR, FrozenCodec
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
 from vq_gan_3d.medicaldiffusion import Layout, codebook_range, find_settings, layout, renamed

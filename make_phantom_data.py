@@ -4,9 +4,9 @@ import logging
 
 from omegaconf import DictConfig
 
-from cli import script
-from dataset.phantom_data import make_phantom_data
-from settings import plain
+from dataset.phantom.data_set import make_phantom_data
+from pipeline.cli import script
+from pipeline.settings import plain
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cli import script
-from dataset.prepare import PrepareReport, prepare
-from dataset.prepare_report import REPORT
-from dataset.shards import Shard, parse_shard, shard_of_environment
-from settings import prepare_arguments
+from dataset.prepare.prepare import PrepareReport, prepare
+from dataset.prepare.prepare_report import REPORT
+from dataset.prepare.shards import Shard, parse_shard, shard_of_environment
+from pipeline.cli import script
+from pipeline.settings import prepare_arguments
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cli import script
-from memory import PeakMemory
-from settings import plain
+from pipeline.cli import script
+from pipeline.memory import PeakMemory
+from pipeline.settings import plain
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent

@@ -10,17 +10,17 @@ import numpy as np
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
-from cli import script
-from dataset.errors import BadFileError
-from dataset.voxel_file import box_of
+from common.errors import BadFileError
+from common.voxel_file import box_of
 from ddpm.generator import SamplingPlan, Team
 from ddpm.plan import check_whole
-from devices import fast_float32
-from drawing import Drawing
-from estimate import estimate
-from ranks import joined, wait_for_all
-from sample_files import all_paths, jobs, prepare_folder, stem_of, write_sample
-from sampling import CTSampler, Placement, plan_of
+from pipeline.cli import script
+from pipeline.devices import fast_float32
+from pipeline.ranks import joined, wait_for_all
+from pipeline.sampling.ct_sampler import CTSampler, Placement, plan_of
+from pipeline.sampling.drawing import Drawing
+from pipeline.sampling.estimate import estimate
+from pipeline.sampling.files import all_paths, jobs, prepare_folder, stem_of, write_sample
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ import logging
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-import training_run
-from cli import script
 from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
-from description import ddpm_meta
-from frozen import Frozen, encoder_input, latent_source
-from training_data import make_dataset, open_latents, open_store, settle_patch_size
+from pipeline.checkpoints.description import ddpm_meta
+from pipeline.checkpoints.frozen import Frozen, encoder_input, latent_source
+from pipeline.cli import script
+from pipeline.training import run as training_run
+from pipeline.training.data import make_dataset, open_latents, open_store, settle_patch_size
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ import logging
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-import training_run
-from cli import script
 from dataset.datamodule import PatchDataModule
-from description import common_meta
-from settings import plain
-from training_data import make_dataset, open_store
+from pipeline.checkpoints.description import common_meta
+from pipeline.cli import script
+from pipeline.settings import plain
+from pipeline.training import run as training_run
+from pipeline.training.data import make_dataset, open_store
 from vq_gan_3d.module import VQGANModule
 
 log = logging.getLogger(__name__)

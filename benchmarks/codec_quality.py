@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-import checkpoint
 from benchmarks.options import reports_mistakes, split
 from benchmarks.real_data import DATA, SCANS, timed, write_pairs
 from dataset.intensity import hu_to_unit, unit_to_hu
-from dataset.resample import resample
-from dataset.volume_io import read_ct, write_ct
-from devices import pick_device
+from dataset.scans.resample import resample
+from dataset.scans.volume_io import read_ct, write_ct
 from evaluation.metrics import score, window_preset
+from pipeline.checkpoints import checkpoint
+from pipeline.devices import pick_device
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.layers import ChannelsToSpace, SpaceToChannels
 from vq_gan_3d.vqgan import block_components

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dataset.drr import resampling_matrix
-from dataset.patches import Triple
-from dataset.phantom import make_phantom
+from common.patches import Triple
+from dataset.phantom.thorax import make_phantom
+from dataset.scans.drr import resampling_matrix
 
 FIELD_MM = (423.0, 358.0, 358.0)  # d, h, w: 604 slices of 0.7 mm, 512 pixels of 0.7 mm
 COARSE = 4  # voxels of the volume per voxel of the phantom

@@ -11,9 +11,9 @@ import torch
 
 import run_demo
 from benchmarks.options import composed
-from dataset.store import StoredCase, VolumeStore
+from dataset.store.store import StoredCase, VolumeStore
 from ddpm.generator import Grid, XrayInput
-from sampling import CTSampler
+from pipeline.sampling.ct_sampler import CTSampler
 
 
 @dataclass(frozen=True)

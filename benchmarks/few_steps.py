@@ -20,7 +20,7 @@ from benchmarks.demo_model import Demo, HeldOut, as_unit
 from benchmarks.options import reports_mistakes, split
 from ddpm.generator import SamplingPlan
 from evaluation.metrics import psnr
-from sampling import CTSampler
+from pipeline.sampling.ct_sampler import CTSampler
 
 OPTIONS = {"few": "30", "many": "250", "cases": "6", "device": "auto"}
 REFERENCE = "many"

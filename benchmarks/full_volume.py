@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import checkpoint
-import cli
 from benchmarks.options import reports_mistakes, split
 from benchmarks.random_model import write_random_model
-from dataset.patches import STEP, triple
-from dataset.voxel_file import VoxelFile
-from dataset.xray_io import write_xray
+from common.patches import STEP, triple
+from common.voxel_file import VoxelFile
+from dataset.scans.xray_io import write_xray
 from ddpm.generator import Grid, SamplingPlan, XrayInput
-from devices import pick_device
-from sample_files import write_sample
-from sampling import CTSampler, Placement
+from pipeline import cli
+from pipeline.checkpoints import checkpoint
+from pipeline.devices import pick_device
+from pipeline.sampling.ct_sampler import CTSampler, Placement
+from pipeline.sampling.files import write_sample
 
 OPTIONS = {
     "shape": "[604,512,512]",

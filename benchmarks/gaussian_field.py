@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.seam_index import overlap_variance, seam_index, times_covered, window_planes
-from dataset.patches import grid_coords, stitch_patches
+from common.patches import grid_coords, stitch_patches
 from ddpm.diffusion import RectifiedFlow
 from ddpm.generator import Grid, SamplingPlan, VolumeGenerator, XrayInput
 from ddpm.latent_scale import LatentScale

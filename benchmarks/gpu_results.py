@@ -49,7 +49,7 @@ def finish(folder: Path) -> dict[str, Any]:
     """Add date, GPU, driver and versions."""
     import torch
 
-    import checkpoint
+    from pipeline.checkpoints import checkpoint
 
     summary = read(folder)
     summary["date"] = datetime.now(UTC).isoformat(timespec="seconds")

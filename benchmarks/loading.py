@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dataset.datamodule import PatchDataModule
-from dataset.store import StoredCase, VolumeStore, volume_path, write_manifest, xray_path
+from dataset.store.store import StoredCase, VolumeStore, volume_path, write_manifest, xray_path
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 
 WORKERS = 2

@@ -18,13 +18,13 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import cli
 from benchmarks.options import composed, reports_mistakes, split
-from dataset.patches import STEP
+from common.patches import STEP
 from ddpm.denoiser import PatchDenoiser
 from ddpm.perceptual_resnet import ResNetDistance
 from medclip_cond.encoders import XrayEncoder
-from settings import plain
+from pipeline import cli
+from pipeline.settings import plain
 from vq_gan_3d.perceptual import VGG16Distance
 from vq_gan_3d.vqgan import VQGAN
 

@@ -31,10 +31,10 @@ from PIL import Image
 from benchmarks.ct_like import write_ct_like
 from benchmarks.loading import feed, link_patients
 from benchmarks.options import own, reports_mistakes
-from dataset.latents import LatentCache, LatentSource, LatentWriter
-from dataset.patches import STEP, Triple, box, triple
-from dataset.store import StoredCase, VolumeStore, volume_path
-from memory import PeakMemory
+from common.patches import STEP, Triple, box, triple
+from dataset.store.latents import LatentCache, LatentSource, LatentWriter
+from dataset.store.store import StoredCase, VolumeStore, volume_path
+from pipeline.memory import PeakMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = (64, 8)

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.options import own, reports_mistakes
-from dataset.drr import frontal_drr, to_intensity
-from dataset.phantom import Phantom, make_phantom
-from dataset.volume_io import read_ct
+from dataset.phantom.thorax import Phantom, make_phantom
+from dataset.scans.drr import frontal_drr, to_intensity
+from dataset.scans.volume_io import read_ct
 from evaluation.pictures import save_png, to_grey
 
 ROOT = Path(__file__).resolve().parents[1]

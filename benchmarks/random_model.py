@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-import checkpoint
 from benchmarks.model_card import partner, without_files
 from benchmarks.options import composed
-from dataset.atomic import replacing
-from dataset.patches import STEP, triple
+from common.atomic import replacing
+from common.patches import STEP, triple
+from common.tensor_hash import tensor_hash
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
-from parts import build, describe
-from settings import plain
-from tensor_hash import tensor_hash
+from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.parts import build, describe
+from pipeline.settings import plain
 from vq_gan_3d.codec import FrozenCodec
 
 NEEDED = ["dataset.root=."]  # no data is read

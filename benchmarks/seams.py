@@ -23,7 +23,7 @@ from benchmarks.demo_model import Demo, HeldOut, as_unit
 from benchmarks.options import reports_mistakes, split
 from benchmarks.seam_index import overlap_variance, seam_index, times_covered, window_planes
 from ddpm.generator import SamplingPlan
-from sampling import CTSampler
+from pipeline.sampling.ct_sampler import CTSampler
 
 OPTIONS = {"cases": "8", "draws": "2", "steps": "20", "realisations": "8192", "device": "auto"}
 MODES = ("independent", "fused", "whole")

@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmarks.workbench import Workbench
-from devices import fast_float32
-from settings import plain
-from throughput import FetchClock
+from pipeline.devices import fast_float32
+from pipeline.settings import plain
+from pipeline.training.throughput import FetchClock
 
 KEPT = ("average", "guard", "stop", "throughput")  # callbacks that take part in every step
 

@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-import checkpoint
 from benchmarks.model_card import META, codec, denoiser, denoiser_gflop, gflop, parameters
 from benchmarks.options import reports_mistakes, split
 from benchmarks.timing import free_memory, mfu, train
 from benchmarks.workbench import Workbench, workbench
-from dataset.patches import STEP
-from devices import pick_device
+from common.patches import STEP
+from pipeline.checkpoints import checkpoint
+from pipeline.devices import pick_device
 
 DEFAULTS = {
     "stage": "ddpm",

@@ -14,19 +14,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-import checkpoint
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from benchmarks.model_card import META, partner, without_files
 from benchmarks.options import composed
-from dataset.latents import LatentWriter
-from dataset.patches import Triple
-from dataset.phantom_data import make_phantom_data
-from frozen import Frozen, latent_source
+from common.patches import Triple
+from dataset.phantom.data_set import make_phantom_data
+from dataset.store.latents import LatentWriter
 from medclip_cond.encoders import XrayEncoder
-from parts import describe
-from settings import plain
-from training_data import latent_shape, open_store
+from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.frozen import Frozen, latent_source
+from pipeline.checkpoints.parts import describe
+from pipeline.settings import plain
+from pipeline.training.data import latent_shape, open_store
 
 VOLUMES = 2  # one to train on, one for validation, which no benchmark of speed runs
 ROOM = 16  # voxels that a volume is larger than a patch, so that patches differ

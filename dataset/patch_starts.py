@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.patches import STEP, Triple, triple
+from common.patches import STEP, Triple, triple
 
 Region = tuple[Triple, Triple]  # first and one-past-last voxel
 

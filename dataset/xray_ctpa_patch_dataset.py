@@ -9,10 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.intensity import hu_to_unit
-from dataset.latents import LatentCache
-from dataset.patch_starts import RandomStarts
-from dataset.patches import (
+from common.patches import (
     STEP,
     Triple,
     axis_starts,
@@ -22,10 +19,13 @@ from dataset.patches import (
     stitch_patches,
     triple,
 )
-from dataset.recent import Recent
+from common.recent import Recent
+from dataset.intensity import hu_to_unit
+from dataset.patch_starts import RandomStarts
 from dataset.sampler import sample_key
-from dataset.store import Store, StoredCase
-from dataset.xray_io import encoder_view, fov_affine
+from dataset.scans.xray_io import encoder_view, fov_affine
+from dataset.store.latents import LatentCache
+from dataset.store.store import Store, StoredCase
 
 __all__ = ["EncoderInput", "XrayCTPAPatchDataset", "extract_patches_3d", "stitch_patches"]
 

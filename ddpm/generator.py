@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dataset.patches import STEP, Triple, box, grid_coords, padded_shape, stitch_patches, triple
+from common.patches import STEP, Triple, box, grid_coords, padded_shape, stitch_patches, triple
 from ddpm import gpu_memory
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dataset.patches import STEP, positions_mm, triple
+from common.patches import STEP, positions_mm, triple
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.plan import Grid, SamplingPlan
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from dataset.patches import STEP, positions_mm, triple
+from common.patches import STEP, positions_mm, triple
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dataset.patches import Triple
+from common.patches import Triple
 from ddpm.samplers import SAMPLERS
 
 MODES = ("whole", "fused", "independent")

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from dataset.patches import Triple, blend_window, box, grid_coords, triple
+from common.patches import Triple, blend_window, box, grid_coords, triple
 from ddpm.samplers import Predict
 
 Choice = TypeVar("Choice")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dataset.volume_io import write_ct
-from dataset.xray_io import fov_affine, write_xray
+from dataset.scans.volume_io import write_ct
+from dataset.scans.xray_io import fov_affine, write_xray
 
 AFFINE = np.diag([-4.0, -4.0, 5.0, 1.0])
 SHAPE = (20, 24, 28)

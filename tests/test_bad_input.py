@@ -16,7 +16,7 @@ import make_phantom_data
 import prepare_data
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from dataset.store import VolumeStore
+from dataset.store.store import VolumeStore
 from tests.tiny import encode, run
 
 

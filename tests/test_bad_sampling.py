@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import sample_ddpm_patches
-import sample_files
-from sampling import CTSampler
+from pipeline.sampling import files as sample_files
+from pipeline.sampling.ct_sampler import CTSampler
 from tests.tiny import load, run
 
 

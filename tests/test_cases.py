@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.cases import find_cases
+from dataset.prepare.cases import find_cases
 
 XRAY = "*_pa_drr.png"
 

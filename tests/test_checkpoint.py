@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import checkpoint
+from pipeline.checkpoints import checkpoint
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")

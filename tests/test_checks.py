@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from dataset.checks import check_volume, check_xray
-from dataset.orientation import CANONICAL_AXES
-from dataset.volume_io import Volume
-from dataset.xray_io import Xray
+from dataset.prepare.checks import check_volume, check_xray
+from dataset.scans.orientation import CANONICAL_AXES
+from dataset.scans.volume_io import Volume
+from dataset.scans.xray_io import Xray
 from tests.pairs import thorax
 
 

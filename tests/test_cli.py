@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import cli
 import encode_latents
 import evaluate_ddpm_patches
 import export_model
@@ -20,6 +19,7 @@ import run_demo
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
+from pipeline import cli
 from tests.tiny import run
 
 ROOT = Path(__file__).resolve().parents[1]

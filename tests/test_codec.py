@@ -3,10 +3,10 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from tensor_hash import tensor_hash
+from common.tensor_hash import tensor_hash
+from common.tiling import tile_boxes
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.quantizers import FiniteScalarQuantizer, VectorQuantizer
-from vq_gan_3d.tiling import tile_boxes
 from vq_gan_3d.vqgan import VQGAN
 
 

@@ -15,9 +15,9 @@ import torch
 import evaluate_ddpm_patches
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
-from dataset.drr import frontal_drr
-from dataset.volume_io import read_ct
-from sampling import CTSampler
+from dataset.scans.drr import frontal_drr
+from dataset.scans.volume_io import read_ct
+from pipeline.sampling.ct_sampler import CTSampler
 from tests.tiny import DDPM_CKPT, DDPM_FOLDER, VQGAN_CKPT, free_port, load, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,7 @@ def test_training_prepares_the_data_set_if_nobody_has(tiny_data, elsewhere, work
 
 
 def test_the_phantom_xray_is_the_projection_of_its_ct(tiny_data):
-    from dataset.store import VolumeStore
+    from dataset.store.store import VolumeStore
 
     store = VolumeStore(tiny_data.store)
     case = store.cases[0]

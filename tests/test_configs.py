@@ -10,9 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import cli
-from parts import PARTS, describe
-from tensor_hash import tensor_hash
+from common.tensor_hash import tensor_hash
+from pipeline import cli
+from pipeline.checkpoints.parts import PARTS, describe
 from tests.tiny import built_ddpm, run
 from vq_gan_3d.quantizers import KLBottleneck
 from vq_gan_3d.vqgan import VQGAN

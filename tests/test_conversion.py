@@ -6,13 +6,13 @@ import torch
 
 import prepare_data
 import train_vqgan_patches_4gpu
-from dataset.conversion import Conversion, parse_spacing
-from dataset.conversion_file import check_conversion
-from dataset.latents import LatentCache, LatentSource, LatentWriter
-from dataset.prepare import prepare
-from dataset.store import VolumeStore, xray_path
-from dataset.stored_array import open_array
-from dataset.volume_io import read_ct
+from dataset.prepare.conversion import Conversion, parse_spacing
+from dataset.prepare.conversion_file import check_conversion
+from dataset.prepare.prepare import prepare
+from dataset.scans.volume_io import read_ct
+from dataset.store.latents import LatentCache, LatentSource, LatentWriter
+from dataset.store.store import VolumeStore, xray_path
+from dataset.store.stored_array import open_array
 from tests.pairs import AFFINE, SHAPE, add_case, add_ct, thorax
 from tests.tiny import run
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from dataset.datamodule import PatchDataModule
-from dataset.store import VolumeStore
+from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.patches import grid_coords, padded_shape
-from dataset.store import VolumeStore
+from common.patches import grid_coords, padded_shape
+from dataset.scans.xray_io import fov_affine
+from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import (
     EncoderInput,
     XrayCTPAPatchDataset,
@@ -16,7 +17,6 @@ from dataset.xray_ctpa_patch_dataset import (
     extract_patches_3d,
     stitch_patches,
 )
-from dataset.xray_io import fov_affine
 
 WINDOW = (-1000.0, 1000.0)
 CONTEXT = 8

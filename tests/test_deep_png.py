@@ -6,9 +6,9 @@ import zlib
 import numpy as np
 import pytest
 
-from dataset.checks import check_xray
-from dataset.errors import BadFileError
-from dataset.xray_io import read_xray
+from common.errors import BadFileError
+from dataset.prepare.checks import check_xray
+from dataset.scans.xray_io import read_xray
 
 RAMP = np.linspace(0, 65535, 80 * 96).reshape(80, 96)  # h, w
 RGB, GREY_ALPHA, RGBA = 2, 4, 6  # colour types of the format

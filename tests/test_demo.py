@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-import cli
 import run_demo
-from memory import PeakMemory
+from pipeline import cli
+from pipeline.memory import PeakMemory
 
 EXPERIMENTS = sorted(path.stem for path in (cli.CONFIG_DIR / "experiment").glob("*.yaml"))
 CONFIGS = {

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from dataset.patches import positions_mm
+from common.patches import positions_mm
 from ddpm.denoiser import PatchDenoiser, token_positions_mm
 from ddpm.position import COORDINATE_CHANNELS, PATCH_EMBEDDING_DIM, coordinate_channels, patch_embedding
 from ddpm.unet3d import UNet3D

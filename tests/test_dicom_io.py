@@ -9,9 +9,9 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from dataset.dicom_io import dicom_geometry, read_dicom_folder
-from dataset.errors import BadFileError
-from dataset.volume_io import read_ct
+from common.errors import BadFileError
+from dataset.scans.dicom_io import dicom_geometry, read_dicom_folder
+from dataset.scans.volume_io import read_ct
 from tests.dicom_files import (
     COLUMN_MM,
     NAME,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import sample_ddpm_patches
-import sample_files
-from dataset.volume_io import read_ct
-from dataset.voxel_file import VoxelFile
-from sample_files import is_finished, jobs
-from sampling import CTSampler
+from common.voxel_file import VoxelFile
+from dataset.scans.volume_io import read_ct
+from pipeline.sampling import files as sample_files
+from pipeline.sampling.ct_sampler import CTSampler
+from pipeline.sampling.files import is_finished, jobs
 from tests.tiny import run
 
 ROOT = Path(__file__).resolve().parents[1]

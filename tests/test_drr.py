@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset.drr import FULL_SCALE, WATER_PER_MM, frontal_drr, resampling_matrix, to_intensity
+from dataset.scans.drr import FULL_SCALE, WATER_PER_MM, frontal_drr, resampling_matrix, to_intensity
 
 SPACING = (3.0, 2.0, 1.5)
 

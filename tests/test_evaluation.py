@@ -9,11 +9,11 @@ import pytest
 
 import evaluate_ddpm_patches
 import sample_ddpm_patches
-from dataset.volume_io import read_ct
-from dataset.xray_io import read_xray, write_xray
-from evaluated_cases import Evaluation
+from dataset.scans.volume_io import read_ct
+from dataset.scans.xray_io import read_xray, write_xray
 from evaluation.metrics import psnr
-from sampling import CTSampler
+from pipeline.sampling.ct_sampler import CTSampler
+from pipeline.sampling.evaluated_cases import Evaluation
 from tests.tiny import run
 
 

@@ -14,8 +14,8 @@ import evaluate_ddpm_patches
 import export_model
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
+from common.tensor_hash import tensor_hash
 from medclip_cond.biomedclip import FILE, BiomedCLIPEncoder
-from tensor_hash import tensor_hash
 from tests.test_pretrained_encoders import random_timm_vit
 from tests.tiny import load, run
 

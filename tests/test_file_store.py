@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 import encode_latents
 import prepare_data
 import train_ddpm_patches_4gpu
-from dataset.conversion import Conversion
-from dataset.file_store import FileStore
-from dataset.prepare import prepare
-from dataset.store import VolumeStore
+from dataset.prepare.conversion import Conversion
+from dataset.prepare.file_store import FileStore
+from dataset.prepare.prepare import prepare
+from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 from tests import damage
 from tests.tiny import built_ddpm

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.store import VolumeStore, xray_path
-from dataset.stored_array import open_array
-from dataset.xray_io import Xray, to_square
+from dataset.scans.xray_io import Xray, to_square
+from dataset.store.store import VolumeStore, xray_path
+from dataset.store.stored_array import open_array
 from tests import damage, damage_dicom
 from tests.damage import CODES, DIM, SHAPE, header
 

@@ -6,7 +6,7 @@ import torch
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from ddpm.generator import Grid, SamplingPlan
-from sampling import CTSampler
+from pipeline.sampling.ct_sampler import CTSampler
 from tests.tiny import DDPM_CKPT, VQGAN_CKPT, built_ddpm, load, run
 
 pytestmark = pytest.mark.gpu

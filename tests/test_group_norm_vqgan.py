@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from tensor_hash import tensor_hash
+from common.tensor_hash import tensor_hash
 from tests.published_vqgan import GROUPS, published_shapes, random_state, reference_decode, reference_encode
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.group_norm import RecordedGroupNorm, record_statistics

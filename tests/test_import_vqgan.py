@@ -11,11 +11,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import checkpoint
 import encode_latents
 import import_vqgan
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
+from pipeline.checkpoints import checkpoint
 from tests import tiny
 from tests.published_vqgan import GROUPS, random_state
 from tests.test_restricted_pickle import WritesAFile

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dataset.latents import LatentCache, LatentSource, LatentWriter
+from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from tests.disk import largest_file
 from tests.test_store import stored_case
 

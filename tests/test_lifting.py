@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dataset.patches import positions_mm
+from common.patches import positions_mm
 from medclip_cond.lifting import XrayLifter, plane_to_pixels, sample_plane
 
 MM = 2.0  # millimetres per pixel of the 64 x 64 X-ray of these tests

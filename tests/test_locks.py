@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from dataset import locks
-from dataset.locks import exclusive
+from common import locks
+from common.locks import exclusive
 
 
 def append_slowly(folder, name):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dataset import examine, volume_io
-from dataset.errors import of_the_machine
-from dataset.file_store import FileStore
-from dataset.prepare import prepare
+from common.errors import of_the_machine
+from dataset.prepare import examine
+from dataset.prepare.file_store import FileStore
+from dataset.prepare.prepare import prepare
+from dataset.scans import volume_io
 from tests import damage
 
 ERRORS = {

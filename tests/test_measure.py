@@ -1,6 +1,6 @@
 import numpy as np
 
-from dataset.measure import body_box, fingerprint, hu_percentiles, thin_strides, thinned
+from dataset.scans.measure import body_box, fingerprint, hu_percentiles, thin_strides, thinned
 
 
 def test_the_body_box_leaves_out_the_table():

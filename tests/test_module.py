@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import train_ddpm_patches_4gpu
-import training_run
+from common.tensor_hash import tensor_hash
 from ddpm.ema import load_weights
 from ddpm.latent_scale import LatentScale
 from ddpm.module import STATISTICS_PATCHES
-from parts import PARTS
-from tensor_hash import tensor_hash
+from pipeline.checkpoints.parts import PARTS
+from pipeline.training import run as training_run
 from tests.tiny import DDPM_CKPT, DDPM_FOLDER, built_ddpm, load, run
 
 

@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataset import nifti_stream
-from dataset.gzip_stream import GzipStream
-from dataset.nifti_stream import stream_ct, write_mean_and_std
-from dataset.volume_io import read_ct, write_ct
-from dataset.voxel_file import VoxelFile, box_of
+from common.gzip_stream import GzipStream
+from common.voxel_file import VoxelFile, box_of
+from dataset.scans import nifti_stream
+from dataset.scans.nifti_stream import stream_ct, write_mean_and_std
+from dataset.scans.volume_io import read_ct, write_ct
 
 SHAPE = (13, 7, 10)
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, -3, 0, 9], [0, 0, 1.5, -4], [0, 0, 0, 1]])

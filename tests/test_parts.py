@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from ddpm.diffusion import CosineDDPM, RectifiedFlow
-from parts import PARTS, build, describe, differences
+from pipeline.checkpoints.parts import PARTS, build, describe, differences
 
 FLOW = {"_target_": "ddpm.diffusion.RectifiedFlow", "time_std": 0.5}
 

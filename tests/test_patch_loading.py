@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.loading import link_patients, open_patients, private_bytes
-from dataset.store import VolumeStore, write_manifest, write_square_xray, write_volume
+from dataset.store.store import VolumeStore, write_manifest, write_square_xray, write_volume
 from tests.test_store import stored_case
 
 PATIENTS = 1000

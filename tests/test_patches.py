@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from dataset.patches import (
+from common.patches import (
     axis_starts,
     blend_window,
     extract_patches_3d,

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from cli import CONFIG_DIR
+from common.tensor_hash import tensor_hash
 from ddpm.denoiser import PatchDenoiser
 from ddpm.diffusion import CosineDDPM, draw_like
 from ddpm.latent_scale import LatentScale
@@ -20,8 +20,8 @@ from ddpm.perceptual import PerceptualLoss, crop_corners, cut, slices
 from ddpm.perceptual_resnet import ResNetDistance
 from ddpm.unet3d import UNet3D
 from medclip_cond.tiny_random import TinyRandomEncoder
-from schedules import warmup
-from tensor_hash import tensor_hash
+from pipeline.cli import CONFIG_DIR
+from pipeline.training.schedules import warmup
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.quantizers import KLBottleneck
 from vq_gan_3d.vqgan import VQGAN

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import max_pool2d, normalize, relu
 
+from common.tensor_hash import tensor_hash
 from ddpm.perceptual_resnet import ResNetDistance, load_perceptual
-from tensor_hash import tensor_hash
 
 
 @pytest.fixture(scope="module")

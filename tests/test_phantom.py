@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dataset.phantom import make_phantom, render
-from dataset.phantom_anatomy import Anatomy, draw_anatomy
-from dataset.phantom_film import XraySettings, degrade, misalign, phantom_xray
+from dataset.phantom.anatomy import Anatomy, draw_anatomy
+from dataset.phantom.film import XraySettings, degrade, misalign, phantom_xray
+from dataset.phantom.thorax import make_phantom, render
 from evaluation.organs import lung_mask, lung_volume_ml
 
 SHAPE, SPACING = (44, 40, 48), (7.0, 7.5, 7.5)

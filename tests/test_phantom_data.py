@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset.cases import find_cases
-from dataset.drr import frontal_drr, to_intensity
-from dataset.phantom_data import SETTINGS, TRUTH_TABLE, make_phantom_data
-from dataset.phantom_film import XraySettings
-from dataset.volume_io import read_ct
-from dataset.xray_io import read_xray
+from dataset.phantom.data_set import SETTINGS, TRUTH_TABLE, make_phantom_data
+from dataset.phantom.film import XraySettings
+from dataset.prepare.cases import find_cases
+from dataset.scans.drr import frontal_drr, to_intensity
+from dataset.scans.volume_io import read_ct
+from dataset.scans.xray_io import read_xray
 from evaluation.organs import lung_volume_ml
 
 SMALL: dict[str, Any] = {

@@ -6,11 +6,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from dataset import examine, prepare_case
-from dataset.prepare import prepare
-from dataset.store import VolumeStore
-from dataset.volume_io import read_ct, write_ct
-from dataset.xray_io import read_xray, write_xray
+from dataset.prepare import examine, prepare_case
+from dataset.prepare.prepare import prepare
+from dataset.scans.volume_io import read_ct, write_ct
+from dataset.scans.xray_io import read_xray, write_xray
+from dataset.store.store import VolumeStore
 from tests.dicom_files import NAME, write_series
 from tests.pairs import AFFINE, SHAPE, add_case, thorax
 

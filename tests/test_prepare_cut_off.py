@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from cli import USER_MISTAKES
-from dataset import prepare_case
-from dataset.cases import find_cases
-from dataset.prepare import _in_pool, prepare
-from dataset.store import VolumeStore
-from dataset.volume_io import write_ct
+from dataset.prepare import prepare_case
+from dataset.prepare.cases import find_cases
+from dataset.prepare.prepare import _in_pool, prepare
+from dataset.scans.volume_io import write_ct
+from dataset.store.store import VolumeStore
+from pipeline.cli import USER_MISTAKES
 from tests.disk import largest_file
 from tests.pairs import AFFINE, SHAPE, add_case, thorax
 from tests.test_prepare import assert_stored

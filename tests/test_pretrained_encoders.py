@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import conv2d, gelu, layer_norm, linear
 from transformers import Dinov2Config, Dinov2Model, SwinConfig, SwinModel
 
+from common.tensor_hash import tensor_hash
 from medclip_cond.biomedclip import BiomedCLIPEncoder
 from medclip_cond.medclip import MedCLIPEncoder
 from medclip_cond.rad_dino import RadDinoEncoder
-from parts import build
-from tensor_hash import tensor_hash
+from pipeline.checkpoints.parts import build
 
 WIDTH, PATCH, SIDE, HEADS, LAYERS = 128, 8, 3, 2, 2
 

@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from dataset.processes import single_threaded
+from dataset.prepare.processes import single_threaded
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tensor_hash import tensor_hash
+from common.tensor_hash import tensor_hash
 from vq_gan_3d import codebook
 from vq_gan_3d.quantizers import FiniteScalarQuantizer, KLBottleneck, VectorQuantizer
 

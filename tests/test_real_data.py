@@ -12,10 +12,10 @@ import prepare_data
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from dataset.drr import frontal_drr, to_intensity
-from dataset.store import VolumeStore
-from dataset.volume_io import read_ct
-from dataset.xray_io import write_xray
+from dataset.scans.drr import frontal_drr, to_intensity
+from dataset.scans.volume_io import read_ct
+from dataset.scans.xray_io import write_xray
+from dataset.store.store import VolumeStore
 from tests.tiny import CHANNELS, DDPM, DDPM_CKPT, VQGAN, VQGAN_CKPT, load, run
 
 SCANS = {"lidc": ("lidc_idri_0001/ct.nii.gz", (8, 8, 4)), "totalseg": ("totalseg_cta", (4, 4, 4))}

@@ -9,10 +9,10 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 
-from dataset.prepare import prepare
-from dataset.store import VolumeStore
-from dataset.volume_io import read_ct, write_ct
-from dataset.xray_io import read_xray, to_square
+from dataset.prepare.prepare import prepare
+from dataset.scans.volume_io import read_ct, write_ct
+from dataset.scans.xray_io import read_xray, to_square
+from dataset.store.store import VolumeStore
 
 STRIDE = (8, 8, 3)  # x, y, z of the files: enough to tell sides apart, and quick
 TURNED = "IRP"

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from dataset.recent import Recent
+from common.recent import Recent
 
 
 def test_the_last_few_are_kept_and_the_others_made_anew():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dataset.resample import cropped_affine, resample, resampled_shape
+from dataset.scans.resample import cropped_affine, resample, resampled_shape
 
 SPACING = np.array([2.0, 1.5, 0.8])  # d, h, w
 SLOPE = np.array([1.7, -2.3, 3.1])  # HU per mm along R, A, S

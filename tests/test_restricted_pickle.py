@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from restricted_pickle import Placeholder, load, plain_state
+from pipeline.checkpoints.restricted_pickle import Placeholder, load, plain_state
 
 
 class WritesAFile:

@@ -15,9 +15,9 @@ from benchmarks import few_steps, full_volume
 from benchmarks.demo_model import Demo, HeldOut, as_unit
 from benchmarks.random_model import write_random_model
 from benchmarks.seams import Windows
+from common.tensor_hash import tensor_hash
 from ddpm.generator import Grid, XrayInput
-from sampling import CTSampler
-from tensor_hash import tensor_hash
+from pipeline.sampling.ct_sampler import CTSampler
 
 TINY = (
     "model.patch_size=[16,16,16]",

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from schedules import warmup
+from pipeline.training.schedules import warmup
 
 
 def rates(total_steps, warmup_steps, final, steps):

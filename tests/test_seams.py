@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.gaussian_field import SIZE, STRIDE, WINDOW, Field, covariance, measure
 from benchmarks.seam_index import overlap_variance, seam_index, times_covered, window_planes
-from dataset.patches import grid_coords
+from common.patches import grid_coords
 from ddpm.windows import fused
 
 

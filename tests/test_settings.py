@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-import checkpoint
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from settings import check_kinds
+from pipeline.checkpoints import checkpoint
+from pipeline.settings import check_kinds
 from tests.test_configs import choices, composed
 from tests.tiny import run
 

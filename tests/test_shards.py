@@ -3,10 +3,10 @@ import logging
 import pytest
 
 import prepare_data
-from dataset import prepare_case
-from dataset.prepare import prepare
-from dataset.shards import Shard, parse_shard, shard_of_environment
-from dataset.store import VolumeStore
+from dataset.prepare import prepare_case
+from dataset.prepare.prepare import prepare
+from dataset.prepare.shards import Shard, parse_shard, shard_of_environment
+from dataset.store.store import VolumeStore
 from tests.pairs import add_case
 from tests.tiny import run
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dataset.phantom import make_phantom
-from dataset.slice_order import odd_slices
+from dataset.phantom.thorax import make_phantom
+from dataset.scans.slice_order import odd_slices
 
 
 @pytest.fixture(scope="module")

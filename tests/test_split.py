@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from dataset.split import assign_splits
+from dataset.store.split import assign_splits
 
 TWO, THREE = {"train": 0.8, "val": 0.2}, {"train": 0.7, "val": 0.2, "test": 0.1}
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from dataset.prepare import prepare
-from dataset.split_file import warn_of_other_shares
-from dataset.store import VolumeStore
+from dataset.prepare.prepare import prepare
+from dataset.store.split_file import warn_of_other_shares
+from dataset.store.store import VolumeStore
 from tests.pairs import add_case
 
 THREE = {"train": 0.4, "val": 0.2, "test": 0.4}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset.store import (
+from dataset.store.store import (
     StoredCase,
     VolumeStore,
     volume_path,

@@ -12,7 +12,7 @@ import pytest
 
 import evaluate_ddpm_patches
 import sample_ddpm_patches
-from dataset.volume_io import read_ct
+from dataset.scans.volume_io import read_ct
 from tests.tiny import run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from nibabel.orientations import aff2axcodes
 
-from dataset.errors import BadFileError
-from dataset.volume_io import read_ct, write_ct
+from common.errors import BadFileError
+from dataset.scans.volume_io import read_ct, write_ct
 
 SPACING = (2.5, 0.7, 0.8)  # d, h, w
 AFFINE = np.array([[-0.8, 0, 0, 100], [0, -0.7, 0, 80.5], [0, 0, 2.5, -340], [0, 0, 0, 1.0]])

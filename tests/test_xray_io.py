@@ -7,9 +7,9 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dataset.checks import check_xray
-from dataset.errors import BadFileError
-from dataset.xray_io import (
+from common.errors import BadFileError
+from dataset.prepare.checks import check_xray
+from dataset.scans.xray_io import (
     Xray,
     encoder_view,
     fov_affine,

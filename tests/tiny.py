@@ -20,9 +20,9 @@ import make_phantom_data
 import prepare_data
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-import training_run
 from dataset.datamodule import PatchDataModule
 from ddpm.module import PatchDDPM
+from pipeline.training import run as training_run
 
 CHANNELS = 4
 PATCH = 16

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from common.tiling import Triple, assemble, padded_boxes, reader_of
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
 from vq_gan_3d.layers import crop
-from vq_gan_3d.tiling import Triple, assemble, padded_boxes, reader_of
 from vq_gan_3d.vqgan import VQGAN, check_sizes
 
 FLOOR = -1.0  # intensity outside a CT: the low end of the HU window

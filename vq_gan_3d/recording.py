@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from common.tiling import padded_boxes, reader_of
 from vq_gan_3d.codec import FLOOR, FrozenCodec
 from vq_gan_3d.group_norm import record_statistics
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
-from vq_gan_3d.tiling import padded_boxes, reader_of
 from vq_gan_3d.vqgan import check_sizes
 
 

@@ -1,0 +1,186 @@
+"""A paired data set of phantoms on disk: CT, X-ray and the truth about each."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.atomic import write_text
+from dataset.phantom.anatomy import draw_anatomy
+from dataset.phantom.film import XraySettings, phantom_xray
+from dataset.phantom.thorax import render
+from dataset.prepare.cases import CASE_TABLE
+from dataset.prepare.processes import single_threaded, without_script
+from dataset.scans.volume_io import write_ct
+from dataset.scans.xray_io import write_xray
+
+SETTINGS = "phantom_settings.json"
+TRUTH_TABLE = "truth.csv"
+VERSION = 2  # raise it when the same seed gives other pictures: sets made before are then refused
+AXES = ("LPS", "LAS", "RAS", "LPI", "SAL")
+
+_log = logging.getLogger(__name__)
+Range = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """What shapes the cases of a set; ranges are (smallest, largest), each (d, h, w). Keys of the phantom config.
+
+    Spacing within the slice is the same for rows and columns where their ranges are.
+    """
+
+    seed: int
+    shape_range: Sequence[Sequence[int]]
+    spacing_range: Range
+    axes: Sequence[str]
+    embolism_share: float
+    xray: XraySettings
+
+    def __post_init__(self) -> None:
+        for name, pair in (("shape_range", self.shape_range), ("spacing_range", self.spacing_range)):
+            low, high = np.asarray(pair[0]), np.asarray(pair[-1])
+            if len(pair) != 2 or low.shape != (3,) or high.shape != (3,) or (low <= 0).any() or (low > high).any():
+                raise ValueError(f"{name} is [smallest, largest], each three positive numbers (d, h, w), got {pair}")
+        if not 0 <= self.embolism_share <= 1:
+            raise ValueError(f"embolism_share is a share in [0, 1], got {self.embolism_share}")
+        if not self.axes:
+            raise ValueError("axes needs at least one orientation such as LPS, got none")
+
+    def as_json(self) -> dict:
+        """Plain data, equal after a round trip through JSON."""
+        return json.loads(json.dumps({"version": VERSION, **asdict(self)}))
+
+
+def make_phantom_data(
+    root: Path | str,
+    num_cases: int,
+    seed: int = 0,
+    shape_range: Sequence[Sequence[int]] = ((60, 56, 64), (72, 64, 72)),
+    spacing_range: Range = ((4.4, 4.6, 4.6), (5.2, 5.2, 5.2)),
+    axes: Sequence[str] = AXES,
+    embolism_share: float = 0.5,
+    xray: XraySettings | Mapping[str, Any] | None = None,
+    num_workers: int = 0,
+) -> Path:
+    """Write `root/pairs.csv` with a CT and an X-ray per case, and `root/truth.csv` with organ volumes in ml.
+
+    Case i depends on (seed, i) alone: the same call writes nothing anew, a larger `num_cases` adds cases.
+
+    Args:
+        root: folder, made if missing.
+        shape_range, spacing_range: smallest and largest (d, h, w), voxels and mm.
+        axes: orientations of the written arrays; each case takes one.
+        embolism_share: share of patients with a pulmonary embolism (`target` 1).
+        xray: an `XraySettings` or its keys; default: parallel rays through the CT, no faults.
+        num_workers: processes; 0 works in this one.
+
+    Returns:
+        The path of pairs.csv.
+
+    Raises:
+        ValueError: bad settings, or `root` holds a set made with others.
+    """
+    if num_cases < 1:
+        raise ValueError(f"num_cases must be at least 1, got {num_cases}")
+    settings = PhantomSettings(seed, shape_range, spacing_range, axes, embolism_share, XraySettings.of(xray))
+    root = Path(root)
+    _claim(root, settings)
+    missing = [i for i in range(num_cases) if not _truth_path(root, i).is_file()]
+    every = max(1, len(missing) // 5)
+    for done, _ in enumerate(_results(missing, root, settings, num_workers), start=1):
+        if done % every == 0 or done == len(missing):
+            _log.info("phantom CTs: %d of %d", done, len(missing))
+    return _write_tables(root, num_cases)
+
+
+def _write_tables(root: Path, num_cases: int) -> Path:
+    truths = [json.loads(_truth_path(root, i).read_text(encoding="utf-8")) for i in range(num_cases)]
+    _write_table(root / TRUTH_TABLE, [{"patient_id": t["patient_id"], **t["volumes_ml"]} for t in truths])
+    _write_table(root / CASE_TABLE, [{k: t[k] for k in ("patient_id", "ct", "xray", "target")} for t in truths])
+    return root / CASE_TABLE
+
+
+def _claim(root: Path, settings: PhantomSettings) -> None:
+    """Make sure that all cases in a folder are made with the same settings."""
+    path = root / SETTINGS
+    new = settings.as_json()
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        changed = [f"{k}={old.get(k)} there, {v} asked for" for k, v in new.items() if old.get(k) != v]
+        if changed:
+            raise ValueError(
+                f"{root} holds phantoms made with other settings: {'; '.join(changed)}."
+                " Choose another folder, or remove this one."
+            )
+    elif (root / CASE_TABLE).exists():
+        raise ValueError(f"{root} holds a data set that is not of phantoms. Choose another folder.")
+    else:
+        write_text(path, json.dumps(new, indent=1) + "\n")
+
+
+def case_id(index: int) -> str:
+    """The patient_id of a case."""
+    return f"phantom{index:04d}"
+
+
+def _truth_path(root: Path, index: int) -> Path:
+    return root / case_id(index) / f"{case_id(index)}_truth.json"
+
+
+def _results(indices: list[int], root: Path, settings: PhantomSettings, num_workers: int) -> Iterator[None]:
+    work = partial(write_case, root=root, settings=settings)
+    if num_workers < 1 or len(indices) < 2:
+        yield from map(work, indices)
+        return
+    with ProcessPoolExecutor(min(num_workers, len(indices)), get_context("spawn")) as pool:
+        with single_threaded(), without_script():  # processes start as tasks are submitted
+            results = pool.map(work, indices)
+        yield from results
+
+
+def write_case(index: int, root: Path, settings: PhantomSettings) -> None:
+    """Make and write one case; its truth is written last and means that the case is finished."""
+    rng = np.random.default_rng((settings.seed, index))
+    anatomy = draw_anatomy(rng, embolism=bool(rng.random() < settings.embolism_share))
+    shape, spacing = _draw_grid(settings, rng)
+    axes = str(rng.choice(list(settings.axes)))
+    ct = render(anatomy, shape, spacing)
+    image, xray_affine = phantom_xray(anatomy, ct, settings.xray, rng)
+    name = case_id(index)
+    files = {"ct": f"{name}/{name}.nii.gz", "xray": f"{name}/{name}_pa_drr.png"}
+    write_ct(root / files["ct"], ct.hu, ct.affine, axes, "synthetic phantom, not a patient")
+    write_xray(root / files["xray"], image, xray_affine, synthetic=True)
+    volumes = {organ: round(ml, 2) for organ, ml in sorted(ct.volumes_ml.items())}
+    truth = {"patient_id": name, **files, "target": ct.target, "axes": axes, "volumes_ml": volumes}
+    write_text(_truth_path(root, index), json.dumps(truth, indent=1) + "\n")
+
+
+def _draw_grid(
+    settings: PhantomSettings, rng: np.random.Generator
+) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    low, high = np.asarray(settings.shape_range)
+    d, h, w = (int(n) for n in rng.integers(low, high + 1))
+    small, large = np.asarray(settings.spacing_range, float)
+    slices, pixels = rng.random(2)  # one share for rows and columns: square pixels
+    sd, sh, sw = np.round(small + (large - small) * [slices, pixels, pixels], 3)
+    return (d, h, w), (float(sd), float(sh), float(sw))
+
+
+def _write_table(path: Path, rows: list[dict]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval=0, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text.getvalue():
+        write_text(path, text.getvalue())

@@ -1,0 +1,176 @@
+"""The cases of a data set on disk, and everything that is wrong with it, found before anything is read."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from glob import escape
+from pathlib import Path
+
+from dataset.prepare.case_table import CASE_TABLE, cases_of_table
+from dataset.store.case import Case, Problem, relative_to
+
+CT_PATTERNS = ("{id}.nii.gz", "{id}.nii")
+_SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def find_cases(
+    root: Path | str,
+    ct_pattern: str | None,
+    xray_pattern: str,
+    store: Path | None = None,
+    make_xray: bool = False,
+) -> tuple[list[Case], list[Problem]]:
+    """The cases under `root`, ordered by id, and all problems together; a case with a problem is left out.
+
+    `root/pairs.csv` (patient_id, ct, xray[, target][, split], paths relative to root), else one folder per
+    patient, in which the patterns name CT and X-ray; they may hold wildcards and `{id}`, the folder's name.
+    Without `ct_pattern` the CT is {id}.nii.gz, {id}.nii or the only folder (of DICOM slices). `store`, and other
+    stores that lie among the patients, are passed over. With `make_xray` a CT needs no X-ray: its case has None.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: pairs.csv lacks a column, there is no case folder, or a pattern
+            leads out of it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"dataset.root must be a folder, got {root}. Set dataset.root=FOLDER.")
+    if (root / CASE_TABLE).is_file():
+        cases, problems = cases_of_table(root, make_xray)
+    else:
+        cases, problems = _from_folders(root, ct_pattern, xray_pattern, store, make_xray)
+    problems += _unsafe_ids(cases) + _shared_ids(cases) + _shared_files(cases, root) + _odd_files(cases, root)
+    bad = {problem.patient_id for problem in problems}
+    good = [case for case in cases if case.patient_id not in bad]
+    return sorted(good, key=lambda case: case.patient_id), sorted(problems, key=lambda p: (p.patient_id, p.path))
+
+
+def _from_folders(
+    root: Path, ct_pattern: str | None, xray_pattern: str, store: Path | None, make_xray: bool
+) -> tuple[list[Case], list[Problem]]:
+    for key, pattern in (("ct_pattern", ct_pattern), ("xray_pattern", xray_pattern)):
+        if pattern is not None and (not pattern or Path(pattern).is_absolute()):
+            raise ValueError(f"dataset.{key} is a pattern within a patient's folder, like *.png; got {pattern!r}")
+    passed_over = None if store is None else store.resolve()
+    visible = sorted(f for f in root.iterdir() if not f.name.startswith("."))
+    folders = [f for f in visible if f.is_dir() and f.resolve() != passed_over and not _is_store(f)]
+    if not folders:
+        raise ValueError(f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root.")
+    cases: list[Case] = []
+    problems = [_dead_link(f) for f in visible if f.is_symlink() and not f.is_dir() and not f.is_file()]
+    for folder in folders:
+        try:
+            cts, ct_name = _matches(folder, _ct_patterns(folder, ct_pattern))
+            xrays, xray_name = _matches(folder, [xray_pattern])
+        except OSError as error:
+            problems.append(_unreadable(folder, error))
+            continue
+        if len(cts) != 1:
+            only = " (an X-ray without a CT)" if xrays else ""
+            problems.append(_not_one(folder, cts, ct_name, "CT", "dataset.ct_pattern", only))
+        if len(xrays) > 1 or (not xrays and not make_xray):
+            only = " (a CT without an X-ray)" if cts else ""
+            problems.append(_not_one(folder, xrays, xray_name, "X-ray", "dataset.xray_pattern", only))
+        elif len(cts) == 1:
+            cases.append(Case(folder.name, cts[0], xrays[0] if xrays else None, None, None))
+    return cases, problems
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether it is a prepared data set (dataset/store.py), finished or not."""
+    return os.path.isfile(folder / "manifest.jsonl") or all(os.path.isdir(folder / n) for n in ("cases", "volumes"))
+
+
+def _ct_patterns(folder: Path, pattern: str | None) -> list[str]:
+    if pattern is not None:
+        return [pattern]
+    subfolders = [escape(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return [*CT_PATTERNS, *subfolders]
+
+
+def _matches(folder: Path, patterns: list[str]) -> tuple[list[Path], str]:
+    """The files that match, and the name that was looked for first."""
+    names = [pattern.replace("{id}", escape(folder.name)) for pattern in patterns]
+    matches = {match for name in names for match in folder.glob(name)}
+    return sorted(matches), patterns[0].replace("{id}", folder.name)
+
+
+def _not_one(folder: Path, matches: list[Path], name: str, what: str, key: str, only: str) -> Problem:
+    if matches:
+        found, remedy = f"{len(matches)}: " + ", ".join(m.name for m in matches[:4]), f"Keep one, or narrow {key}."
+    else:
+        found, remedy = f"none{only}", f"Add it, or set {key}."
+    return Problem(folder.name, f"{folder.name}/{name}", f"one {what} per patient", found, remedy)
+
+
+def _unreadable(folder: Path, error: OSError) -> Problem:
+    found = error.strerror or type(error).__name__
+    return Problem(folder.name, folder.name, "a patient's folder can be read", found, "Check its permissions.")
+
+
+def _dead_link(path: Path) -> Problem:
+    rule, found = "a link leads to a patient's folder", "a link to nothing or to itself"
+    return Problem(path.name, path.name, rule, found, "Correct or remove it.")
+
+
+def _unsafe_ids(cases: Iterable[Case]) -> list[Problem]:
+    rule, remedy = "ids are letters, digits, '.', '_' and '-' (they name files)", "Rename the patient."
+    return [
+        Problem(case.patient_id, case.ct.name, rule, repr(case.patient_id), remedy)
+        for case in cases
+        if not _SAFE_ID.fullmatch(case.patient_id)
+    ]
+
+
+def _odd_files(cases: Iterable[Case], root: Path) -> list[Problem]:
+    """Pipes and devices, which would never end; a folder where a picture should be."""
+    rule, remedy = "a CT is a file or a folder of slices, an X-ray is a file", "Put the file itself there."
+    return [
+        Problem(case.patient_id, relative_to(root, path), rule, "something else", remedy)
+        for case in cases
+        for path in (case.ct, case.xray)
+        if path is not None and not (os.path.isfile(path) or (path == case.ct and os.path.isdir(path)))
+    ]
+
+
+def _shared_ids(cases: Iterable[Case]) -> list[Problem]:
+    """Ids used twice, also by names that differ in case only: some file systems hold them for the same."""
+    same: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        same[case.patient_id.lower()].append(case)
+    return [
+        Problem(case.patient_id, case.ct.name, *_why_shared(group))
+        for group in same.values()
+        if len(group) > 1
+        for case in group
+    ]
+
+
+def _why_shared(group: list[Case]) -> tuple[str, str, str]:
+    """Rule, found and remedy for rows of one id."""
+    splits = sorted({case.split for case in group if case.split is not None})
+    if len(splits) > 1:
+        rule = "a patient lies in one split only (capitals of the id do not count)"
+        return rule, f"{len(group)} rows, in {' and '.join(splits)}", "Keep one pair per patient, in one split."
+    rule = "one row per patient_id (capitals do not count)"
+    return rule, f"{len(group)} rows", "Keep one pair per patient."
+
+
+def _shared_files(cases: Iterable[Case], root: Path) -> list[Problem]:
+    users: dict[Path, list[str]] = defaultdict(list)
+    for case in cases:
+        for path in (case.ct, case.xray):
+            if path is not None:
+                users[path].append(case.patient_id)
+    return [
+        Problem(
+            patient,
+            relative_to(root, path),
+            "a file belongs to one patient",
+            f"used by {', '.join(ids)}",
+            "Correct it.",
+        )
+        for path, ids in users.items()
+        if len(set(ids)) > 1
+        for patient in ids
+    ]

@@ -1,0 +1,148 @@
+"""What preparing changes of a case on its way into the store; as it stands, nothing."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from common.atomic import write_text
+from common.locks import exclusive
+from dataset.scans.dicom_io import dicom_geometry
+from dataset.scans.measure import body_of
+from dataset.scans.orientation import spacing_of, to_canonical
+from dataset.scans.resample import cropped_affine, resample
+from dataset.scans.volume_io import Volume
+from dataset.scans.xray_io import Xray
+from dataset.store.case import Case
+
+MEDIAN = "median"
+MEDIAN_FILE = "spacing.json"  # the median that was chosen: later cases do not move it
+_MEDIAN_LOCK = ".spacing.lock"
+_SAME = 1e-4  # relative; headers round
+Spacing = tuple[float, float, float]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The user's wishes.
+
+    spacing: voxel size (d, h, w) in mm to resample to, "median" for the data set's, None to keep each case's own.
+    crop_to_body: store the box around the patient's body only.
+    make_xray: project an X-ray from a CT that has none.
+    xray_source_mm: distance of its point source from the volume's centre; None for parallel rays.
+    """
+
+    spacing: Spacing | str | None = None
+    crop_to_body: bool = False
+    make_xray: bool = False
+    xray_source_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.spacing, str) and self.spacing != MEDIAN:
+            raise ValueError(f"dataset.spacing is null, one or three lengths in mm, or {MEDIAN}, got {self.spacing!r}")
+        if isinstance(self.spacing, tuple) and not (
+            len(self.spacing) == 3 and all(_is_length(s) for s in self.spacing)
+        ):
+            raise ValueError(f"dataset.spacing needs one or three positive lengths (d, h, w) in mm, got {self.spacing}")
+        if self.xray_source_mm is not None and not _is_length(self.xray_source_mm):
+            raise ValueError(
+                "dataset.make_xray_source_mm is a distance in mm (a film is taken from about 1700),"
+                f" or null for parallel rays; got {self.xray_source_mm}"
+            )
+
+    def recipe(self, case: Case) -> str:
+        """What of this shapes the stored form of `case`, as text to compare."""
+        made = {"source_mm": self.xray_source_mm} if case.xray is None else None
+        return json.dumps({"spacing": self.spacing, "crop_to_body": self.crop_to_body, "made_xray": made})
+
+    def stored_hash(self, case: Case, content: str) -> str:
+        """What tells the stored form of `case` from others: the hash of its sources alone, if nothing is changed."""
+        recipe = self.recipe(case)
+        return (
+            content if recipe == Conversion().recipe(case) else hashlib.sha256((content + recipe).encode()).hexdigest()
+        )
+
+
+def parse_spacing(value: float | str | Sequence[float] | None) -> Spacing | str | None:
+    """A config's value: null, a word, one length or three."""
+    if value is None or isinstance(value, str):
+        return value
+    lengths = [value] * 3 if isinstance(value, int | float) else list(value)
+    if len(lengths) != 3 or any(isinstance(n, str) for n in lengths):
+        raise ValueError(f"dataset.spacing needs one or three lengths (d, h, w) in mm, got {value}")
+    d, h, w = (float(n) for n in lengths)
+    return d, h, w
+
+
+def with_known_spacing(conversion: Conversion, cases: Iterable[Case], store: Path) -> Conversion:
+    """The conversion with numbers for "median": per axis, over all CTs that can be read; chosen once per store."""
+    if conversion.spacing != MEDIAN:
+        return conversion
+    path = store / MEDIAN_FILE
+    with exclusive(store / _MEDIAN_LOCK):
+        if not path.is_file():
+            _log.info("dataset.spacing=median: reading the header of every CT")
+            spacings = [spacing for case in cases if (spacing := _spacing_on_disk(case.ct)) is not None]
+            if not spacings:
+                return replace(conversion, spacing=None)  # nothing can be read: every case will be reported
+            chosen = [median(axis) for axis in zip(*spacings, strict=True)]
+            write_text(path, json.dumps({"spacing_mm": chosen, "cases": len(spacings)}) + "\n")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    _log.info(
+        "dataset.spacing=median: %s mm, of %d CTs; remove %s to choose anew",
+        " x ".join(f"{size:g}" for size in content["spacing_mm"]),
+        content["cases"],
+        path,
+    )
+    return replace(conversion, spacing=parse_spacing(content["spacing_mm"]))
+
+
+def convert(volume: Volume, xray: Xray, conversion: Conversion) -> tuple[Volume, Xray]:
+    """The pair as it is stored: cropped, then resampled. A crop moves the centre that X-ray millimetres count from."""
+    hu, affine = volume.hu, volume.affine
+    if conversion.crop_to_body:
+        low, high = body_of(hu, volume.spacing)
+        moved = [((a + b) - n) / 2 * s for a, b, n, s in zip(low, high, hu.shape, volume.spacing, strict=True)]
+        xray = _recentred(xray, np.array([moved[2], moved[0]]))
+        hu, affine = hu[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], cropped_affine(affine, low)
+    if isinstance(conversion.spacing, tuple) and not np.allclose(volume.spacing, conversion.spacing, rtol=_SAME):
+        hu, affine = resample(hu, affine, conversion.spacing)
+    return replace(volume, hu=hu, affine=affine), xray
+
+
+def _recentred(xray: Xray, moved: np.ndarray) -> Xray:
+    """The X-ray with millimetres from a centre that lies `moved` (x right->left, z foot->head) from the old one."""
+    if xray.affine is None:
+        return xray
+    affine = xray.affine.copy()
+    affine[:, 2] += affine[:, :2] @ moved
+    return replace(xray, affine=affine)
+
+
+def _spacing_on_disk(path: Path) -> Spacing | None:
+    """Voxel size (d, h, w) of a CT in the canonical frame; None if it cannot be read."""
+    try:
+        shape, affine = dicom_geometry(path) if path.is_dir() else _nifti_geometry(path)
+        nothing = np.broadcast_to(np.int16(0), shape)  # takes no memory
+        return spacing_of(to_canonical(nothing, affine)[1])
+    except Exception:  # what readers raise on damaged bytes is an open list; preparing will report it
+        return None
+
+
+def _nifti_geometry(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape (x, y, z) and affine of a NIfTI file, without reading a voxel."""
+    image: Any = nib.load(path)
+    return image.shape[:3], image.affine
+
+
+def _is_length(value: float) -> bool:
+    return bool(np.isfinite(value)) and value > 0

@@ -1,0 +1,63 @@
+"""STORE/conversion.json: what preparing changed of the cases in a store."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from common.atomic import write_text
+from dataset.prepare.conversion import MEDIAN, MEDIAN_FILE, Conversion
+
+CONVERSION_FILE = "conversion.json"
+_log = logging.getLogger(__name__)
+
+
+def write_conversion(store: Path, conversion: Conversion) -> None:
+    write_text(store / CONVERSION_FILE, json.dumps(_plain(conversion)) + "\n")
+
+
+def check_conversion(store: Path, wanted: Conversion) -> None:
+    """ValueError if a prepared store has another spacing than was asked for, or is not cropped though that was.
+
+    What was not asked for (null, false) is as the store has it. Says if X-rays were to be made otherwise.
+    """
+    found, asked = _stored(store), _plain(wanted)
+    if asked["spacing"] == MEDIAN and (store / MEDIAN_FILE).is_file():
+        asked["spacing"] = json.loads((store / MEDIAN_FILE).read_text(encoding="utf-8"))["spacing_mm"]
+    for key in ("spacing", "crop_to_body"):
+        if asked[key] and asked[key] != found[key]:
+            raise ValueError(
+                f"dataset.{key}={json.dumps(asked[key])}, but {store} was prepared with {json.dumps(found[key])};"
+                f" leave it out to use the store as it is, or run prepare_data.py with dataset.{key} and a"
+                " dataset.store of its own"
+            )
+    made = ("make_xray", "xray_source_mm")
+    if asked["make_xray"] and any(asked[key] != found[key] for key in made):
+        _log.warning(
+            "dataset.make_xray=true, source %s mm, but %s was prepared with %s, source %s mm, and is used as it is;"
+            " prepare_data.py brings it up to date",
+            json.dumps(asked["xray_source_mm"]),
+            store,
+            json.dumps(found["make_xray"]),
+            json.dumps(found["xray_source_mm"]),
+        )
+
+
+def warn_of_change(store: Path, wanted: Conversion) -> None:
+    """Say that a store's cases will all be made anew, before the hours that it takes."""
+    found, asked = _stored(store), _plain(wanted)
+    changed = [
+        f"{key} was {found[key]}, now {asked[key]}" for key in ("spacing", "crop_to_body") if found[key] != asked[key]
+    ]
+    if changed and (store / CONVERSION_FILE).is_file():
+        _log.warning("%s: %s; its cases are prepared anew", store, ", ".join(changed))
+
+
+def _stored(store: Path) -> dict:
+    path = store / CONVERSION_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _plain(Conversion())
+
+
+def _plain(conversion: Conversion) -> dict:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(asdict(conversion)))

@@ -1,0 +1,96 @@
+"""Pairs read from their own files, without a prepared store: the reference for what a store holds. Slow."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.recent import Recent
+from dataset.prepare.cases import find_cases
+from dataset.prepare.checks import format_problems
+from dataset.prepare.conversion import MEDIAN, Conversion
+from dataset.prepare.examine import Examined, Pair, examine, pair_of, unreadable
+from dataset.prepare.prepare import SHARES, UNCHANGED, XRAY_PATTERN, duplicates
+from dataset.store.case import Case
+from dataset.store.records import source_hash
+from dataset.store.split import assign_splits
+from dataset.store.store import Store, StoredCase, quantised
+
+_PAIRS_KEPT = 2  # decoded volumes in memory, per process
+
+_log = logging.getLogger(__name__)
+
+
+class FileStore(Store):
+    """What `VolumeStore` gives of a store that was prepared at once and with the same settings, bit for bit.
+
+    Every case is read once to begin with, and again whenever it is not among the last two; nothing is written.
+    Problems of the data are logged; bad cases are left out. Nothing remembers the splits either: where cases are
+    added or taken away between two runs, others may change theirs, unless a `split` column of pairs.csv says it.
+
+    Args:
+        root: of the pairs. The others are those of `dataset.prepare.prepare.prepare`.
+
+    Raises:
+        FileNotFoundError: no such root. ValueError: no good case, or a spacing that only a store remembers.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        ct_pattern: str | None = None,
+        xray_pattern: str = XRAY_PATTERN,
+        shares: Mapping[str, float] = SHARES,
+        conversion: Conversion = UNCHANGED,
+    ) -> None:
+        if conversion.spacing == MEDIAN:
+            raise ValueError("dataset.spacing=median is chosen once per store; without one, give the spacing in mm")
+        root, self._conversion = Path(root), conversion
+        sources, problems = find_cases(root, ct_pattern, xray_pattern, make_xray=conversion.make_xray)
+        found: dict[str, Examined] = {}
+        entries: dict[str, StoredCase] = {}
+        for case in tqdm(sources, desc="reading", unit="case", disable=None):
+            found[case.patient_id], pair = _look_at(case, root, conversion)
+            if pair is not None:
+                entries[case.patient_id] = pair.entry
+        problems += [problem for one in found.values() for problem in one.problems] + duplicates(found)
+        bad = {problem.patient_id for problem in problems if problem.fatal}
+        self._sources = {case.patient_id: case for case in sources if case.patient_id not in bad}
+        if problems:
+            _log.warning("%d problems in %s:\n%s", len(problems), root, format_problems(problems))
+        if not self._sources:
+            raise ValueError(f"no good case in {root}:\n{format_problems(problems)}")
+        splits = assign_splits(
+            self._sources, {name: case.split for name, case in self._sources.items() if case.split}, shares
+        )
+        super().__init__(root, [replace(entries[name], split=splits[name]) for name in sorted(self._sources)])
+        self._pairs: Recent[Pair] = Recent(_PAIRS_KEPT)
+
+    def _volume(self, case: StoredCase) -> np.ndarray:
+        return self._pair(case).hu
+
+    def _square(self, case: StoredCase) -> np.ndarray:
+        return quantised(self._pair(case).square)
+
+    def _pair(self, case: StoredCase) -> Pair:
+        return self._pairs.get(case.patient_id, lambda: self._read(case))
+
+    def _read(self, case: StoredCase) -> Pair:
+        _, pair = _look_at(self._sources[case.patient_id], self.folder, self._conversion)
+        if pair is None or pair.entry.source_hash != case.source_hash:
+            raise ValueError(f"the files of {case.patient_id} in {self.folder} have changed since they were checked")
+        pair.hu.setflags(write=False)
+        return pair
+
+
+def _look_at(case: Case, root: Path, conversion: Conversion) -> tuple[Examined, Pair | None]:
+    try:
+        content = source_hash(case)
+        found = examine(case, root, conversion)
+        pair = pair_of(case, root, conversion, found, conversion.stored_hash(case, content))
+    except (OSError, MemoryError) as error:
+        return Examined(None, None, (unreadable(case, error),), "", ""), None
+    return replace(found, volume=None, xray=None), pair

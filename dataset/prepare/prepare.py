@@ -1,0 +1,206 @@
+"""A data set on disk -> a store that training reads (dataset/store.py). Parallel, resumable, on many machines."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.atomic import remove_abandoned
+from common.locks import exclusive
+from dataset.prepare.cases import find_cases
+from dataset.prepare.checks import shared_content
+from dataset.prepare.conversion import Conversion, with_known_spacing
+from dataset.prepare.conversion_file import warn_of_change, write_conversion
+from dataset.prepare.examine import Examined, xray_source
+from dataset.prepare.prepare_case import prepare_case
+from dataset.prepare.prepare_report import summary, write_reports
+from dataset.prepare.processes import single_threaded, without_script
+from dataset.prepare.shards import Shard
+from dataset.store.case import Case, Problem, relative_to
+from dataset.store.records import Record, fresh_record, tried_record
+from dataset.store.split import assign_splits
+from dataset.store.split_file import read_splits, warn_of_other_shares, write_splits
+from dataset.store.store import StoredCase, write_manifest
+
+XRAY_PATTERN = "*_pa_drr.png"
+SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.2}
+UNCHANGED = Conversion()
+_MERGE_LOCK = ".prepare.lock"
+Work = Callable[[Case], Record]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a run found.
+
+    cases: those of the manifest. problems: all of the data set. prepared: how many cases were prepared anew.
+    missing: cases that other shards have not finished; while there are any, this run wrote no manifest, `cases` is
+        empty and `problems` are those known so far.
+    """
+
+    cases: list[StoredCase]
+    problems: list[Problem]
+    prepared: int
+    missing: int = 0
+
+
+def prepare(
+    root: Path | str,
+    store: Path | str,
+    ct_pattern: str | None = None,
+    xray_pattern: str = XRAY_PATTERN,
+    num_workers: int = 0,
+    shares: Mapping[str, float] = SHARES,
+    strict: bool = False,
+    conversion: Conversion = UNCHANGED,
+    shard: Shard | None = None,
+) -> PrepareReport:
+    """Check every case under `root` and store the good ones; run it again to continue or to add cases.
+
+    Bad cases stay out of the manifest; `store/report.txt` and `report.html` show every problem of the data set. A
+    case whose sources and conversion have not changed is not prepared again.
+
+    Args:
+        num_workers: processes; 0 works in this one.
+        shares: target shares of the splits; a `split` column of pairs.csv wins.
+        strict: raise on any problem (of parts, the one that ends last).
+        conversion: what changes on the way: spacing, crop, X-rays projected where there are none.
+        shard: the part of the cases to prepare here. The part that ends last writes manifest and reports, for all.
+
+    Raises:
+        FileNotFoundError: no such root.
+        ValueError: no good case, or any problem if `strict`; holds the table.
+        OSError: the store cannot be written (no space left), or a process was killed (ChildProcessError).
+    """
+    root, store = Path(root), Path(store)
+    cases, problems = find_cases(root, ct_pattern, xray_pattern, store, conversion.make_xray)
+    conversion = with_known_spacing(conversion, cases, store)
+    warn_of_change(store, conversion)
+    warn_of_other_shares(store, shares)
+    work = partial(prepare_case, root=root, store=store, conversion=conversion)
+    records, prepared = _records(cases if shard is None else shard.share(cases), store, conversion, work, num_workers)
+    with exclusive(store / _MERGE_LOCK):
+        missing = 0 if shard is None else _add_others(records, cases, store, conversion)
+        problems += [problem for record in records.values() for problem in record.problems]
+        problems = sorted(problems + duplicates(records), key=lambda problem: (problem.patient_id, problem.path))
+        if missing:
+            return PrepareReport([], problems, prepared, missing)
+        remove_abandoned(store)
+        stored = _finish(cases, problems, records, root, store, shares, strict)
+        write_conversion(store, conversion)
+    return PrepareReport(stored, problems, prepared)
+
+
+def _records(
+    cases: Sequence[Case], store: Path, conversion: Conversion, work: Work, num_workers: int
+) -> tuple[dict[str, Record], int]:
+    """The record of every case by id, and how many were made now."""
+    records: dict[str, Record] = {}
+    remaining = []
+    for case in cases:
+        known = fresh_record(case, store, conversion.recipe(case))
+        if known is None:
+            remaining.append(case)
+        else:
+            records[case.patient_id] = known
+    results = _in_pool(remaining, work, num_workers) if num_workers > 0 else _in_process(remaining, work)
+    for patient_id, record in _with_progress(results, len(remaining)):
+        records[patient_id] = record
+    return records, len(remaining)
+
+
+def _add_others(records: dict[str, Record], cases: Sequence[Case], store: Path, conversion: Conversion) -> int:
+    """Add what other shards have recorded; how many cases are still missing."""
+    for case in cases:
+        if case.patient_id not in records:
+            found = tried_record(case, store, conversion.recipe(case))
+            if found is not None:
+                records[case.patient_id] = found
+    return len(cases) - len(records)
+
+
+def _in_process(cases: Sequence[Case], work: Work) -> Iterator[tuple[str, Record]]:
+    for case in cases:
+        yield case.patient_id, work(case)
+
+
+def _in_pool(cases: Sequence[Case], work: Work, num_workers: int) -> Iterator[tuple[str, Record]]:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(num_workers, len(cases) or 1), mp_context=context) as pool:
+        with single_threaded(), without_script():
+            futures = {pool.submit(work, case): case.patient_id for case in cases}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a preparation process was killed, most likely for want of memory (each needs about four"
+                f" times the size of a volume); got dataset.prepare_workers={num_workers}. Lower it (0: no other"
+                " processes) and run this again: finished cases are kept."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_progress(results: Iterator[tuple[str, Record]], total: int) -> Iterator[tuple[str, Record]]:
+    """A bar on a terminal, else about ten log lines."""
+    if sys.stderr.isatty():
+        yield from tqdm(results, total=total, desc="preparing", unit="case")
+        return
+    every = max(1, total // 10)
+    for done, result in enumerate(results, start=1):
+        if done % every == 0 or done == total:
+            _log.info("prepared %d of %d cases", done, total)
+        yield result
+
+
+def duplicates(records: Mapping[str, Record | Examined]) -> list[Problem]:
+    """A problem for every case whose CT or X-ray another case has, too."""
+    by_id = sorted(records.items())
+    cts = [(name, record.ct_content) for name, record in by_id if record.ct_content]
+    xrays = [(name, record.xray_content) for name, record in by_id if record.xray_content]
+    return shared_content(cts, "CT") + shared_content(xrays, "X-ray")
+
+
+def _finish(
+    cases: Sequence[Case],
+    problems: Sequence[Problem],
+    records: Mapping[str, Record],
+    root: Path,
+    store: Path,
+    shares: Mapping[str, float],
+    strict: bool,
+) -> list[StoredCase]:
+    """Write reports, splits and manifest from the records of all cases."""
+    bad = {problem.patient_id for problem in problems if problem.fatal}
+    good = [case for case in cases if case.patient_id not in bad]
+    known = read_splits(store) | {case.patient_id: case.split for case in good if case.split is not None}
+    assigned = assign_splits([case.patient_id for case in good], known, shares)
+    stored = [_entry(case, records[case.patient_id], assigned[case.patient_id], root) for case in good]
+    write_reports(store, stored, problems)
+    if not good or (strict and problems):
+        raise ValueError(summary(store, len(good), problems))
+    write_splits(store, known | assigned, shares)
+    write_manifest(store, stored)
+    return stored
+
+
+def _entry(case: Case, record: Record, split: str, root: Path) -> StoredCase:
+    if record.stored is None:
+        raise ValueError(f"{case.patient_id} has no problem, yet nothing is stored")
+    return replace(
+        record.stored,
+        split=split,
+        target=case.target,
+        ct_source=relative_to(root, case.ct),
+        xray_source=xray_source(case, root),
+    )

@@ -1,0 +1,202 @@
+"""CT volumes on disk <-> int16 HU arrays in the canonical frame (dataset/orientation.py)."""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.orientations import aff2axcodes
+
+from common.atomic import replacing
+from common.errors import BadFileError, of_the_machine
+from dataset.scans.dicom_io import read_dicom_folder
+from dataset.scans.orientation import CANONICAL_AXES, check_affine, from_canonical, spacing_of, to_canonical
+
+MAX_VOXELS = 2**31  # 4 GB of int16; a chest CT has up to about 1024 x 1024 x 1000
+_MAX_GZIP_RATIO = 1040  # deflate packs at most 1032 bytes into one
+_NIFTI2_HEADER = 540
+_DESCRIPTION_BYTES = 79
+_DAMAGED = "Copy or export the file again."
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A CT in the canonical frame.
+
+    hu: int16 (D, H, W), foot->head, front->back, patient right->left.
+    affine: (4, 4), voxel (w, h, d) -> RAS mm.
+    source_axes: where the axes of the file ran, such as "LAS"; source_affine: the file's own affine.
+    """
+
+    hu: np.ndarray
+    affine: np.ndarray
+    source_axes: str
+    source_affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size (d, h, w) in mm."""
+        return spacing_of(self.affine)
+
+
+def read_ct(path: Path | str) -> Volume:
+    """Read a .nii or .nii.gz file, or a folder of DICOM slices.
+
+    Raises:
+        OSError, MemoryError: no such path, or the machine cannot read it now.
+        BadFileError: (a ValueError) damaged, no CT volume, no usable affine, or NaN; names file and remedy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        array, affine = read_dicom_folder(path)
+    elif path.name.endswith((".nii", ".nii.gz")) and (path.is_file() or not path.exists()):
+        array, affine = _read_nifti(path)
+    else:
+        rule = "a CT is a .nii or .nii.gz file or a folder of DICOM slices"
+        raise BadFileError(path, rule, "another kind of file", "Convert it.")
+    check_affine(affine, path)
+    hu, canonical, axes = to_canonical(array, affine)
+    return Volume(np.ascontiguousarray(hu), canonical, axes, affine)
+
+
+def write_ct(
+    path: Path | str, hu: np.ndarray, affine: np.ndarray, axes: str = CANONICAL_AXES, description: str = ""
+) -> None:
+    """Write HU (D, H, W) of the canonical frame as an int16 NIfTI whose axes run to `axes`.
+
+    Numbers are rounded. The same voxel keeps its world position whatever `axes` says. Raises ValueError if a
+    value is no int16, the affine is not canonical, or the description is longer than the header's 79 bytes.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"a CT is written as .nii or .nii.gz, got {path}")
+    if hu.ndim != 3:
+        raise ValueError(f"a CT to write must have axes (D, H, W), got shape {hu.shape} for {path}")
+    if len(description.encode()) > _DESCRIPTION_BYTES:
+        raise ValueError(f"a NIfTI description has at most {_DESCRIPTION_BYTES} bytes, got {description!r}")
+    affine = np.asarray(affine, dtype=float)
+    check_affine(affine, path)
+    array, file_affine = from_canonical(to_int16(hu, path), affine, axes)
+    image = nib.Nifti1Image(array, file_affine)
+    image.set_data_dtype(np.int16)
+    image.set_qform(file_affine, code="scanner")
+    image.set_sform(file_affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode()
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+
+
+def to_int16(values: np.ndarray, path: Path, slope: float = 1.0, intercept: float = 0.0) -> np.ndarray:
+    """values * slope + intercept, rounded to int16, along the last axis piece by piece to save memory."""
+    if values.dtype == np.int16 and values.dtype.isnative and (slope, intercept) == (1.0, 0.0):
+        return values
+    limits = np.iinfo(np.int16)
+    out = np.empty(values.shape, dtype=np.int16, order="F" if values.flags.f_contiguous else "C")
+    for index in range(values.shape[-1]):
+        piece = values[..., index].astype(np.float64) * slope + intercept
+        if not np.isfinite(piece).all():
+            bad = int((~np.isfinite(piece)).sum())
+            raise BadFileError(
+                path,
+                "a CT holds a number in every voxel",
+                f"NaN or infinity in {bad} voxel(s) at index {index} of the last axis",
+                "Repair or leave out this scan.",
+            )
+        if piece.min() < limits.min or piece.max() > limits.max:
+            raise BadFileError(
+                path,
+                f"HU lie in [{limits.min}, {limits.max}]",
+                f"{piece.min():g} to {piece.max():g}",
+                "Check the rescale slope and intercept.",
+            )
+        out[..., index] = np.rint(piece)
+    return out
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """HU int16 (x, y, z) in file order and the affine."""
+    with path.open("rb") as file, LoggingOutputSuppressor():  # what nibabel would print is said by the error
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if compressed else file
+        try:
+            image = _open_nifti(stream)
+            _check_header(image, path, compressed)
+            proxy: Any = image.dataobj
+            raw = np.asarray(proxy.get_unscaled())
+            _check_end(stream, proxy, path, compressed)
+        except BadFileError:
+            raise
+        except Exception as error:  # what gzip, zlib and nibabel raise on damaged bytes is an open list
+            if of_the_machine(error):
+                raise
+            rule, found = (
+                "a NIfTI file is whole",
+                f"a truncated or damaged one ({error or type(error).__name__})",
+            )
+            raise BadFileError(path, rule, found, _DAMAGED) from error
+    raw = raw.reshape(raw.shape[:3], order="F")
+    return to_int16(raw, path, proxy.slope, proxy.inter), image.affine
+
+
+def _check_end(stream: Any, proxy: Any, path: Path, compressed: bool) -> None:
+    """The file ends with the last voxel; reading up to there also checks a compressed file's checksum."""
+    if compressed:
+        left = 0
+        while piece := stream.read(1 << 20):
+            left += len(piece)
+    else:
+        left = path.stat().st_size - proxy.offset - int(np.prod(proxy.shape)) * proxy.dtype.itemsize
+    if left > 0:
+        rule = "the header tells the size of all that the file holds"
+        raise BadFileError(path, rule, f"{proxy.shape} and {left} bytes more", _DAMAGED)
+
+
+def _open_nifti(stream: Any) -> nib.Nifti1Image:
+    start = stream.read(4)
+    stream.seek(0)
+    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
+    kind = nib.Nifti2Image if _NIFTI2_HEADER in sizes else nib.Nifti1Image
+    return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)  # a map's I/O error kills the process
+
+
+def _check_header(image: nib.Nifti1Image, path: Path, compressed: bool) -> None:
+    """Refuse, before any voxel is read, what cannot be a CT or cannot be in this file."""
+    shape, dtype = image.shape, image.get_data_dtype()
+    if len(shape) < 3 or min(shape[:3]) < 2 or any(n != 1 for n in shape[3:]):
+        raise BadFileError(
+            path, "a CT is 3D, or 4D with a last axis of 1", f"shape {shape}", "Export one volume per file."
+        )
+    if dtype.kind not in "iuf":
+        raise BadFileError(path, "the voxels of a CT are plain numbers", str(dtype), "Export HU as int16.")
+    voxels = int(np.prod(shape, dtype=object))
+    needed, held = voxels * dtype.itemsize, path.stat().st_size * (_MAX_GZIP_RATIO if compressed else 1)
+    if voxels > MAX_VOXELS or needed > held:
+        raise BadFileError(
+            path,
+            f"a CT has at most {MAX_VOXELS / 1e9:.1f}e9 voxels, all of them in the file",
+            f"a header of {shape} ({needed / 1e9:.3g} GB), a file of {path.stat().st_size / 1e6:.3g} MB",
+            _DAMAGED,
+        )
+    codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
+    if max(codes) <= 0:
+        raise BadFileError(
+            path,
+            "a usable affine tells left from right",
+            "none: the sform and qform codes are 0",
+            "Convert the scan again with a tool that keeps its position and orientation.",
+        )
+    check_affine(image.affine, path)
+    affines = (image.get_sform(), image.get_qform()) if min(codes) > 0 else (image.affine,)
+    axes = ["".join(axis or "?" for axis in aff2axcodes(affine)) for affine in affines]
+    if axes[0] != axes[-1]:
+        raise BadFileError(
+            path,
+            "the two affines of a NIfTI file (sform and qform) say alike where the axes run",
+            " and ".join(axes),
+            "Find out which is right, or left and right may be exchanged; write it as both.",
+        )

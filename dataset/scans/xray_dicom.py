@@ -1,0 +1,112 @@
+"""A frontal X-ray in DICOM -> grey image with its geometry. No patient tag is kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+from common.errors import BadFileError, of_the_machine
+from dataset.scans.dicom_file import quiet_pydicom
+
+_LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LAT", "LATERAL"}
+_FRONTAL = "the X-ray is the frontal view"
+_EXPORT = "Export the frontal X-ray again."
+_SAME = 1e-3  # relative; the tags are rounded differently
+
+Geometry = tuple[float, float]  # pixel size (down, across) in mm, in the patient's middle
+
+
+def read_xray_dicom(path: Path, check_size: Callable[[tuple[int, int]], None]) -> tuple[np.ndarray, Geometry | None]:
+    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, patient's left on the right; pixel mm.
+
+    `check_size` is given (columns, rows) before the pixels are read.
+
+    Raises:
+        BadFileError: damaged, a lateral view, or several frames. OSError, MemoryError: it cannot be read now.
+    """
+    try:
+        with quiet_pydicom():
+            dataset = pydicom.dcmread(path)
+            check_size((int(dataset.Columns), int(dataset.Rows)))
+            _check_view(dataset, path)
+            return _image(dataset), _pixel_mm(dataset)
+    except BadFileError:
+        raise
+    except Exception as error:  # what pydicom raises on damaged bytes is an open list; its text may hold tags
+        if of_the_machine(error):
+            raise
+        rule, found = "an X-ray is a whole DICOM image", f"a {type(error).__name__} while reading it"
+        raise BadFileError(path, rule, found, f"{_EXPORT} If compressed, install python-gdcm.") from None
+
+
+def _check_view(dataset: pydicom.Dataset, path: Path) -> None:
+    view = str(dataset.get("ViewPosition", "") or "").upper()
+    across = _orientation(dataset)[0]
+    if view in _LATERAL_VIEWS or across[:1] in ("A", "P"):
+        found = f"view {view!r}, image rows running to {across!r}: a lateral"
+        raise BadFileError(path, _FRONTAL, found, "Give the PA or AP view.")
+    if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
+        raise BadFileError(path, "an X-ray has one frame", f"{dataset.NumberOfFrames} frames", _EXPORT)
+
+
+def _orientation(dataset: pydicom.Dataset) -> tuple[str, str]:
+    """Where rows and columns run to in the patient; ("L", "F") is how radiologists see it."""
+    directions = [str(text).upper() for text in dataset.get("PatientOrientation") or []]
+    return (directions[0] or "L", directions[1] or "F") if len(directions) == 2 else ("L", "F")
+
+
+def _image(dataset: pydicom.Dataset) -> np.ndarray:
+    """float32 (h, w) in [0, 1]."""
+    pixels = dataset.pixel_array
+    if pixels.ndim == 3:
+        pixels = pixels.astype(np.float32).mean(axis=-1)
+    else:
+        pixels = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+    low, high = _display_range(dataset)
+    image = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        image = 1 - image
+    across, down = _orientation(dataset)
+    if across.startswith("R"):
+        image = image[:, ::-1]
+    if down.startswith("H"):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _display_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """Lowest and highest value that the modality and VOI transforms can give (as pydicom applies them)."""
+    if dataset.get("VOILUTSequence"):
+        return 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+    if dataset.get("ModalityLUTSequence"):
+        return 0.0, float(2 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1)
+    bits = int(dataset.BitsStored)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    return low * slope + intercept, high * slope + intercept
+
+
+def _pixel_mm(dataset: pydicom.Dataset) -> Geometry | None:
+    """Pixel size in the patient: calibrated, or the detector's over the magnification (1 if not told).
+
+    A PixelSpacing that repeats the detector's is not calibrated (DICOM PS3.3, 10.7).
+    """
+    patient, detector = dataset.get("PixelSpacing"), dataset.get("ImagerPixelSpacing")
+    if patient and not (detector and np.allclose(patient, detector, rtol=_SAME, atol=0)):
+        down, across = (float(size) for size in patient)
+    elif detector:
+        magnification = _magnification(dataset)
+        down, across = (float(size) / magnification for size in detector)
+    else:
+        return None
+    return (down, across) if down > 0 and across > 0 else None
+
+
+def _magnification(dataset: pydicom.Dataset) -> float:
+    told = dataset.get("EstimatedRadiographicMagnificationFactor")
+    detector, patient = dataset.get("DistanceSourceToDetector"), dataset.get("DistanceSourceToPatient")
+    if told:
+        return float(told)
+    return float(detector) / float(patient) if detector and patient else 1.0

@@ -1,0 +1,206 @@
+"""Chest X-rays on disk <-> grey images in [0, 1] with their geometry.
+
+Shown as radiologists see them: head up, the patient's left on the image's right. An X-ray affine (2, 3) maps
+(x mm right->left, z mm foot->head, 1), from the volume's centre, to (column, row), pixel centres at integers.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+from common.atomic import replacing, write_text
+from common.errors import BadFileError
+from dataset.scans.deep_png import deep_grey, is_deep
+from dataset.scans.dicom_file import is_dicom
+from dataset.scans.xray_dicom import read_xray_dicom
+
+if TYPE_CHECKING:  # preparation workers start without torch
+    from torch import Tensor
+
+MAX_PIXELS = 80_000_000  # the largest detectors have about 20 million
+MIN_SIDE = 64
+KIND_FULL_SCALE = {"uint8": 255, "uint16": 65535}
+_TWELVE_BITS = 4095
+_SCALE_PERCENTILES = (0.5, 99.5)
+_SIZE_RULE = f"an X-ray has at least {MIN_SIDE} pixels a side and at most {MAX_PIXELS // 1_000_000} million in all"
+_SIZE_REMEDY = "Export it at the detector's resolution."
+_SIDECAR_KEYS = {"affine", "synthetic"}
+_SIDECAR_RULE = "an X-ray's sidecar holds 'affine' (2x3 finite numbers or null) and 'synthetic' (true or false)"
+_SIDECAR_REMEDY = "Rewrite or remove it."
+
+
+@dataclass(frozen=True)
+class Xray:
+    """A frontal X-ray.
+
+    image: float32 (h, w), values of the file divided by the full scale of its type.
+    kind: what the file stored: "uint8", "uint16", "uint12" (16-bit file, no value above 4095) or "dicom".
+        Images of one kind share an intensity scale.
+    affine: float64 (2, 3), mm from the volume's centre -> pixel; None if unknown.
+    synthetic: projected from a CT.
+    foreign_sidecar: the `<stem>.json` beside it is another tool's and was left unread.
+    """
+
+    image: np.ndarray
+    kind: str
+    affine: np.ndarray | None
+    synthetic: bool
+    foreign_sidecar: bool = False
+
+
+def read_xray(path: Path | str) -> Xray:
+    """Read a PNG, JPEG or DICOM image of 8 or 16 bit with 1, 3 or 4 channels (alpha is left out).
+
+    The geometry comes from the sidecar `<stem>.json` that `write_xray` makes, or else from DICOM tags; the sidecar of
+    a DICOM image speaks of its pixels as they are given here.
+
+    Raises:
+        OSError, MemoryError: no such file, or the machine cannot read it now.
+        BadFileError: (a ValueError) not an image, damaged, too small or large, or a lateral; names the file.
+    """
+    path = Path(path)
+    if is_dicom(path):
+        image, pixel_mm = read_xray_dicom(path, lambda size: _check_size(size, path))
+        h, w = image.shape
+        xray = Xray(image, "dicom", None if pixel_mm is None else centred_affine((h, w), pixel_mm), False)
+    else:
+        xray = Xray(*_read_picture(path), affine=None, synthetic=False)
+    return _with_sidecar(xray, path.with_suffix(".json"))
+
+
+def write_xray(path: Path | str, image: np.ndarray, affine: np.ndarray | None, synthetic: bool) -> None:
+    """Write an image (h, w) in [0, 1] as a 16-bit PNG, with its geometry in `<stem>.json` beside it."""
+    path = Path(path)
+    if image.ndim != 2 or not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+        raise ValueError(f"an X-ray to write must be (h, w) in [0, 1], got shape {image.shape} for {path}")
+    geometry = None if affine is None else np.asarray(affine, dtype=float).tolist()
+    write_text(path.with_suffix(".json"), json.dumps({"affine": geometry, "synthetic": synthetic}) + "\n")
+    with replacing(path) as temporary:
+        Image.fromarray(np.rint(image * KIND_FULL_SCALE["uint16"]).astype(np.uint16)).save(temporary)
+
+
+def to_square(xray: Xray, size: int = 512) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pad with 0 to a centred square, then resize: (image float32 (size, size) in [0, 1], affine adapted)."""
+    h, w = xray.image.shape
+    side = max(h, w)
+    top, left = (side - h) // 2, (side - w) // 2
+    padded = np.zeros((side, side), dtype=np.float32)
+    padded[top : top + h, left : left + w] = xray.image
+    image = _resize(padded, size)
+    if xray.affine is None:
+        return image, None
+    scale = size / side
+    affine = xray.affine.copy()
+    affine[:, 2] = (affine[:, 2] + (left, top) + 0.5) * scale - 0.5  # pixel centres lie half a pixel in
+    affine[:, :2] *= scale
+    return image, affine
+
+
+def fov_affine(size: int, fov_mm: float) -> np.ndarray:
+    """Affine (2, 3) of a square image of `size` pixels that shows `fov_mm` around the volume's centre."""
+    if size < 1 or not fov_mm > 0:
+        raise ValueError(f"need size >= 1 pixels and fov_mm > 0, got {size} and {fov_mm}")
+    return centred_affine((size, size), (fov_mm / size, fov_mm / size))
+
+
+def centred_affine(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> np.ndarray:
+    """Affine (2, 3) of an image (h, w), pixels (h, w) in mm, centred on the volume's centre."""
+    (h, w), (step_z, step_x) = shape, pixel_mm
+    return np.array([[1 / step_x, 0, (w - 1) / 2], [0, -1 / step_z, (h - 1) / 2]])
+
+
+def intensity_percentiles(image: np.ndarray) -> tuple[float, float]:
+    """The 0.5 and 99.5 percentiles, which scale an image robustly."""
+    low, high = np.percentile(image, _SCALE_PERCENTILES)
+    return float(low), float(high)
+
+
+def scale_xray(image: np.ndarray, kind: str, ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """Stretch the kind's (low, high) to [0, 1], clipped, float32; an unknown kind by its own percentiles."""
+    low, high = ranges[kind] if kind in ranges else intensity_percentiles(image)
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+
+
+def encoder_view(image: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """Image (h, w) in [0, 1] -> float32 (3, size, size), resized and normalised for an encoder."""
+    import torch  # here, because preparation workers start without it
+
+    grey = torch.from_numpy(_resize(image, size)).expand(3, size, size)
+    return (grey - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Smoothed resize of a square float32 image; never leaves the range of its values."""
+    if image.shape == (size, size):
+        return image.astype(np.float32)
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _check_size(size: tuple[int, int], path: Path) -> None:
+    w, h = size
+    if w * h > MAX_PIXELS or min(w, h) < MIN_SIDE:
+        raise BadFileError(path, _SIZE_RULE, f"{w} x {h}", _SIZE_REMEDY)
+
+
+def _read_picture(path: Path) -> tuple[np.ndarray, str]:
+    """Image float32 (h, w) in [0, 1] and its kind."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with _open_picture(path) as image:
+                _check_size(image.size, path)
+                deep = is_deep(image)
+                image.verify()  # checksums; leaves the image unusable
+            pixels = deep_grey(partial(_open_picture, path)) if deep else _grey(path)
+    except Image.DecompressionBombError:
+        raise BadFileError(path, _SIZE_RULE, "a far larger image", _SIZE_REMEDY) from None
+    except (OSError, SyntaxError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # no such file, no permission: the system's message names it
+        rule = "an X-ray is a whole PNG, JPEG or DICOM image"
+        found = "something else" if isinstance(error, UnidentifiedImageError) else f"a damaged one ({error})"
+        raise BadFileError(path, rule, found, "Export the X-ray again.") from error
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / KIND_FULL_SCALE["uint8"], "uint8"
+    kind = "uint12" if pixels.max() <= _TWELVE_BITS else "uint16"
+    return pixels.astype(np.float32) / KIND_FULL_SCALE["uint16"], kind
+
+
+def _open_picture(path: Path) -> ImageFile:
+    return Image.open(path, formats=("PNG", "JPEG"))
+
+
+def _grey(path: Path) -> np.ndarray:
+    """uint8 or uint16 (h, w)."""
+    with _open_picture(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("L", "LA"):
+        return np.asarray(image.getchannel(0))
+    return np.asarray(image.convert("RGB").convert("L"))
+
+
+def _with_sidecar(xray: Xray, path: Path) -> Xray:
+    """The X-ray with what its sidecar says, if there is one."""
+    if not path.is_file():
+        return xray
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content and _SIDECAR_KEYS.isdisjoint(content):  # of dcm2niix, for instance
+            return replace(xray, foreign_sidecar=True)
+        affine = None if content["affine"] is None else np.array(content["affine"], dtype=float)
+        synthetic = bool(content["synthetic"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadFileError(path, _SIDECAR_RULE, f"a {type(error).__name__}", _SIDECAR_REMEDY) from error
+    if affine is not None and (affine.shape != (2, 3) or not np.isfinite(affine).all()):
+        raise BadFileError(path, _SIDECAR_RULE, f"affine {affine.tolist()}", _SIDECAR_REMEDY)
+    return replace(xray, affine=xray.affine if affine is None else affine, synthetic=synthetic)

@@ -1,0 +1,110 @@
+"""How the preparation of a case went: `STORE/cases/ID.json`, by which a run knows what is done and unchanged."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.atomic import write_text
+from dataset.store.case import Case, Problem
+from dataset.store.store import StoredCase, volume_path, xray_path
+
+RECORD_FORMAT = 3  # raise it when reading, checking or storing changes: every case is then prepared anew
+UNREADABLE = ""  # the stamp of a case whose files could not be read: it is tried again
+_HASH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a case went.
+
+    stamp: names, sizes and times of the source files; source_hash: their content.
+    recipe: what preparing changed of the case (dataset/conversion.py).
+    stored: None if a problem is fatal. Its split, target and sources are set anew for each manifest.
+    ct_content, xray_content: fingerprints of what was read, to find duplicates.
+    """
+
+    stamp: str
+    source_hash: str
+    recipe: str
+    problems: tuple[Problem, ...]
+    stored: StoredCase | None
+    ct_content: str = ""
+    xray_content: str = ""
+
+
+def fresh_record(case: Case, store: Path, recipe: str) -> Record | None:
+    """The record of an earlier run, if it was made by this recipe, the sources have not changed since and its
+    files are there."""
+    record = read_record(store, case.patient_id)
+    try:
+        fresh = record is not None and record.recipe == recipe and record.stamp == source_stamp(case)
+    except OSError:
+        return None  # preparing it will say what is wrong
+    return record if fresh else None
+
+
+def tried_record(case: Case, store: Path, recipe: str) -> Record | None:
+    """As `fresh_record`; also that of a case which somebody else has just found unreadable."""
+    record = read_record(store, case.patient_id)
+    if record is not None and record.recipe == recipe and record.stamp == UNREADABLE:
+        return record
+    return fresh_record(case, store, recipe)
+
+
+def write_record(store: Path, patient_id: str, record: Record) -> None:
+    write_text(_path(store, patient_id), json.dumps({"format": RECORD_FORMAT} | asdict(record)))
+
+
+def remove_record(store: Path, patient_id: str) -> None:
+    """To be done before the arrays that it speaks of are replaced: else it would outlive an interruption in between."""
+    _path(store, patient_id).unlink(missing_ok=True)
+
+
+def read_record(store: Path, patient_id: str) -> Record | None:
+    """The record, if it is of this version and the arrays it speaks of are there."""
+    path = _path(store, patient_id)
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.pop("format") != RECORD_FORMAT:
+        return None
+    content["problems"] = tuple(Problem(**problem) for problem in content["problems"])
+    if content["stored"] is not None:
+        content["stored"] = StoredCase.from_json(content["stored"])
+        if not (volume_path(store, patient_id).is_file() and xray_path(store, patient_id).is_file()):
+            return None
+    return Record(**content)
+
+
+def source_stamp(case: Case) -> str:
+    """Names, sizes and times of the source files, as a hash. OSError if one cannot be reached."""
+    digest = hashlib.sha256()
+    for path in _source_files(case):
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def source_hash(case: Case) -> str:
+    """SHA-256 over the names, sizes and contents of the source files. OSError if one cannot be read."""
+    digest = hashlib.sha256()
+    for path in _source_files(case):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while piece := file.read(_HASH_BYTES):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _source_files(case: Case) -> list[Path]:
+    """Every file that the case is read from, ordered."""
+    slices = sorted(path for path in case.ct.rglob("*") if path.is_file()) if case.ct.is_dir() else [case.ct]
+    if case.xray is None:
+        return slices
+    sidecar = case.xray.with_suffix(".json")
+    return [*slices, case.xray, *([sidecar] if sidecar.is_file() else [])]
+
+
+def _path(store: Path, patient_id: str) -> Path:
+    return store / "cases" / f"{patient_id}.json"

@@ -1,0 +1,205 @@
+"""The prepared data set: what `prepare_data.py` writes and training reads.
+
+STORE/manifest.jsonl    one StoredCase a line, ordered by patient_id
+STORE/volumes/ID.b2nd   blosc2 array int16 (D, H, W), HU, canonical frame; it carries its case's source_hash
+STORE/xrays/ID.b2nd     the same of uint16 (512, 512), the X-ray padded to a square, 0 to 65535
+STORE/cases/ID.json     how the preparation of a case went (dataset/records.py)
+STORE/report.txt        every problem of the data set; report.html shows pictures (thumbnails/ID.png) besides
+STORE/splits.json       every patient's split, once and for all; shares.json the shares of the first preparation
+STORE/conversion.json   spacing and crop of the stored arrays; spacing.json the median spacing, if it was asked for
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from common.atomic import write_text
+from common.recent import Recent
+from dataset.scans.measure import Triple
+from dataset.scans.xray_io import scale_xray
+from dataset.store.split import SPLITS
+from dataset.store.stored_array import open_array, write_array
+
+MANIFEST = "manifest.jsonl"
+XRAY_SIZE = 512
+_XRAY_FULL_SCALE = 65535
+_OPEN_VOLUMES = 8  # each open array keeps its pages and index in memory
+_CHUNK = 64  # voxels along each axis of a volume
+
+Matrix = tuple[tuple[float, ...], ...]
+Box = tuple[Triple, Triple]
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """One line of the manifest. Millimetres, HU, voxels; (d, h, w) order unless an affine says otherwise.
+
+    shape, spacing, affine ((4, 4), voxel (w, h, d) -> RAS mm): of the stored array, which may be resampled or cropped.
+    source_axes, source_affine: those of the file it came from.
+    hu_percentiles: at measure.HU_PERCENTILES. body_box: first and one-past-last voxel of the body.
+    ct_source, xray_source: paths relative to the data set's root; xray_source is empty if the X-ray was projected
+        from the CT. source_hash: SHA-256 over both contents, and over what preparing changed, if anything.
+    xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_affine: (2, 3) of the square X-ray.
+    """
+
+    patient_id: str
+    split: str
+    target: float | None
+    shape: Triple
+    spacing: tuple[float, float, float]
+    affine: Matrix
+    source_axes: str
+    source_affine: Matrix
+    hu_percentiles: tuple[float, ...]
+    body_box: Box
+    ct_source: str
+    xray_source: str
+    source_hash: str
+    xray_kind: str
+    xray_percentiles: tuple[float, float]
+    xray_affine: Matrix | None
+    xray_synthetic: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "StoredCase":
+        return cls(**{field.name: as_tuples(content[field.name]) for field in fields(cls)})
+
+
+class Store(ABC):
+    """Cases and how to read them, wherever their voxels lie.
+
+    Args:
+        folder: what messages name.
+        cases: ordered by patient_id.
+    """
+
+    def __init__(self, folder: Path | str, cases: Sequence[StoredCase]) -> None:
+        self.folder, self.cases = Path(folder), list(cases)
+        self.xray_ranges = xray_ranges(self.split("train"))
+
+    def split(self, name: str) -> list[StoredCase]:
+        """The cases of "train", "val" or "test"."""
+        if name not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
+        return [case for case in self.cases if case.split == name]
+
+    def read_hu(self, case: StoredCase, start: Triple, size: Triple) -> np.ndarray:
+        """The box of `size` voxels (d, h, w) from `start`, int16; it must lie inside the volume."""
+        if any(s < 0 or n < 1 or s + n > total for s, n, total in zip(start, size, case.shape, strict=True)):
+            raise ValueError(f"box from {start} of size {size} is not inside {case.patient_id} of {case.shape}")
+        box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+        return self._volume(case)[box]
+
+    def read_xray(self, case: StoredCase, ranges: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
+        """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind.
+
+        Args:
+            ranges: (low, high) by kind, of the X-rays that a model was trained with; None: this store's own.
+        """
+        grey = self._square(case).astype(np.float32) / _XRAY_FULL_SCALE
+        return scale_xray(grey, case.xray_kind, self.xray_ranges if ranges is None else ranges)
+
+    @abstractmethod
+    def _volume(self, case: StoredCase) -> blosc2.NDArray | np.ndarray:
+        """HU (D, H, W), indexed by boxes."""
+
+    @abstractmethod
+    def _square(self, case: StoredCase) -> np.ndarray:
+        """The X-ray, uint16 (512, 512)."""
+
+
+class VolumeStore(Store):
+    """Reads a prepared data set. Cheap to make and to send to loader processes: files open when first read.
+
+    Cases that are added to the data set meanwhile change nothing for it; a case that is prepared anew is refused
+    when it is read next.
+
+    Args:
+        folder: the store.
+
+    Raises:
+        FileNotFoundError: no manifest there. ValueError: a damaged manifest.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder, read_manifest(Path(folder)))
+        self._open: Recent[blosc2.NDArray] = Recent(_OPEN_VOLUMES)
+
+    def _volume(self, case: StoredCase) -> blosc2.NDArray:
+        return self._open.get(case.patient_id, lambda: _open_volume(self.folder, case))
+
+    def _square(self, case: StoredCase) -> np.ndarray:
+        return open_array(xray_path(self.folder, case.patient_id), case.source_hash)[:]
+
+
+def volume_path(folder: Path, patient_id: str) -> Path:
+    return folder / "volumes" / f"{patient_id}.b2nd"
+
+
+def xray_path(folder: Path, patient_id: str) -> Path:
+    return folder / "xrays" / f"{patient_id}.b2nd"
+
+
+def read_manifest(folder: Path) -> list[StoredCase]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"no prepared data in {folder} ({MANIFEST} is missing). Run prepare_data.py first.")
+    try:
+        return [StoredCase.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a manifest of this version ({type(error).__name__}: {error}). Run prepare_data.py again."
+        ) from error
+
+
+def write_manifest(folder: Path, cases: Iterable[StoredCase]) -> None:
+    ordered = sorted(cases, key=lambda case: case.patient_id)
+    write_text(folder / MANIFEST, "".join(json.dumps(case.to_json()) + "\n" for case in ordered))
+
+
+def write_volume(folder: Path, patient_id: str, hu: np.ndarray, source_hash: str) -> None:
+    """Store int16 HU (D, H, W), for the case of this hash. OSError if there is no room for it."""
+    write_array(volume_path(folder, patient_id), hu, source_hash, _CHUNK)
+
+
+def write_square_xray(folder: Path, patient_id: str, image: np.ndarray, source_hash: str) -> None:
+    """Store an image (512, 512) in [0, 1] as uint16, for the case of this hash. OSError if there is no room for it."""
+    write_array(xray_path(folder, patient_id), quantised(image), source_hash, XRAY_SIZE)
+
+
+def quantised(image: np.ndarray) -> np.ndarray:
+    """An image in [0, 1] as the store keeps it, uint16."""
+    return np.rint(image * _XRAY_FULL_SCALE).astype(np.uint16)
+
+
+def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
+    path = volume_path(folder, case.patient_id)
+    volume = open_array(path, case.source_hash)
+    if volume.shape != case.shape:
+        raise ValueError(f"{path}: the manifest says {case.shape}, found {volume.shape}. Run prepare_data.py again.")
+    return volume
+
+
+def xray_ranges(cases: Iterable[StoredCase]) -> dict[str, tuple[float, float]]:
+    """(low, high) of each kind of X-ray: the medians of its images' percentiles."""
+    by_kind: dict[str, list[tuple[float, float]]] = {}
+    for case in cases:
+        by_kind.setdefault(case.xray_kind, []).append(case.xray_percentiles)
+    return {
+        kind: (median(low for low, _ in pairs), median(high for _, high in pairs))
+        for kind, pairs in sorted(by_kind.items())
+    }
+
+
+def as_tuples(value: Any) -> Any:
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value

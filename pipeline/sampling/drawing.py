@@ -1,0 +1,118 @@
+"""From X-ray files to files of drawn CTs, skipping those that are finished."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from common.voxel_file import VoxelFile
+from ddpm.generator import SamplingPlan, Team, XrayInput
+from pipeline.checkpoints import checkpoint
+from pipeline.ranks import rank_and_world
+from pipeline.sampling.ct_sampler import TILE, CTSampler, Placement
+from pipeline.sampling.files import (
+    file_hash,
+    is_finished,
+    naming_disk,
+    sample_paths,
+    statistic_paths,
+    write_sample,
+    write_statistics,
+)
+
+log = logging.getLogger(__name__)
+_RUN_SETTINGS = ("window_batch", "latent_device")  # of a plan; they change time and memory, not the CT
+
+
+def plan_facts(plan: SamplingPlan) -> dict[str, Any]:
+    """What of a plan changes the CT."""
+    return {key: value for key, value in asdict(plan).items() if key not in _RUN_SETTINGS}
+
+
+@dataclass
+class Drawing:
+    """What to draw for every X-ray.
+
+    plan: its "auto"s are settled at the first X-ray. num_samples: CTs per X-ray, of seeds seed, seed + 1, ...
+    xray_fov_mm: side of the square X-ray in the patient where the file does not tell; None as in training.
+    tile: latent voxels of the tiles that are decoded. team: processes that share each volume's windows.
+    """
+
+    model: CTSampler
+    place: Placement
+    plan: SamplingPlan
+    seed: int
+    num_samples: int = 1
+    xray_fov_mm: float | None = None
+    tile: int = TILE
+    team: Team = Team()
+
+    def draw(self, image: Path, target: Path) -> None:
+        """Draw what is not finished of an X-ray's CTs; of a team, only the first process writes.
+
+        Raises:
+            BadFileError: (a ValueError) an X-ray that is none. OSError: an output that cannot be written.
+        """
+        xray = self.model.load_xray(image, self.xray_fov_mm)
+        self.plan = self.model.generator.settle(self.plan, xray, self.place.grid, self.team)
+        common = self.facts(image, xray)
+        drawn = 0
+        paths = sample_paths(target, self.num_samples)
+        for seed, path in enumerate(paths, self.seed):
+            facts = common | {"seed": seed}
+            if self.team.agree(is_finished(path, facts)):
+                log.info("%s is finished, skipped", path)
+                continue
+            self._draw_one(path, xray, facts, image.name)
+            drawn += 1
+        if self.num_samples > 1 and self.team.rank == 0:
+            facts = common | {"seeds": [self.seed + i for i in range(self.num_samples)]}
+            means = zip(statistic_paths(target), ("mean", "std"), strict=True)
+            if drawn or not all(is_finished(path, {**facts, "statistic": name}) for path, name in means):
+                write_statistics(paths, target, self.place.grid.shape, facts, self.run_facts())
+                log.info("mean and standard deviation of %d CTs beside %s", len(paths), target)
+
+    def facts(self, image: Path, xray: XrayInput) -> dict[str, Any]:
+        """All that a CT follows from, but its seed. Says nothing that could name the patient."""
+        return {
+            "xray_sha256": file_hash(image),
+            "xray_affine": xray.affine.tolist(),
+            "plan": plan_facts(self.plan),
+            "shape": list(self.place.grid.shape),
+            "spacing": list(self.place.grid.spacing),
+            "affine": self.place.affine.tolist(),
+            "axes": self.place.axes,
+            "hu_window": list(self.model.hu_window),
+            **self.model.hashes,
+        }
+
+    def run_facts(self) -> dict[str, Any]:
+        """How CTs are made; none of it changes them."""
+        generator = self.model.generator
+        return {
+            "versions": checkpoint.versions(),
+            "device": str(generator.device),
+            "processes": self.team.size,
+            "evaluations": generator.evaluations(self.place.grid, self.plan),
+        } | {key: getattr(self.plan, key) for key in _RUN_SETTINGS}
+
+    def _draw_one(self, path: Path, xray: XrayInput, facts: Mapping[str, Any], name: str) -> None:
+        started, generator, grid = time.monotonic(), self.model.generator, self.place.grid
+        total = generator.evaluations(grid, self.plan, self.team)
+        hidden = rank_and_world()[0] > 0 or not sys.stderr.isatty()
+        with tqdm(total=total, desc=name, unit="eval", disable=hidden) as bar:
+            latent = generator.latent(xray, grid, self.plan, facts["seed"], bar.update, self.team)
+        if self.team.rank > 0:
+            return
+        with VoxelFile(grid.shape, path.parent) as voxels:
+            with naming_disk(path, grid.shape):
+                for first, slab in self.model.slabs(latent, grid.shape, self.tile):
+                    voxels.write(first, slab)
+            run = self.run_facts() | {"seconds": round(time.monotonic() - started, 2)}
+            write_sample(path, voxels.read, self.place, xray.xray[0].numpy(), facts, run)
+        log.info("%s → %s (%.1f s)", name, path, time.monotonic() - started)

@@ -1,0 +1,114 @@
+"""What the settings mean: values that follow from others, and those that cannot be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from common.patches import STEP, triple
+from dataset.prepare.conversion import Conversion, parse_spacing
+from dataset.xray_ctpa_patch_dataset import check_patch_size
+
+CONFIG = Path(__file__).parents[1] / "config"
+SHIPPED = {  # where each group's settings and their kinds are written down
+    "model": ("model/ddpm_4gpu_patches.yaml", "model/vqgan_patches_4gpu.yaml"),
+    "dataset": ("dataset/xray_ctpa.yaml",),
+}
+
+
+def plain(config: Any) -> Any:
+    """A config node as plain, resolved containers."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def three_quarters(patch_size: Sequence[int]) -> list[int]:
+    """The stride that follows from a patch size: 25 % overlap, on whole latent voxels."""
+    return [max(STEP, 3 * n // 4 // STEP * STEP) for n in patch_size]
+
+
+def prepare_arguments(dataset: DictConfig) -> dict[str, Any]:
+    """Of `dataset.prepare.prepare.prepare`. ValueError if there is to be no store."""
+    if dataset.store is None:
+        raise ValueError("dataset.store=null reads the files themselves; this needs a folder, dataset.store=FOLDER")
+    return source_arguments(dataset) | {"store": dataset.store, "num_workers": dataset.prepare_workers}
+
+
+def source_arguments(dataset: DictConfig) -> dict[str, Any]:
+    """Of `dataset.prepare.file_store.FileStore`."""
+    return {key: dataset[key] for key in ("root", "ct_pattern", "xray_pattern")} | {
+        "shares": plain(dataset.split),
+        "conversion": Conversion(
+            spacing=parse_spacing(plain(dataset.spacing)),
+            crop_to_body=dataset.crop_to_body,
+            make_xray=dataset.make_xray,
+            xray_source_mm=dataset.make_xray_source_mm,
+        ),
+    }
+
+
+def check_sizes(model: DictConfig) -> None:
+    """The sizes that follow from one another; ValueError names those that disagree and the right ones."""
+    patch = check_patch_size(model.patch_size)
+    if model.get("stride", ()) is None:
+        model.stride = three_quarters(patch)
+    stride = triple(model.stride, "model.stride") if "stride" in model else patch
+    if any(s < STEP or s > p or s % STEP for s, p in zip(stride, patch, strict=True)):
+        raise ValueError(
+            f"model.stride must be multiples of {STEP} from {STEP} to the patch size {list(patch)},"
+            f" got {list(stride)}; null takes three quarters of the patch"
+        )
+    for key, side in (("diffusion_img_size", patch[2]), ("diffusion_depth_size", patch[0])):
+        if key in model and model[key] != side // STEP:
+            raise ValueError(
+                f"model.{key}={model[key]} disagrees with model.patch_size={list(patch)}:"
+                f" it must be {side // STEP} (a quarter of {side}); leave it out and it follows"
+            )
+
+
+def check_validation(model: DictConfig) -> None:
+    """ValueError if there would be nothing to validate with, and so never a best checkpoint."""
+    for key in ("val_patches_per_volume", "val_every_n_epochs"):
+        if model[key] < 1:
+            raise ValueError(f"model.{key} must be a whole number from 1, got {model[key]}: validation finds the best")
+
+
+def check_kinds(cfg: DictConfig) -> None:
+    """ValueError for the first setting that is no number, list, ... where the shipped configuration has one."""
+    for group, files in SHIPPED.items():
+        shipped: dict[str, Any] = {}
+        for file in files:
+            shipped |= _unresolved(OmegaConf.load(CONFIG / file))
+        for key, value in _unresolved(cfg[group]).items():
+            kind = _missed_kind(value, shipped.get(key))
+            if kind:
+                raise ValueError(f"{group}.{key} must be {kind}, such as {shipped[key]}; got {value!r}")
+
+
+def _unresolved(config: Any) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(config, resolve=False)  # what follows from a wrong value would not resolve
+    return dict(values)
+
+
+def _missed_kind(value: Any, example: Any) -> str | None:
+    """The kind of `example`, if `value` is of another. Nothing is said of values that follow from others."""
+    if isinstance(value, str) and value.startswith("${"):
+        return None
+    match example:
+        case bool():
+            return None if isinstance(value, bool) else "true or false"
+        case int():
+            return None if _is(value, int) else "a whole number"
+        case float():
+            return None if _is(value, int | float) else "a number"
+        case [int() | float(), *_]:
+            fits = isinstance(value, list) and all(_is(v, int | float) for v in value)
+            return None if fits else "a list of numbers"
+        case [str(), *_]:
+            return None if isinstance(value, list) else "a list"
+        case _:
+            return None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -1,0 +1,158 @@
+"""What both trainings watch: progress without a terminal, losses that are no longer numbers, settings that changed."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
+from torch import Tensor
+
+from pipeline.checkpoints.parts import differences
+from pipeline.training.schedules import restart
+
+log = logging.getLogger(__name__)
+
+
+class OptimizerSettings(pl.Callback):
+    """A training that goes on does so with the optimizer settings given now; restoring would bring the old ones back.
+
+    The learning rate goes on at its step of the schedule.
+    """
+
+    def __init__(self) -> None:
+        self._given: list[dict[str, Any]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # the optimizer is made, the checkpoint's state not yet in it
+        self._given = [_settings(group) for group in _groups(trainer)]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        changed: list[str] = []
+        for group, given in zip(_groups(trainer), self._given, strict=True):
+            changed += differences(given | _settings(group), given)
+            group.update(given)
+        for config in trainer.lr_scheduler_configs:
+            restart(config.scheduler)  # type: ignore[arg-type]
+        if changed and trainer.is_global_zero:
+            settings = ", ".join(dict.fromkeys(changed)).replace("initial_lr", "learning rate")
+            log.info("the optimizer goes on with the settings given now: %s", settings)
+
+
+def _groups(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "lr")}  # lr moves with the schedule
+
+
+class Later:
+    """A truth value, of a bool tensor, to be read later: without waiting for what the GPU was given since."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if value.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def __bool__(self) -> bool:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._value)
+
+
+class LossGuard(pl.Callback):
+    """Stops the run when the loss is not finite, and writes the batch that caused it.
+
+    The loss of a step is looked at one step later, so that the GPU need not be waited for.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self._pending: tuple[int, Later, Any] | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._check(trainer)
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            self._pending = (trainer.global_step, Later(torch.isfinite(loss).all()), batch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._check(trainer)  # weights that a NaN has reached must not replace good ones
+
+    def _check(self, trainer: pl.Trainer) -> None:
+        if self._pending is None:
+            return
+        step, is_finite, batch = self._pending
+        self._pending = None
+        if is_finite:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"bad_batch_step{step}_rank{trainer.global_rank}.pt"
+        torch.save(batch, path)
+        raise ValueError(
+            f"the loss became NaN or infinite at step {step}; the batch that caused it is in {path}."
+            " Try the same command with a lower model.train_lr or model.precision=32, or look at that batch's volume"
+        )
+
+
+class PlainProgress(ProgressBar):
+    """A line every few seconds instead of a bar, for logs and machines without a terminal."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        super().__init__()
+        self.every_s = every_s
+        self._enabled = True
+        self._started = self._last = time.monotonic()
+        self._first_step = 0
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = self._last = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._enabled and time.monotonic() - self._last >= self.every_s:
+            self._say(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._enabled:
+            self._say(trainer, pl_module)
+
+    def _say(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last = time.monotonic()
+        done, spent = trainer.global_step - self._first_step, self._last - self._started
+        total = trainer.estimated_stepping_batches
+        left = (total - trainer.global_step) * spent / max(done, 1)
+        metrics = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
+        shown = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items())
+        print(
+            f"epoch {trainer.current_epoch}  step {trainer.global_step}/{total:.0f}  {done / max(spent, 1e-9):.2f} it/s"
+            f"  about {left:.0f} s left  {shown}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def progress_bar() -> ProgressBar:
+    """A bar on a terminal, plain lines elsewhere."""
+    # each time the bar is drawn, the CPU waits for the GPU
+    return TQDMProgressBar(refresh_rate=10) if sys.stderr.isatty() else PlainProgress()

@@ -1,0 +1,101 @@
+"""What a training reads: the prepared data set, its latent cache, the patches of a split."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from common.locks import exclusive
+from common.patches import STEP, Triple, padded_shape, triple
+from dataset.prepare.conversion_file import check_conversion
+from dataset.prepare.file_store import FileStore
+from dataset.prepare.prepare import prepare
+from dataset.store.latents import LatentCache, LatentSource, is_finished
+from dataset.store.split_file import TO_SPLIT_ANEW
+from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
+from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
+from pipeline.settings import check_sizes, plain, prepare_arguments, source_arguments
+
+log = logging.getLogger(__name__)
+
+
+def open_store(dataset: DictConfig) -> Store:
+    """The prepared data set; prepared now if that has not been done. Without a store, the files themselves."""
+    if dataset.store is None:
+        return FileStore(**source_arguments(dataset))
+    folder = Path(dataset.store)
+    if not (folder / MANIFEST).is_file():
+        if not Path(dataset.root).is_dir():
+            raise FileNotFoundError(
+                f"no prepared data in {folder}, and no folder of pairs at dataset.root={dataset.root} that"
+                " prepare_data.py could prepare"
+            )
+        with exclusive(folder / ".lock"):  # the ranks of torchrun all come here
+            if not (folder / MANIFEST).is_file():
+                log.info("no prepared data in %s: preparing it now, once, as prepare_data.py does", folder)
+                report = prepare(**prepare_arguments(dataset))
+                log.info("%d cases prepared, %d problems", len(report.cases), len(report.problems))
+    check_conversion(folder, prepare_arguments(dataset)["conversion"])
+    return VolumeStore(folder)
+
+
+def settle_patch_size(model: DictConfig, store: Store) -> None:
+    """With `use_patches: false` a patch is a whole volume: as large as the largest one, padded to multiples of 4."""
+    if not model.use_patches:
+        largest = [max(case.shape[axis] for case in store.cases) for axis in range(3)]
+        model.patch_size = list(padded_shape(triple(largest), triple([STEP] * 3), STEP))
+        check_sizes(model)
+
+
+def latent_shape(case: StoredCase, patch_size: Sequence[int]) -> Triple:
+    """Of a whole volume, padded to hold a patch."""
+    return triple([n // STEP for n in padded_shape(case.shape, triple(patch_size), STEP)])
+
+
+def open_latents(
+    dataset: DictConfig, source: LatentSource, store: Store, patch_size: Sequence[int]
+) -> LatentCache | None:
+    """The latent cache, as dataset.latents wants it."""
+    choices = ("auto", "always", "never")
+    if dataset.latents not in choices:
+        raise ValueError(f"dataset.latents must be one of {choices}, got {dataset.latents!r}")
+    if dataset.store is None:
+        if dataset.latents == "always":
+            raise ValueError("dataset.latents=always needs a store that was encoded, got dataset.store=null")
+        return None
+    if dataset.latents == "never" or (dataset.latents == "auto" and not is_finished(dataset.latents_dir)):
+        return None
+    shapes = [latent_shape(case, patch_size) for case in store.cases]
+    return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges)
+
+
+def make_dataset(cfg: DictConfig, store: Store, split: str, **extra: Any) -> XrayCTPAPatchDataset:
+    """The patches of one split, drawn as cfg.model says."""
+    model, dataset = cfg.model, cfg.dataset
+    per_volume = model.patches_per_volume if split == "train" else model.val_patches_per_volume
+    cases = store.split(split)
+    if not cases:
+        raise ValueError(f"{store.folder} has no cases in split {split!r}; {TO_SPLIT_ANEW}")
+    return XrayCTPAPatchDataset(
+        store,
+        cases,
+        patch_size=plain(model.patch_size),
+        patches_per_volume=per_volume,
+        hu_window=tuple(dataset.hu_window),
+        xray_fov_mm=dataset.xray_fov_mm,
+        seed=cfg.seed,
+        stride=_stride_of_draws(model),
+        foreground_share=model.foreground_share if split == "train" else 0.0,
+        overhang=model.get("overhang", 0) if split == "train" else 0,
+        **extra,
+    )
+
+
+def _stride_of_draws(model: DictConfig) -> list[int] | None:
+    """Of the grid that patches are drawn from; None: anywhere."""
+    choices, draw = ("random", "grid"), model.get("patch_draw", "random")
+    if draw not in choices:
+        raise ValueError(f"model.patch_draw must be one of {choices}, got {draw!r}")
+    return plain(model.stride) if draw == "grid" else None

@@ -1,0 +1,108 @@
+"""A training from its checks to its last checkpoint."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from common.atomic import write_text
+from dataset.datamodule import PatchDataModule
+from dataset.intensity import check_window
+from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.description import shaping
+from pipeline.checkpoints.parts import differences
+from pipeline.devices import fast_float32
+from pipeline.ranks import rank_and_world
+from pipeline.settings import check_kinds, check_sizes, check_validation
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModule]]) -> None:
+    """Train as configured, from the last checkpoint if there is one; with `check: true` see only whether that would do.
+
+    Args:
+        build: makes the LightningModule, whose `meta` describes it, and its data.
+    """
+    check_run(cfg)
+    check_validation(cfg.model)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    fast_float32()
+    module, data = build(cfg)
+    resume_from = start_from(cfg, module, module.meta)
+    if cfg.check:
+        rehearse(cfg, module, data)
+    else:
+        fit(cfg, module, data, resume_from)
+
+
+def check_run(cfg: DictConfig) -> None:
+    """ValueError for values of the wrong kind or that disagree, and for more processes than GPUs."""
+    check_kinds(cfg)
+    check_sizes(cfg.model)
+    check_window(cfg.dataset.hu_window)
+    wanted = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("NGPU", "1"))
+    found = torch.cuda.device_count()
+    if 0 < found < wanted:
+        raise ValueError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
+
+
+def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> str | None:
+    """The checkpoint to resume from, if any; loads `init_from` into the module.
+
+    Raises:
+        ValueError: the checkpoint's networks differ from the configured ones.
+    """
+    last = Path(cfg.checkpoint_dir) / "last.ckpt"
+    if cfg.resume not in ("auto", "never"):
+        raise ValueError(f"resume must be auto or never, got {cfg.resume!r}")
+    if cfg.resume == "auto" and last.is_file():
+        stored = checkpoint.read(last, meta["stage"])
+        differ = differences(shaping(stored["xray2ctpa"]), shaping(meta))
+        differ = differ or checkpoint.other_tensors(stored["state_dict"], module)
+        if differ:
+            raise ValueError(
+                f"{last} was trained with other settings:\n  " + "\n  ".join(differ) + "\n"
+                "To go on: the stored settings; model.name=NEW for another run; resume=never to start anew here;"
+                f" or init_from={last} model.name=NEW to start from these weights"
+            )
+        return str(last)
+    if cfg.init_from is not None:
+        checkpoint.init_weights(module, cfg.init_from, meta)
+    return None
+
+
+def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
+    """Make what a training makes at its start, so that mistakes show; nothing is trained or written."""
+    instantiate(cfg.trainer, _convert_="all")
+    module.make_lr_schedule(module.make_optimizer(module.parameters()), math.inf)
+    for dataset in (data.train, data.val):
+        dataset[0]
+    log.info("settings, files and checkpoints are in order")
+
+
+def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, resume_from: str | None) -> None:
+    """Train, and say where the results are."""
+    if rank_and_world()[0] == 0:
+        _save_settings(cfg)
+    trainer = instantiate(cfg.trainer, _convert_="all")
+    if resume_from:
+        log.info("continuing from %s", resume_from)
+    log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
+    trainer.fit(module, data, ckpt_path=resume_from)
+    log.info("step %d; checkpoints are in %s", trainer.global_step, cfg.checkpoint_dir)
+
+
+def _save_settings(cfg: DictConfig) -> None:
+    folder = Path(cfg.run_dir)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_text(folder / "versions.json", json.dumps(checkpoint.versions(), indent=1))

@@ -1,0 +1,78 @@
+"""What the first version wrote still loads, and draws the same CT: checkpoints of both stages, an export, a store.
+
+tests/data/first_version was made at commit 25cbebe with three phantoms and one epoch of each training.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import sample_ddpm_patches
+from dataset.store.store import VolumeStore
+from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
+from tests.tiny import DDPM, DDPM_FOLDER, built_ddpm, run
+
+FIRST = Path(__file__).parent / "data" / "first_version"
+EXPECTED = json.loads((FIRST / "expected.json").read_text(encoding="utf-8"))
+SETTINGS = [*DDPM, "model.lifted_channels=2", "model.lifter_widths=[4,8]"]
+
+
+def voxels(path):
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj)
+
+
+def same_arithmetic():
+    """Whether floats are added up here as they were there; elsewhere a voxel may round to its neighbour."""
+    return (torch.__version__, torch.backends.cpu.get_cpu_capability()) == (EXPECTED["torch"], EXPECTED["cpu"])
+
+
+@pytest.mark.parametrize(
+    "settings", [["ckpt={}/ddpm.ckpt", "vqgan_ckpt={}/vqgan.ckpt"], ["ckpt={}/model.ckpt"]], ids=["stages", "export"]
+)
+def test_checkpoints_draw_the_same_ct(settings, tmp_path):
+    output = tmp_path / "ct.nii.gz"
+    settings = [setting.format(FIRST) for setting in settings]
+    run(sample_ddpm_patches, f"xray={FIRST}/xray.png", f"output={output}", "steps=3", "device=cpu", *settings)
+    found, expected = voxels(output).astype(int), voxels(FIRST / "drawn.nii.gz").astype(int)
+    assert len(np.unique(expected)) > 100
+    assert np.abs(found - expected).max() <= (0 if same_arithmetic() else 1)
+
+
+def test_a_training_goes_on_from_its_checkpoint(elsewhere):
+    shutil.copytree(FIRST / "store", "store")
+    Path(DDPM_FOLDER).mkdir(parents=True)
+    shutil.copy(FIRST / "ddpm.ckpt", f"{DDPM_FOLDER}/last.ckpt")
+    made = built_ddpm(*SETTINGS, "dataset.root=.", f"model.vqgan_ckpt={FIRST}/vqgan.ckpt", "model.max_epochs=2")
+    assert made.resume_from == f"{DDPM_FOLDER}/last.ckpt"
+
+
+def test_the_store_holds_the_same_values():
+    store = VolumeStore(FIRST / "store")
+    volumes = {c.patient_id: store.read_hu(c, (0, 0, 0), c.shape) for c in store.cases}
+    assert {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in volumes.items()} == EXPECTED["volumes"]
+
+
+def test_the_dataset_draws_the_same_patches():
+    store = VolumeStore(FIRST / "store")
+    patches = XrayCTPAPatchDataset(
+        store,
+        store.split("train"),
+        patch_size=[16, 16, 16],
+        patches_per_volume=2,
+        hu_window=(-1000, 1000),
+        xray_fov_mm=400.0,
+        seed=42,
+        encoder_input=None,
+    )
+    assert len(patches) == len(EXPECTED["items"])
+    for item, expected in zip(patches, EXPECTED["items"], strict=True):
+        assert int(item["sample_key"]) == expected["sample_key"]
+        assert item["patch_coord"].tolist() == expected["patch_coord"]
+        assert hashlib.sha256(item["ct"].numpy().tobytes()).hexdigest() == expected["ct"]
+        assert item["xray"].double().mean().item() == pytest.approx(expected["xray_mean"], rel=1e-6)
