@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from common.patches import STEP, Triple, triple
+from common.errors import UserError
+from common.geometry import STEP, Triple, latent_shape, triple
 from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentWriter, is_finished
 from dataset.store.store import Store, StoredCase
@@ -19,7 +20,7 @@ from pipeline.checkpoints.frozen import Frozen, encoder_input, latent_source
 from pipeline.cli import script
 from pipeline.devices import pick_device
 from pipeline.ranks import rank_and_world
-from pipeline.training.data import latent_shape, open_store, settle_patch_size
+from pipeline.training.data import open_store, settle_patch_size
 from pipeline.training.run import check_run
 
 log = logging.getLogger(__name__)
@@ -29,14 +30,14 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     check_run(cfg)
     if cfg.dataset.store is None:
-        raise ValueError("a latent cache belongs to a prepared store, got dataset.store=null; set dataset.store=FOLDER")
+        raise UserError("a latent cache belongs to a prepared store, got dataset.store=null; set dataset.store=FOLDER")
     frozen = Frozen.load(cfg)
     store = open_store(cfg.dataset)
     settle_patch_size(cfg.model, store)
     source = latent_source(frozen.codec, frozen.encoder, cfg.dataset)
     writer = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges, cfg.overwrite)
     rank, world = rank_and_world()
-    shapes = [latent_shape(case, cfg.model.patch_size) for case in store.cases]
+    shapes = [latent_shape(case.shape, triple(cfg.model.patch_size)) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
     todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]
     if cfg.check:

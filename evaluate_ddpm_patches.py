@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from common.atomic import write_text
+from common.errors import UserError
 from common.tensor_hash import tensor_hash
 from dataset.store.store import Store, StoredCase
 from ddpm.generator import Team
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     store = open_store(cfg.dataset)
     cases = store.split(cfg.split)[:num_cases]
     if not cases:
-        raise ValueError(f"split={cfg.split} of {store.folder} is empty")
+        raise UserError(f"split={cfg.split} of {store.folder} is empty")
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
     grid = choose_grid([(case.shape, case.spacing) for case in cases], check_whole("common_grid", cfg.common_grid))
     evaluation = Evaluation(model, store, plan, cfg.seed, num_samples, grid, presets, Path(cfg.run_dir))
@@ -70,7 +71,7 @@ def _compare_all(evaluation: Evaluation, cases: Sequence[StoredCase], team: Team
 def _found(evaluation: Evaluation, case: StoredCase) -> Compared:
     found = evaluation.compared(case)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"{case.patient_id} was evaluated by another process, but its files are not in {evaluation.folder};"
             " run_dir must be a folder that all processes share"
         )

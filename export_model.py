@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from common.atomic import replacing, write_text
+from common.errors import UserError
 from common.tensor_hash import tensor_hash
 from ddpm.generator import VolumeGenerator
 from pipeline.checkpoints import checkpoint
@@ -45,12 +46,12 @@ def tensor_hashes(generator: VolumeGenerator) -> dict[str, str]:
 
 def _check_output(output: Path, ckpt: Path, overwrite: bool) -> None:
     if output.suffix != ".ckpt":
-        raise ValueError(f"output must end in .ckpt, got {output}")
+        raise UserError(f"output must end in .ckpt, got {output}")
     if output.exists() and ckpt.exists() and output.samefile(ckpt):
-        raise ValueError(f"output={output} is the checkpoint to export; choose another file")
+        raise UserError(f"output={output} is the checkpoint to export; choose another file")
     there = [str(path) for path in (output, output.with_suffix(".md")) if path.exists()]
     if there and not overwrite:
-        raise ValueError(f"{' and '.join(there)} would be replaced; overwrite=true does that, or choose another output")
+        raise UserError(f"{' and '.join(there)} would be replaced; overwrite=true does that, or choose another output")
 
 
 def _save(content: dict[str, Any], partial: Path, output: Path) -> None:
@@ -69,9 +70,9 @@ def _read_metrics(path: str | None, denoiser_hash: str) -> dict[str, Any] | None
         metrics = json.loads(Path(path).read_text())
         evaluated = metrics["settings"]["denoiser hash"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"metrics={path} is not a metrics.json that evaluate_ddpm_patches.py wrote") from error
+        raise UserError(f"metrics={path} is not a metrics.json that evaluate_ddpm_patches.py wrote") from error
     if evaluated != denoiser_hash:
-        raise ValueError(
+        raise UserError(
             f"metrics={path} are those of another model: denoiser hash {evaluated[:12]}, this one has"
             f" {denoiser_hash[:12]}; evaluate this checkpoint with its averaged weights"
         )

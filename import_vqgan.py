@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.atomic import replacing
-from common.patches import STEP, padded_shape, triple
+from common.errors import UserError
+from common.geometry import STEP, padded_shape, triple
 from dataset.intensity import check_window, hu_to_unit
 from dataset.scans.volume_io import read_ct
 from pipeline.checkpoints import checkpoint
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     window, axes, output = _window(cfg.hu_window), _axes(cfg.axes), Path(cfg.output)
     if output.exists() and not cfg.overwrite:
-        raise ValueError(f"{output} exists; overwrite=true replaces it, or give another output=")
+        raise UserError(f"{output} exists; overwrite=true replaces it, or give another output=")
     state, sizes = _read(cfg.ckpt)
     description = _describe(sizes)
     network = _network(description, renamed(state, axes), cfg.ckpt)
@@ -80,7 +81,7 @@ def _window(values: Any) -> tuple[float, float]:
 
 def _axes(axes: str | None) -> str:
     if axes is None:
-        raise ValueError(
+        raise UserError(
             "axes has no value: in which order did the older training feed the axes? axes=zxy for medicaldiffusion's"
             " loaders of NIfTI files, axes=zyx for X-ray2CTPA's; if you do not know, import with each and keep the one"
             " with the higher PSNR"
@@ -93,11 +94,11 @@ def _read(path: str) -> tuple[Mapping[str, Tensor], Layout]:
     content = load(path)
     state = content.get("state_dict")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict of tensors")
+        raise UserError(f"{path} is no Lightning checkpoint: it has no state_dict of tensors")
     try:
         return state, layout(state, find_settings(plain_state(content.get("hyper_parameters"))))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _describe(sizes: Layout) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _network(description: Mapping[str, Any], state: dict[str, Tensor], path: str
     try:
         network.load_state_dict(state | recorded)
     except RuntimeError as error:
-        raise ValueError(f"{path} holds a network of another shape: {' '.join(str(error).splitlines()[:4])}") from error
+        raise UserError(f"{path} holds a network of another shape: {' '.join(str(error).splitlines()[:4])}") from error
     return network
 
 
@@ -126,7 +127,7 @@ def _volume(path: str, window: tuple[float, float]) -> Tensor:
     """A CT (1, D, H, W) in [-1, 1], padded at the high ends to multiples of 4 with the window's floor."""
     unit = torch.from_numpy(hu_to_unit(read_ct(path).hu, window))
     d, h, w = unit.shape
-    volume = torch.full((1, *padded_shape((d, h, w), (STEP, STEP, STEP), STEP)), FLOOR)
+    volume = torch.full((1, *padded_shape((d, h, w))), FLOOR)
     volume[0, :d, :h, :w] = unit
     return volume
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds .venv beside this script from requirements.txt. A second run finds it finished and ends at once.
+# Builds .venv beside this script from requirements.txt and installs the project into it. A second run finds it finished and ends at once.
 #
 #   ./make_env.sh                            the newest of python3.13, 3.12, 3.11, python3 that works
 #   PYTHON=/opt/python3.12 ./make_env.sh     this interpreter (3.11 or newer)
@@ -30,7 +30,7 @@ find_python() {
 }
 
 fingerprint() {
-    { cat requirements.txt; .venv/bin/python -V; pwd -P; } 2>/dev/null | sha256sum | cut -d' ' -f1
+    { cat requirements.txt pyproject.toml; .venv/bin/python -V; pwd -P; } 2>/dev/null | sha256sum | cut -d' ' -f1
 }
 
 if [[ -n "${PYTHON:-}" ]]; then
@@ -74,5 +74,7 @@ install() {
 # torch first: the largest download, and the one that differs between machines
 install "$(grep -E '^torch==' requirements.txt)"
 install -r requirements.txt
+# so that scripts and notebooks in other folders can import the project
+install --quiet --no-deps --no-build-isolation --editable .
 fingerprint >.venv/.fingerprint
 printf 'make_env.sh: .venv is ready\n' >&2

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
-from common.errors import BadFileError
+from common.errors import BadFileError, UserError
 from common.voxel_file import box_of
 from ddpm.generator import SamplingPlan, Team
 from ddpm.plan import check_whole
@@ -108,12 +108,12 @@ def main(cfg: DictConfig) -> None:
             log.error("%s", unreadable)  # the first process reports only what it saw itself
         wait_for_all(everyone)
     if unreadable:
-        raise ValueError(unreadable)
+        raise UserError(unreadable)
 
 
 def _plan(cfg: DictConfig) -> SamplingPlan:
     if cfg.distribute not in ("xrays", "windows"):
-        raise ValueError(f"distribute must be xrays or windows, got {cfg.distribute!r}")
+        raise UserError(f"distribute must be xrays or windows, got {cfg.distribute!r}")
     check_whole("decode_tile", cfg.decode_tile, " (latent voxels)")
     return plan_of(cfg)
 

@@ -6,9 +6,8 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from common.patches import Triple
+from common.geometry import Triple, axis_weights, centres
 from dataset.phantom.thorax import make_phantom
-from dataset.scans.drr import resampling_matrix
 
 FIELD_MM = (423.0, 358.0, 358.0)  # d, h, w: 604 slices of 0.7 mm, 512 pixels of 0.7 mm
 COARSE = 4  # voxels of the volume per voxel of the phantom
@@ -32,7 +31,7 @@ def ct_like(shape: Triple, seed: int = 0) -> np.ndarray:
     coarse_mm = tuple(mm / n for mm, n in zip(FIELD_MM, coarse_shape, strict=True))
     coarse = make_phantom(seed, coarse_shape, coarse_mm).hu.astype(np.float32)
     along_d, along_h, along_w = (
-        resampling_matrix((np.arange(n) - (n - 1) / 2) * mm / n, small, mm / small)
+        axis_weights(small, mm / small, centres(n, mm / n))
         for n, small, mm in zip(shape, coarse_shape, FIELD_MM, strict=True)
     )
     rng = np.random.default_rng(seed)

@@ -29,7 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.options import reports_mistakes, split
 from benchmarks.random_model import write_random_model
-from common.patches import STEP, triple
+from common.errors import UserError
+from common.geometry import STEP, triple
 from common.voxel_file import VoxelFile
 from dataset.scans.xray_io import write_xray
 from ddpm.generator import Grid, SamplingPlan, XrayInput
@@ -136,7 +137,7 @@ def machine(device: torch.device) -> dict[str, object]:
 def make_model(options: DictConfig, overrides: list[str], out: Path) -> CTSampler:
     """A model with random weights, written and loaded again; with an X-ray beside it."""
     if options.networks not in ("auto", "guide", "small"):
-        raise ValueError(f"networks must be auto, guide or small, got {options.networks!r}")
+        raise UserError(f"networks must be auto, guide or small, got {options.networks!r}")
     on_cpu = pick_device(options.device).type == "cpu"
     small = options.networks == "small" or (options.networks == "auto" and on_cpu)
     write_random_model(out / "model.ckpt", small, overrides)

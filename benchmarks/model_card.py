@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.options import composed, reports_mistakes, split
-from common.patches import STEP
+from common.geometry import STEP
 from ddpm.denoiser import PatchDenoiser
 from ddpm.perceptual_resnet import ResNetDistance
 from medclip_cond.encoders import XrayEncoder

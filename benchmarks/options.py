@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from common.errors import UserError
 from pipeline import cli
 
 
@@ -28,7 +29,7 @@ def own(argv: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
     options, unknown = split(argv, defaults)
     if unknown:
         known = " ".join(f"{key}={value}" for key, value in defaults.items())
-        raise ValueError(f"unknown option {unknown[0]!r}; those there are, with their defaults: {known}")
+        raise UserError(f"unknown option {unknown[0]!r}; those there are, with their defaults: {known}")
     return options
 
 

@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.ct_like import write_ct_like
 from benchmarks.loading import feed, link_patients
 from benchmarks.options import own, reports_mistakes
-from common.patches import STEP, Triple, box, triple
+from common.geometry import STEP, Triple, slices, triple
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.store import StoredCase, VolumeStore, volume_path
 from pipeline.memory import PeakMemory
@@ -117,11 +117,11 @@ def volume_readers(ct: Path, store: VolumeStore, case: StoredCase, patch: int, f
 
     def nifti(start: Triple) -> np.ndarray:
         with gzip.open(ct) as stream:  # as nibabel opens it where indexed_gzip is not installed
-            return np.asarray(nib.Nifti1Image.from_stream(stream).dataobj)[box(start[::-1], size)]
+            return np.asarray(nib.Nifti1Image.from_stream(stream).dataobj)[slices(start[::-1], size)]
 
     return {
         "nifti": nifti,
-        "indexed_gzip": lambda start: indexed.dataobj[box(start[::-1], size)],
+        "indexed_gzip": lambda start: indexed.dataobj[slices(start[::-1], size)],
         "monai": lambda start: monai[0]["ct"][0].numpy(),  # draws its own start
         "store": lambda start: store.read_hu(case, start, size),
     }
@@ -140,7 +140,7 @@ def monai_dataset(ct: Path, patch: int, cache: Path) -> PersistentDataset:
 def check(name: str, read: Read, hu: np.ndarray, patch: int) -> None:
     """The reader gives what was written. Fills caches and indices, too."""
     start = triple([(n - patch) // 2 // STEP * STEP for n in hu.shape])
-    crop, expected = np.asarray(read(start)), hu[box(start, (patch,) * 3)]
+    crop, expected = np.asarray(read(start)), hu[slices(start, (patch,) * 3)]
     same = crop.shape == expected.shape if name == "monai" else any(
         np.array_equal(found, expected) for found in (crop, crop.T)
     )  # fmt: skip

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from benchmarks.model_card import partner, without_files
 from benchmarks.options import composed
 from common.atomic import replacing
-from common.patches import STEP, triple
+from common.geometry import STEP, triple
 from common.tensor_hash import tensor_hash
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale

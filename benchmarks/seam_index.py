@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.patches import Triple, axis_starts
+from common.geometry import Triple, axis_starts
 
 
 def window_planes(size: int, window: int, stride: int) -> list[int]:

@@ -22,6 +22,7 @@ from benchmarks import gaussian_field
 from benchmarks.demo_model import Demo, HeldOut, as_unit
 from benchmarks.options import reports_mistakes, split
 from benchmarks.seam_index import overlap_variance, seam_index, times_covered, window_planes
+from common.errors import UserError
 from ddpm.generator import SamplingPlan
 from pipeline.sampling.ct_sampler import CTSampler
 
@@ -69,7 +70,7 @@ def main() -> None:
     options, overrides = split(sys.argv[1:], OPTIONS)
     draws = int(options["draws"])
     if draws < 2:
-        raise ValueError(f"draws={draws}: a variance takes two or more")
+        raise UserError(f"draws={draws}: a variance takes two or more")
     result: dict[str, object] = dict(gaussian_field.measure(int(options["realisations"])))
     demo = Demo(overrides, options["device"])
     cases = demo.held_out(int(options["cases"]))

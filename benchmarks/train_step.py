@@ -30,7 +30,8 @@ from benchmarks.model_card import META, codec, denoiser, denoiser_gflop, gflop, 
 from benchmarks.options import reports_mistakes, split
 from benchmarks.timing import free_memory, mfu, train
 from benchmarks.workbench import Workbench, workbench
-from common.patches import STEP
+from common.errors import UserError
+from common.geometry import STEP
 from pipeline.checkpoints import checkpoint
 from pipeline.devices import pick_device
 
@@ -129,9 +130,9 @@ def chosen(stage: str, names: str) -> list[str]:
     """
     wanted = [name for name in names.split(",") if name not in ("", "none")]
     if not set(wanted) <= set(COMPARISONS):
-        raise ValueError(f"compare takes any of {','.join(COMPARISONS)}, or none; got {names!r}")
+        raise UserError(f"compare takes any of {','.join(COMPARISONS)}, or none; got {names!r}")
     if "monai" in wanted and not all(map(find_spec, ("monai", "einops"))):
-        raise ValueError("compare=monai needs MONAI: pip install monai einops; or leave it out with compare=onthefly")
+        raise UserError("compare=monai needs MONAI: pip install monai einops; or leave it out with compare=onthefly")
     return wanted if stage == "ddpm" else []
 
 
@@ -139,7 +140,7 @@ def chosen(stage: str, names: str) -> list[str]:
 def main() -> None:
     own, overrides = split(sys.argv[1:], DEFAULTS)
     if own["stage"] not in ("ddpm", "vqgan"):
-        raise ValueError(f"stage must be ddpm or vqgan, got {own['stage']!r}")
+        raise UserError(f"stage must be ddpm or vqgan, got {own['stage']!r}")
     wanted, device = chosen(own["stage"], own["compare"]), pick_device(own["device"])
     on_gpu = device.type == "cuda"
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -36,6 +36,7 @@ import train_ddpm_patches_4gpu
 from benchmarks.model_card import parameters
 from benchmarks.monai_unet import monai_unet
 from benchmarks.options import composed, reports_mistakes, split
+from common.errors import UserError
 from dataset.datamodule import PatchDataModule
 from ddpm.denoiser import PatchDenoiser
 from ddpm.ema import WeightAverage
@@ -160,7 +161,7 @@ def validate(module: PatchDDPM, data: PatchDataModule) -> float:
 
 def check_sizes(ours: int, theirs: int) -> None:
     if abs(ours / theirs - 1) > TOLERANCE:
-        raise ValueError(
+        raise UserError(
             f"the two need equal parameters (within {TOLERANCE:.0%}), got {ours:,} (ours) and {theirs:,} (MONAI);"
             " change channels=, res_blocks=, model.dim= or model.middle_blocks="
         )

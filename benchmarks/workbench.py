@@ -18,7 +18,7 @@ import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from benchmarks.model_card import META, partner, without_files
 from benchmarks.options import composed
-from common.patches import Triple
+from common.geometry import Triple, latent_shape, triple
 from dataset.phantom.data_set import make_phantom_data
 from dataset.store.latents import LatentWriter
 from medclip_cond.encoders import XrayEncoder
@@ -26,7 +26,7 @@ from pipeline.checkpoints import checkpoint
 from pipeline.checkpoints.frozen import Frozen, latent_source
 from pipeline.checkpoints.parts import describe
 from pipeline.settings import plain
-from pipeline.training.data import latent_shape, open_store
+from pipeline.training.data import open_store
 
 VOLUMES = 2  # one to train on, one for validation, which no benchmark of speed runs
 ROOM = 16  # voxels that a volume is larger than a patch, so that patches differ
@@ -105,7 +105,7 @@ class Workbench:
         writer, eye = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges), frozen.encoder
         tokens = torch.randn(eye.grid[0] * eye.grid[1], eye.token_dim)
         for case in store.cases:
-            shape = latent_shape(case, cfg.model.patch_size)
+            shape = latent_shape(case.shape, triple(cfg.model.patch_size))
             tiles: list[tuple[Triple, Tensor]] = [((0, 0, 0), torch.randn(frozen.codec.channels, *shape))]
             writer.write(case, shape, tiles)
             writer.write_xray(case, tokens, torch.randn(eye.pooled_dim))

@@ -1,10 +1,16 @@
-"""What a user reads about a bad file, and which errors do not speak of the file."""
+"""Which errors are a user's to mend, and which do not speak of a file at all."""
 
 import errno
 from pathlib import Path
 
 
-class BadFileError(ValueError):
+class UserError(ValueError):
+    """A mistake of whoever gave the settings or files: one message without a traceback; says the rule, what was found,
+    what to do.
+    """
+
+
+class BadFileError(UserError):
     """A file breaks a rule: its path, the rule, what was found instead, and what to do about it."""
 
     def __init__(self, path: Path, rule: str, found: str, remedy: str) -> None:

@@ -3,47 +3,18 @@
 Sizes, starts and spacings are ordered (d, h, w) throughout.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
 
-STEP = 4  # voxels per latent voxel and axis, fixed by the codec's layout
-Triple = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
-
-
-def triple(values: Sequence[int], name: str = "size") -> Triple:
-    """Three integers as a tuple; ValueError if there are not three."""
-    found = list(values) if isinstance(values, Iterable) else values
-    if not isinstance(found, list) or len(found) != 3:
-        raise ValueError(f"{name} needs three numbers (d, h, w), got {found}")
-    d, h, w = (int(v) for v in found)
-    return d, h, w
-
-
-def axis_starts(size: int, patch: int, stride: int) -> list[int]:
-    """First voxels of patches that cover an axis; the last patch is anchored at its end."""
-    if not 0 < patch <= size:
-        raise ValueError(
-            f"need 0 < patch <= size (voxels), got patch {patch} and size {size}; pad volumes smaller than a patch"
-        )
-    if not 0 < stride <= patch:
-        raise ValueError(f"need 0 < stride <= patch (voxels), got stride {stride} and patch {patch}")
-    last = size - patch
-    return [*range(0, last, stride), last]
+from common.geometry import Triple, axis_starts, slices, triple
 
 
 def grid_coords(shape: Triple, patch: Triple, stride: Triple) -> Tensor:
     """First voxels of patches that together cover a volume: int64 (N, 3)."""
     return torch.tensor(list(product(*map(axis_starts, shape, patch, stride))), dtype=torch.int64)
-
-
-def box(start: Iterable[int], size: Triple) -> Box:
-    """Slices of the box that begins at voxel `start`."""
-    d, h, w = (slice(int(s), int(s) + n) for s, n in zip(start, size, strict=True))
-    return d, h, w
 
 
 def extract_patches_3d(volume: Tensor, patch_size: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -64,7 +35,7 @@ def extract_patches_3d(volume: Tensor, patch_size: Sequence[int], stride: Sequen
         raise ValueError(f"volume needs the axes (C, D, H, W), got shape {tuple(volume.shape)}")
     patch = triple(patch_size, "patch_size")
     coords = grid_coords(triple(volume.shape[1:]), patch, triple(stride, "stride"))
-    return torch.stack([volume[(slice(None), *box(c, patch))] for c in coords.tolist()]), coords
+    return torch.stack([volume[(slice(None), *slices(c, patch))] for c in coords.tolist()]), coords
 
 
 def _flat(n: int) -> Tensor:
@@ -114,7 +85,7 @@ def stitch_patches(
     for patch, start in zip(patches, coords.tolist(), strict=True):
         if any(c < 0 or c + n > m for c, n, m in zip(start, size, shape, strict=True)):
             raise ValueError(f"patch {size} at {tuple(start)} reaches beyond the volume {shape}")
-        where = box(start, size)
+        where = slices(start, size)
         total[(slice(None), *where)] += patch * weights
         weight[where] += weights
     if not bool((weight > 0).all()):
@@ -145,9 +116,3 @@ def positions_mm(coord: Tensor, spacing: Tensor, volume_shape: Tensor, size: Tri
         view[axis + 1] = n
         axes.append(mm.view(view).expand(len(coord), *size))
     return torch.stack(axes, dim=1)
-
-
-def padded_shape(shape: Triple, patch: Triple, multiple: int) -> Triple:
-    """The volume's shape after padding at the high end to at least a patch and to a multiple of the codec's step."""
-    d, h, w = (-(-max(n, p) // multiple) * multiple for n, p in zip(shape, patch, strict=True))
-    return d, h, w

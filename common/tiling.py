@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-Triple = tuple[int, int, int]
-Box = tuple[Triple, Triple]  # first voxel, size
+from common.errors import UserError
+from common.geometry import Triple, overlap, slices
+
+TileBox = tuple[Triple, Triple]  # first voxel, size
 
 
-def tile_boxes(shape: Triple, tile: int) -> Iterator[Box]:
+def tile_boxes(shape: Triple, tile: int) -> Iterator[TileBox]:
     """Disjoint boxes that cover `shape`, none larger than `tile` per axis, of nearly equal sizes."""
     if tile < 1:
-        raise ValueError(f"a tile needs at least 1 latent voxel per side, got {tile}")
+        raise UserError(f"a tile needs at least 1 latent voxel per side, got {tile}")
     for spans in itertools.product(*(_axis_spans(size, tile) for size in shape)):
         (d, h, w), (nd, nh, nw) = zip(*spans, strict=True)
         yield (d, h, w), (nd, nh, nw)
@@ -35,15 +37,11 @@ def read_padded(
         read: (first voxel, size) of a box inside the volume -> (C, d, h, w).
         fill: (C,), the value of every voxel outside.
     """
-    low = [max(0, s) for s in start]
-    high = [min(n, s + length) for n, s, length in zip(shape, start, size, strict=True)]
     result = fill.view(-1, 1, 1, 1).expand(-1, *size).clone()
-    if any(a >= b for a, b in zip(low, high, strict=True)):
-        return result
-    d, h, w = low
-    inside = read((d, h, w), (high[0] - d, high[1] - h, high[2] - w))
-    box = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-    result[(slice(None), *box)] = inside.to(result)
+    inside = overlap(start, size, shape)
+    if inside is not None:
+        first, length, where = inside
+        result[(slice(None), *where)] = read(first, length).to(result)
     return result
 
 
@@ -86,7 +84,6 @@ def reader_of(volume: Tensor) -> Callable[[Triple, Triple], Tensor]:
     """Box reader of a volume (C, D, H, W) in memory."""
 
     def read(start: Triple, size: Triple) -> Tensor:
-        d, h, w = (slice(s, s + n) for s, n in zip(start, size, strict=True))
-        return volume[:, d, h, w]
+        return volume[(slice(None), *slices(start, size))]
 
     return read

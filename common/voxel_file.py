@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from common.patches import Triple
+from common.geometry import Triple, slices
 
 # (first voxel, size) of a box inside a volume -> int16 HU (d, h, w)
 ReadBox = Callable[[Triple, Triple], NDArray[np.int16]]
@@ -61,7 +61,6 @@ def box_of(hu: NDArray) -> ReadBox:
     """Box reader of a volume (D, H, W) in memory."""
 
     def read(start: Triple, size: Triple) -> NDArray[np.int16]:
-        d, h, w = (slice(s, s + n) for s, n in zip(start, size, strict=True))
-        return np.asarray(hu[d, h, w], dtype=np.int16)
+        return np.asarray(hu[slices(start, size)], dtype=np.int16)
 
     return read

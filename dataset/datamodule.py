@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from common.errors import UserError
 from dataset.sampler import VolumeGroupedSampler
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 
@@ -46,7 +47,7 @@ class PatchDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"need batch_size >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
+            raise UserError(f"need batch_size >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
         _check_epoch(len(train), batch_size, 1)
         self.train, self.val = train, val
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -107,7 +108,7 @@ def _check_epoch(patches: int, batch_size: int, processes: int) -> None:
     """ValueError unless the `patches` that each process draws in an epoch make a batch."""
     if patches < batch_size:
         share = f" for each of {processes} processes" if processes > 1 else ""
-        raise ValueError(
+        raise UserError(
             f"an epoch has {patches} patches{share}, fewer than one batch of {batch_size};"
             " lower model.batch_size or raise model.patches_per_volume"
         )

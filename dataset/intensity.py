@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from common.errors import UserError
+
 if TYPE_CHECKING:  # preparation workers start without torch
     from torch import Tensor
 
@@ -13,7 +15,7 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 
 def check_window(hu_window: Sequence[float]) -> None:
     if not isinstance(hu_window, Sequence) or len(hu_window) != 2 or not hu_window[0] < hu_window[1]:
-        raise ValueError(f"hu_window must be two numbers [lowest, highest] in HU, lowest < highest, got {hu_window}")
+        raise UserError(f"hu_window must be two numbers [lowest, highest] in HU, lowest < highest, got {hu_window}")
 
 
 def hu_to_unit(hu: Array, hu_window: tuple[float, float]) -> Array:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.patches import STEP, Triple, triple
-
-Region = tuple[Triple, Triple]  # first and one-past-last voxel
+from common.errors import UserError
+from common.geometry import STEP, Region, Triple, triple
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,9 @@ class RandomStarts:
 
     def __post_init__(self) -> None:
         if not 0 <= self.foreground_share <= 1:
-            raise ValueError(f"foreground_share must lie in [0, 1], got {self.foreground_share}")
+            raise UserError(f"foreground_share must lie in [0, 1], got {self.foreground_share}")
         if self.overhang % STEP or not 0 <= self.overhang <= min(self.patch) // 2:
-            raise ValueError(
+            raise UserError(
                 f"overhang must be a multiple of {STEP} voxels, from 0 to half a patch, got {self.overhang} for"
                 f" patches of {list(self.patch)}; lower model.overhang, 0 draws within the volume"
             )

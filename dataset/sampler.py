@@ -7,6 +7,8 @@ from itertools import cycle, islice
 import torch
 from torch.utils.data import Sampler
 
+from common.errors import UserError
+
 
 def sample_key(seed: int, epoch: int, index: int) -> int:
     """A number in [0, 2**32) that names one draw; torch's CPU generator keeps only 32 bits of a seed."""
@@ -36,7 +38,7 @@ class VolumeGroupedSampler(Sampler[int]):
         world_size: int = 1,
     ) -> None:
         if num_volumes < 1 or patches_per_volume < 1:
-            raise ValueError(
+            raise UserError(
                 "need at least one volume and one patch per volume,"
                 f" got {num_volumes} volumes and patches_per_volume {patches_per_volume}"
             )

@@ -9,16 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.patches import (
-    STEP,
-    Triple,
-    axis_starts,
-    extract_patches_3d,
-    grid_coords,
-    padded_shape,
-    stitch_patches,
-    triple,
-)
+from common.errors import UserError
+from common.geometry import STEP, Triple, overlap, padded_shape, triple
+from common.patches import extract_patches_3d, grid_coords, stitch_patches
 from common.recent import Recent
 from dataset.intensity import hu_to_unit
 from dataset.patch_starts import RandomStarts
@@ -92,9 +85,9 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.patch_size = check_patch_size(patch_size)
         if not cases:
-            raise ValueError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
+            raise UserError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
         if overhang and latents is not None:
-            raise ValueError(f"latents end with the volume: overhang must be 0 with them, got {overhang}")
+            raise UserError(f"latents end with the volume: overhang must be 0 with them, got {overhang}")
         self.store, self.cases, self.latents = store, list(cases), latents
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
         self.encoder_input, self.xray_fov_mm, self.seed = encoder_input, xray_fov_mm, seed
@@ -145,7 +138,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
 
     def _start(self, case: StoredCase, epoch: int, draw: int) -> Triple:
         volume, nth = divmod(draw, self.patches_per_volume)
-        shape = padded_shape(case.shape, self.patch_size, STEP)
+        shape = padded_shape(case.shape, self.patch_size)
         if self.stride is None:
             rng = np.random.default_rng(sample_key(self.seed, epoch, draw))
             return self.random_starts.draw(rng, shape, case.body_box)
@@ -178,7 +171,7 @@ def check_patch_size(patch_size: Sequence[int]) -> Triple:
     size = triple(patch_size, "patch_size")
     if any(n <= 0 or n % STEP for n in size):
         nearest = [max(STEP, round(n / STEP) * STEP) for n in size]
-        raise ValueError(
+        raise UserError(
             f"patch_size must be multiples of {STEP} (the codec's downsampling), got {list(size)}; nearest is {nearest}"
         )
     return size
@@ -191,15 +184,11 @@ def floor_hu(hu_window: tuple[float, float]) -> int:
 
 def read_padded(store: Store, case: StoredCase, start: Triple, size: Triple, fill: int) -> np.ndarray:
     """A box of a volume as int16 HU (d, h, w); beyond the volume it is `fill`."""
-    low = triple([max(s, 0) for s in start])
-    high = [min(s + n, m) for s, n, m in zip(start, size, case.shape, strict=True)]
-    inside = [b - a for a, b in zip(low, high, strict=True)]
-    if inside == list(size):
-        return store.read_hu(case, low, size)
     out = np.full(size, fill, dtype=np.int16)
-    if min(inside) > 0:
-        where = tuple(slice(a - s, a - s + n) for a, s, n in zip(low, start, inside, strict=True))
-        out[where] = store.read_hu(case, low, triple(inside))
+    inside = overlap(start, size, case.shape)
+    if inside is not None:
+        first, length, where = inside
+        out[where] = store.read_hu(case, first, length)
     return out
 
 
@@ -208,10 +197,3 @@ def read_unit(
 ) -> np.ndarray:
     """A box of a volume as float32 (d, h, w) in [-1, 1]; beyond the volume it is the window's floor, -1."""
     return hu_to_unit(read_padded(store, case, start, size, floor_hu(hu_window)), hu_window)
-
-
-def coverage(shape: Triple, patch: Triple, stride: Triple) -> int:
-    """Patches that it takes to cover a volume of `shape` voxels once padded."""
-    padded = padded_shape(shape, patch, STEP)
-    d, h, w = (len(axis_starts(n, p, s)) for n, p, s in zip(padded, patch, stride, strict=True))
-    return d * h * w

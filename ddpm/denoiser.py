@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from ddpm.layers import inverse_rms
 from ddpm.position import COORDINATE_CHANNELS, PATCH_EMBEDDING_DIM, coordinate_channels, patch_embedding
 
@@ -109,9 +110,9 @@ class PatchDenoiser(nn.Module):
         super().__init__()
         unknown = sorted(set(cond) - set(CONDITIONS))
         if unknown:
-            raise ValueError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
+            raise UserError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
         if "lifted" in cond and lifter is None:
-            raise ValueError('cond has "lifted" but there is no lifter: give one, or take "lifted" out of cond')
+            raise UserError('cond has "lifted" but there is no lifter: give one, or take "lifted" out of cond')
         self.latent_channels = latent_channels
         self.lifter = lifter if "lifted" in cond else None
         self.null_pooled = nn.Parameter(torch.zeros(pooled_dim)) if "pooled" in cond else None

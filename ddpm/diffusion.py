@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 Coefficients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # (alpha, sigma) -> (p, q). v: Salimans & Ho 2022, eq. 10; velocity: Liu et al. 2022, eq. 1, with time reversed.
@@ -34,7 +36,7 @@ class Diffusion(nn.Module, ABC):
     def __init__(self, prediction: str, x0_limit: float = 12.0, snr_limit: float | None = None) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}")
+            raise UserError(f"prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}")
         self.prediction, self.x0_limit, self.snr_limit = prediction, x0_limit, snr_limit
 
     @abstractmethod
@@ -100,9 +102,9 @@ class CosineDDPM(Diffusion):
     ) -> None:
         super().__init__(prediction, x0_limit, snr_limit)
         if num_steps < 1:
-            raise ValueError(f"need at least one diffusion step, got timesteps {num_steps}")
+            raise UserError(f"need at least one diffusion step, got timesteps {num_steps}")
         if prediction == "velocity":
-            raise ValueError("prediction velocity belongs to rectified flow; DDPM takes noise, x0 or v")
+            raise UserError("prediction velocity belongs to rectified flow; DDPM takes noise, x0 or v")
         self.num_steps = num_steps
         grid = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
         f = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -120,7 +122,7 @@ class CosineDDPM(Diffusion):
 
     def times(self, steps: int) -> Tensor:
         if not 1 <= steps <= self.num_steps:
-            raise ValueError(f"steps must be 1 to {self.num_steps} (model.timesteps), got {steps}")
+            raise UserError(f"steps must be 1 to {self.num_steps} (model.timesteps), got {steps}")
         return (super().times(steps) * self.num_steps).round() / self.num_steps
 
 
@@ -135,7 +137,7 @@ class RectifiedFlow(Diffusion):
     def __init__(self, time_std: float | None = 1.0, shift: float = 1.0, x0_limit: float = 12.0) -> None:
         super().__init__("velocity", x0_limit)
         if shift <= 0 or (time_std is not None and time_std <= 0):
-            raise ValueError(f"need shift > 0 and time_std > 0 or null, got {shift} and {time_std}")
+            raise UserError(f"need shift > 0 and time_std > 0 or null, got {shift} and {time_std}")
         self.time_std, self.shift = time_std, shift
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +150,7 @@ class RectifiedFlow(Diffusion):
 
     def times(self, steps: int) -> Tensor:
         if steps < 1:
-            raise ValueError(f"need at least one sampling step, got {steps}")
+            raise UserError(f"need at least one sampling step, got {steps}")
         return self._shifted(super().times(steps))
 
     def _shifted(self, t: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -19,7 +21,7 @@ class WeightAverage(pl.Callback):
 
     def __init__(self, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"need 0 <= decay < 1, got {decay}")
+            raise UserError(f"need 0 <= decay < 1, got {decay}")
         self.decay, self.updates = decay, 0
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, Tensor] = {}
@@ -78,6 +80,6 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy trainable weights by name; ValueError if the names differ."""
     current = trainable(module)
     if current.keys() != weights.keys():
-        raise ValueError(f"weights of another network: {sorted(current.keys() ^ weights.keys())[:5]}")
+        raise UserError(f"weights of another network: {sorted(current.keys() ^ weights.keys())[:5]}")
     for name, p in current.items():
         p.copy_(weights[name])

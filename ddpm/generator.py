@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from common.patches import STEP, Triple, box, grid_coords, padded_shape, stitch_patches, triple
+from common.errors import UserError
+from common.geometry import STEP, Triple, latent_shape, slices, triple
+from common.patches import grid_coords, stitch_patches
 from ddpm import gpu_memory
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion
@@ -103,9 +105,9 @@ class VolumeGenerator(nn.Module):
         if plan.mode == AUTO:
             plan = replace(plan, mode="whole" if window == shape and not shared else "fused")
         if shared and plan.mode != "fused":
-            raise ValueError(f"processes share the windows of mode=fused only, got mode={plan.mode}")
+            raise UserError(f"processes share the windows of mode=fused only, got mode={plan.mode}")
         if plan.latent_device == "cuda" and not on_gpu:
-            raise ValueError("latent_device=cuda needs the network on a GPU too (device=cuda)")
+            raise UserError("latent_device=cuda needs the network on a GPU too (device=cuda)")
         size = 4 * self.denoiser.latent_channels * shape[0] * shape[1] * shape[2]
         if plan.latent_device == AUTO:
             beside = team.agree(on_gpu and gpu_memory.latents_fit(size, self.device))
@@ -153,8 +155,7 @@ class VolumeGenerator(nn.Module):
         return len(grid_coords(shape, *fit_window(shape, self.window, self.stride)))
 
     def latent_shape(self, grid: Grid) -> Triple:
-        patch = triple([n * STEP for n in self.window])
-        return triple([n // STEP for n in padded_shape(grid.shape, patch, STEP)])
+        return latent_shape(grid.shape, triple([n * STEP for n in self.window]))
 
     def condition(self, xray: XrayInput) -> Condition:
         """What the X-ray tells, followed by the null condition of guidance: a batch of two."""
@@ -207,7 +208,7 @@ def _independent(task: _Task) -> Tensor:
     coords = grid_coords(task.shape, window, stride)
     patches = []
     for corner in coords:
-        noise = task.noise[(..., *box(corner.tolist(), window))]
+        noise = task.noise[(..., *slices(corner.tolist(), window))]
         patches.append(task.run(_at(task.predict, corner), noise)[0])
     return stitch_patches(patches, coords, task.shape)[None]
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from common.patches import STEP, positions_mm, triple
+from common.geometry import STEP, triple
+from common.patches import positions_mm
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.plan import Grid, SamplingPlan
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from common.patches import STEP, positions_mm, triple
+from common.errors import UserError
+from common.geometry import STEP, triple
+from common.patches import positions_mm
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
@@ -69,7 +71,7 @@ class PatchDDPM(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
-            raise ValueError(f"need 0 <= condition_dropout < 1, got {condition_dropout}")
+            raise UserError(f"need 0 <= condition_dropout < 1, got {condition_dropout}")
         self.denoiser, self.diffusion = denoiser, diffusion
         if execution is not None:
             execution.apply(denoiser)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 _STREAM = 0x9E3779B9  # tells the crops' random stream from that of time and noise, which share the key
 _FIRST_SLICE, _SLICE_STEP = 2, 5  # a step prime to the codec's 4 meets every place within a latent voxel
 
@@ -30,7 +32,7 @@ class PerceptualLoss(nn.Module):
     def __init__(self, network: nn.Module, weight: float, every: int, crop: int, noise_limit: float) -> None:
         super().__init__()
         if not (weight > 0 and every >= 1 and crop >= 1 and 0 < noise_limit <= 1):
-            raise ValueError(
+            raise UserError(
                 "need a perceptual weight > 0, every >= 1, crop >= 1 and 0 < noise_limit <= 1,"
                 f" got {weight}, {every}, {crop} and {noise_limit}"
             )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import ResNetConfig, ResNetModel
 
+from common.errors import UserError
 from ddpm.perceptual import PerceptualLoss
 
 RANDOM = "random"
@@ -81,7 +82,7 @@ def load_perceptual(
     if weight == 0:
         return None
     if weights is None:
-        raise ValueError(f"model.perceptual_weight={weight} needs the weights of a ResNet-50, got no path; {_REMEDY}")
+        raise UserError(f"model.perceptual_weight={weight} needs the weights of a ResNet-50, got no path; {_REMEDY}")
     return PerceptualLoss(ResNetDistance(weights), weight, every, crop, noise_limit)
 
 
@@ -113,13 +114,13 @@ def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float
     if (path / "config.json").is_file():
         return ResNetModel.from_pretrained(path, local_files_only=True), _IMAGENET
     if not path.is_file():
-        raise ValueError(f"no ResNet-50 weights at {path} (model.perceptual_ckpt); {_REMEDY}")
+        raise UserError(f"no ResNet-50 weights at {path} (model.perceptual_ckpt); {_REMEDY}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a readable file of weights (damaged or cut off?); {_REMEDY}") from error
+        raise UserError(f"{path} is not a readable file of weights (damaged or cut off?); {_REMEDY}") from error
     if not isinstance(state, dict) or "layer4.2.conv3.weight" not in state:
-        raise ValueError(
+        raise UserError(
             f"{path} does not hold a ResNet-50 in torchvision's names (no tensor layer4.2.conv3.weight); {_REMEDY}"
         )
     # RadImageNet was trained in Keras: its convolutions have biases, and the first of a block has the stride.
@@ -128,9 +129,7 @@ def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float
     try:
         resnet.load_state_dict(convert(state))
     except (RuntimeError, KeyError) as error:
-        raise ValueError(
-            f"{path} holds another network than a ResNet-50 (deeper, or incomplete?); {_REMEDY}"
-        ) from error
+        raise UserError(f"{path} holds another network than a ResNet-50 (deeper, or incomplete?); {_REMEDY}") from error
     return resnet, _RADIMAGENET if from_keras else _IMAGENET
 
 

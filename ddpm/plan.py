@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from common.patches import Triple
+from common.errors import UserError
+from common.geometry import Triple
 from ddpm.samplers import SAMPLERS
 
 MODES = ("whole", "fused", "independent")
@@ -16,7 +17,7 @@ AUTO = "auto"
 def check_whole(name: str, value: Any, unit: str = "") -> int:
     """The value, if it is a whole number from 1; ValueError names it otherwise."""
     if not _is_whole(value):
-        raise ValueError(f"{name} must be a whole number from 1{unit}, got {value!r}")
+        raise UserError(f"{name} must be a whole number from 1{unit}, got {value!r}")
     return int(value)
 
 
@@ -74,16 +75,16 @@ class SamplingPlan:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {sorted(SAMPLERS)}, got {self.sampler!r}")
+            raise UserError(f"sampler must be one of {sorted(SAMPLERS)}, got {self.sampler!r}")
         if self.mode not in (*MODES, AUTO):
-            raise ValueError(f"mode must be one of {[*MODES, AUTO]}, got {self.mode!r}")
+            raise UserError(f"mode must be one of {[*MODES, AUTO]}, got {self.mode!r}")
         if self.latent_device not in ("cpu", "cuda", AUTO):
-            raise ValueError(f"latent_device must be auto, cpu or cuda, got {self.latent_device!r}")
+            raise UserError(f"latent_device must be auto, cpu or cuda, got {self.latent_device!r}")
         check_whole("steps", self.steps)
         if self.window_batch != AUTO and not _is_whole(self.window_batch):
-            raise ValueError(f"window_batch must be auto or a whole number from 1, got {self.window_batch!r}")
+            raise UserError(f"window_batch must be auto or a whole number from 1, got {self.window_batch!r}")
         if not _is_number(self.guidance):
-            raise ValueError(f"guidance must be a number, got {self.guidance!r}")
+            raise UserError(f"guidance must be a number, got {self.guidance!r}")
         object.__setattr__(self, "guidance_interval", _checked_interval(self.guidance_interval))
 
     @property
@@ -108,4 +109,4 @@ def _checked_interval(times: Any) -> tuple[float, float]:
         if 0 <= low <= high <= 1:
             return low, high
     found = list(times) if isinstance(times, Sequence) and not isinstance(times, str) else times
-    raise ValueError(f"guidance_interval needs two times, 0 <= low <= high <= 1, got {found!r}")
+    raise UserError(f"guidance_interval needs two times, 0 <= low <= high <= 1, got {found!r}")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, pad
 from torch.utils.checkpoint import checkpoint
 
+from common.errors import UserError
 from ddpm.attention import CrossAttention, SelfAttention
 from ddpm.layers import NormSilu, ResBlock, UpMerge, zero_init
 from ddpm.position import axis_waves
@@ -38,7 +39,7 @@ def level_widths(dim: int, dim_mults: Sequence[int]) -> list[int]:
     """Channels of each level."""
     widths = [dim * mult for mult in dim_mults]
     if not widths or min(widths) < 1:
-        raise ValueError(
+        raise UserError(
             f"dim and dim_mults (one or more) must be positive integers, got dim={dim} and dim_mults={list(dim_mults)}"
         )
     return widths
@@ -49,7 +50,7 @@ def self_attention_levels(num_levels: int, wanted: Sequence[int] | None) -> tupl
     if wanted is None:
         return coarsest_levels(num_levels, 2, 1)
     if not set(wanted) <= set(range(num_levels)):
-        raise ValueError(
+        raise UserError(
             f"attention_levels must lie in 0..{num_levels - 1} for {num_levels} dim_mults, got {list(wanted)}"
         )
     return tuple(wanted)

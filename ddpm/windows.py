@@ -7,7 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from common.patches import Triple, blend_window, box, grid_coords, triple
+from common.geometry import Triple, slices, triple
+from common.patches import blend_window, grid_coords
 from ddpm.samplers import Predict
 
 Choice = TypeVar("Choice")
@@ -66,16 +67,16 @@ def fused(
     norm = torch.zeros(shape)
     batches = [some for some in team.share(coords).split(batch) if len(some)]
     for start in coords.tolist():
-        norm[box(start, window)] += weights
+        norm[slices(start, window)] += weights
 
     def predict_volume(x: Tensor, t: Tensor) -> Tensor:
         total = torch.zeros_like(x)
         here = weights.to(total)
         for some in batches:
-            crops = torch.cat([x[(..., *box(c, window))] for c in some.tolist()])
+            crops = torch.cat([x[(..., *slices(c, window))] for c in some.tolist()])
             out = predict(crops, t.expand(len(crops)), some).to(total)
             for start, crop in zip(some.tolist(), out, strict=True):
-                total[(0, slice(None), *box(start, window))] += crop * here
+                total[(0, slice(None), *slices(start, window))] += crop * here
         return team.sum(total) / norm.to(total)
 
     return predict_volume

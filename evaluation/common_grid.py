@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Shape = tuple[int, int, int]
-Spacing = tuple[float, float, float]
+from common.geometry import Spacing, Triple, axis_weights, centres
 
 MIN_SIZE = 8  # voxels along an axis; SSIM needs 7
 
@@ -17,7 +16,7 @@ MIN_SIZE = 8  # voxels along an axis; SSIM needs 7
 class CommonGrid:
     """`shape` (D, H, W) voxels of `spacing` (d, h, w) mm, centred on each volume's own centre."""
 
-    shape: Shape
+    shape: Triple
     spacing: Spacing
 
 
@@ -62,20 +61,7 @@ def to_grid(
     floor = np.float32(window[0])
     values = np.clip(hu.astype(np.float32), *window) - floor
     for axis in range(3):
-        weights = axis_weights(hu.shape[axis], spacing[axis], grid.shape[axis], grid.spacing[axis])
+        places = centres(grid.shape[axis], grid.spacing[axis])
+        weights = axis_weights(hu.shape[axis], spacing[axis], places)
         values = np.moveaxis(np.tensordot(weights, values, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(values) + floor
-
-
-def axis_weights(size: int, step: float, new_size: int, new_step: float) -> NDArray[np.float32]:
-    """(new_size, size): how much each old voxel adds to each new one along an axis.
-
-    Rows sum to 1, or are 0 where the new voxel's centre lies outside the old extent. Steps in mm.
-    """
-    old = (np.arange(size) - (size - 1) / 2) * step
-    new = (np.arange(new_size) - (new_size - 1) / 2) * new_step
-    inside = np.abs(new) <= size * step / 2 * (1 + 1e-9)  # rounding alone must not put a centre outside
-    nearest = np.clip(new, old[0], old[-1])  # up to half a voxel beyond the last centre, the last voxel counts
-    weights = np.maximum(0, 1 - np.abs(nearest[:, None] - old[None]) / max(step, new_step))
-    weights = weights / weights.sum(axis=1, keepdims=True) * inside[:, None]
-    return weights.astype(np.float32)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
+from common.errors import UserError
+
 Window = tuple[float, float]  # lowest and highest HU kept
 Float = NDArray[np.float32]
 
@@ -149,7 +151,7 @@ def find_presets(names: Sequence[str] | str) -> list[Preset]:
     names = [names] if isinstance(names, str) else names
     unknown = [name for name in names if name not in PRESETS]
     if unknown:
-        raise ValueError(f"presets must be some of {list(PRESETS)}, got {unknown}")
+        raise UserError(f"presets must be some of {list(PRESETS)}, got {unknown}")
     return [PRESETS[name] for name in names]
 
 
@@ -175,7 +177,7 @@ def _check_pair(generated: NDArray, real: NDArray) -> None:
 
 def _check_ssim_size(shape: tuple[int, ...]) -> None:
     if min(shape) < SSIM_SIZE:
-        raise ValueError(
+        raise UserError(
             f"SSIM needs at least {SSIM_SIZE} voxels along each axis, got shape {shape};"
             " resample to a finer grid or leave SSIM out"
         )

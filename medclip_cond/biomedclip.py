@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
+from common.errors import UserError
 from medclip_cond.encoders import XrayEncoder, XrayFeatures
 from medclip_cond.weights import find_file, load_model, read_state, under
 
@@ -129,7 +130,7 @@ class BiomedCLIPEncoder(BiomedCLIPNetwork):
         state = read_state(path)
         trunk = under(state, TRUNK)
         if "patch_embed.proj.weight" not in trunk or PROJECTION not in state:
-            raise ValueError(f"{path} is no open_clip checkpoint with a timm vision tower: {REMEDY}")
+            raise UserError(f"{path} is no open_clip checkpoint with a timm vision tower: {REMEDY}")
         with torch.device("meta"):  # all its tensors are replaced below
             super().__init__(**vit_sizes(trunk), pooled_dim=len(state[PROJECTION]))
         self.vit = load_model(ViTModel, self.vit.config, to_transformers_names(trunk), add_pooling_layer=False)

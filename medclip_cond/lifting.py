@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, pixel_unshuffle, silu
 
+from common.errors import UserError
+
 
 class PixelNorm(nn.Module):
     """RMS normalisation of each pixel of (B, C, h, w) over its channels, with a learned gain."""
@@ -86,7 +88,7 @@ class XrayLifter(nn.Module):
         """
         coarsest = self.strides[-1]
         if xray.shape[-1] % coarsest or xray.shape[-2] % coarsest:
-            raise ValueError(
+            raise UserError(
                 f"{len(self.levels)} levels need an X-ray of a height and width that {coarsest} divides,"
                 f" got {tuple(xray.shape[-2:])}: resize it to 512 x 512"
             )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel
 
+from common.errors import UserError
 from medclip_cond.encoders import XrayEncoder, XrayFeatures
 from medclip_cond.weights import find_file, load_model, read_state, under
 
@@ -91,7 +92,7 @@ class MedCLIPEncoder(MedCLIPNetwork):
         state = read_state(path)
         trunk = under(state, TRUNK)
         if "embeddings.patch_embeddings.projection.weight" not in trunk or PROJECTION not in state:
-            raise ValueError(f"{path} is no MedCLIP-ViT checkpoint: {REMEDY}")
+            raise UserError(f"{path} is no MedCLIP-ViT checkpoint: {REMEDY}")
         with torch.device("meta"):  # all its tensors are replaced below
             super().__init__(**swin_sizes(trunk), pooled_dim=len(state[PROJECTION]))
         weights_only = {name: v for name, v in trunk.items() if not name.endswith("relative_position_index")}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
+from common.errors import UserError
 from medclip_cond.encoders import XrayEncoder, XrayFeatures
 
 
@@ -26,7 +27,7 @@ class TinyRandomEncoder(XrayEncoder):
         super().__init__()
         self._arguments = {"seed": seed, "size": size, "patch": patch, "width": width, "layers": layers}
         if size % patch or width % 32:
-            raise ValueError(
+            raise UserError(
                 "size must be a multiple of patch and width a multiple of 32,"
                 f" got size={size}, patch={patch}, width={width}"
             )

@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from common.errors import UserError
+
 
 def find_file(weights: str, name: str, remedy: str, on_hub: bool) -> Path:
     """The path of an encoder's file.
@@ -44,7 +46,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} holds no weights that torch can read: download it again") from error
+        raise UserError(f"{path} holds no weights that torch can read: download it again") from error
 
 
 def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -61,5 +63,5 @@ def load_model(kind: type[PreTrainedModel], config: PreTrainedConfig, state: dic
     model, info = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
     wrong = {what: sorted(map(str, names))[:3] for what, names in info.items() if names}
     if wrong:
-        raise ValueError(f"these weights are not those of a {kind.__name__} of this kind: {wrong}")
+        raise UserError(f"these weights are not those of a {kind.__name__} of this kind: {wrong}")
     return model

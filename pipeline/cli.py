@@ -19,8 +19,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from common.patches import STEP
-from pipeline.settings import three_quarters
+from common.geometry import STEP, three_quarters
 
 CONFIG_DIR = Path(__file__).parents[1] / "config"
 USER_ERROR = 2  # exit status, as of argparse

@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from common.errors import UserError
+
 
 def pick_device(name: str) -> torch.device:
     """ "auto": this process' GPU if there is one, else the CPU; or a device by its name.
@@ -21,9 +23,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}, but this machine has {torch.cuda.device_count()} GPUs")
+        raise UserError(f"device={name}, but this machine has {torch.cuda.device_count()} GPUs")
     return device
 
 

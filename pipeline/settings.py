@@ -1,12 +1,12 @@
 """What the settings mean: values that follow from others, and those that cannot be."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from common.patches import STEP, triple
+from common.errors import UserError
+from common.geometry import STEP, three_quarters, triple
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.xray_ctpa_patch_dataset import check_patch_size
 
@@ -22,15 +22,10 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
-def three_quarters(patch_size: Sequence[int]) -> list[int]:
-    """The stride that follows from a patch size: 25 % overlap, on whole latent voxels."""
-    return [max(STEP, 3 * n // 4 // STEP * STEP) for n in patch_size]
-
-
 def prepare_arguments(dataset: DictConfig) -> dict[str, Any]:
     """Of `dataset.prepare.prepare.prepare`. ValueError if there is to be no store."""
     if dataset.store is None:
-        raise ValueError("dataset.store=null reads the files themselves; this needs a folder, dataset.store=FOLDER")
+        raise UserError("dataset.store=null reads the files themselves; this needs a folder, dataset.store=FOLDER")
     return source_arguments(dataset) | {"store": dataset.store, "num_workers": dataset.prepare_workers}
 
 
@@ -54,13 +49,13 @@ def check_sizes(model: DictConfig) -> None:
         model.stride = three_quarters(patch)
     stride = triple(model.stride, "model.stride") if "stride" in model else patch
     if any(s < STEP or s > p or s % STEP for s, p in zip(stride, patch, strict=True)):
-        raise ValueError(
+        raise UserError(
             f"model.stride must be multiples of {STEP} from {STEP} to the patch size {list(patch)},"
             f" got {list(stride)}; null takes three quarters of the patch"
         )
     for key, side in (("diffusion_img_size", patch[2]), ("diffusion_depth_size", patch[0])):
         if key in model and model[key] != side // STEP:
-            raise ValueError(
+            raise UserError(
                 f"model.{key}={model[key]} disagrees with model.patch_size={list(patch)}:"
                 f" it must be {side // STEP} (a quarter of {side}); leave it out and it follows"
             )
@@ -70,7 +65,7 @@ def check_validation(model: DictConfig) -> None:
     """ValueError if there would be nothing to validate with, and so never a best checkpoint."""
     for key in ("val_patches_per_volume", "val_every_n_epochs"):
         if model[key] < 1:
-            raise ValueError(f"model.{key} must be a whole number from 1, got {model[key]}: validation finds the best")
+            raise UserError(f"model.{key} must be a whole number from 1, got {model[key]}: validation finds the best")
 
 
 def check_kinds(cfg: DictConfig) -> None:
@@ -82,7 +77,7 @@ def check_kinds(cfg: DictConfig) -> None:
         for key, value in _unresolved(cfg[group]).items():
             kind = _missed_kind(value, shipped.get(key))
             if kind:
-                raise ValueError(f"{group}.{key} must be {kind}, such as {shipped[key]}; got {value!r}")
+                raise UserError(f"{group}.{key} must be {kind}, such as {shipped[key]}; got {value!r}")
 
 
 def _unresolved(config: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ LIBRARIES = {
 }
 LIGHTNING_PARTS = ("LightningModule", "LightningDataModule", "Callback", "ModelCheckpoint", "TQDMProgressBar")
 # neither they nor what they import need torch: preparation starts many processes, and torch takes seconds
-TORCH_FREE = ("dataset/scans", "dataset/prepare", "dataset/phantom")
+TORCH_FREE = ("common/geometry.py", "dataset/scans", "dataset/prepare", "dataset/phantom")
 MAY_PRINT = ("commands", "benchmarks", "tests", "pipeline", "pipeline/training")
 MAX_LINES = 250
 
@@ -201,7 +201,7 @@ def test_a_broken_rule_is_found(source, path, rule):
     ("source", "path"),
     [
         ("import pytorch_lightning as pl\nclass Ema(pl.Callback): ...", "ddpm/ema.py"),
-        ("from common.patches import Triple", "ddpm/unet3d.py"),
+        ("from common.geometry import Triple", "ddpm/unet3d.py"),
         ("from common import tensor_hash", "vq_gan_3d/codec.py"),
         ("from ddpm.layers import norm\nfrom . import ema", "ddpm/unet3d.py"),
         ("import hydra\nimport pytorch_lightning", "train_ddpm_patches_4gpu.py"),

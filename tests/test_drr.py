@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset.scans.drr import FULL_SCALE, WATER_PER_MM, frontal_drr, resampling_matrix, to_intensity
+from dataset.scans.drr import FULL_SCALE, WATER_PER_MM, frontal_drr, to_intensity
 
 SPACING = (3.0, 2.0, 1.5)
 
@@ -96,12 +96,6 @@ def test_the_field_of_view_is_kept_in_millimetres():
     small, large = (frontal_drr(ct, (2, 2, 2), 100, fov_mm=f)[0] for f in (80, 160))
     assert (small > 0).mean() == pytest.approx(0.25, abs=0.02)
     assert (large > 0).mean() == pytest.approx(0.0625, abs=0.01)
-
-
-def test_resampling_keeps_constants_and_ends_at_the_border():
-    at = np.linspace(-30, 30, 61)
-    matrix = resampling_matrix(at, 10, 4.0)
-    np.testing.assert_allclose(matrix.sum(1), np.abs(at) <= 20, atol=1e-6)
 
 
 def test_one_scale_for_all_cases():

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import encode_latents
+from common.geometry import padded_shape
+from common.patches import grid_coords
 from common.tensor_hash import tensor_hash
 from dataset.store.latents import LatentCache, LatentWriter, stored_source
 from dataset.store.store import VolumeStore
-from dataset.xray_ctpa_patch_dataset import coverage, read_unit
+from dataset.xray_ctpa_patch_dataset import read_unit
 from medclip_cond.tiny_random import TinyRandomEncoder
 from pipeline.checkpoints.checkpoint import load_codec
 from tests.tiny import built_ddpm, load, run
@@ -74,7 +76,9 @@ def test_cached_latents_are_those_encoded_on_the_fly(workshop, far_sighted, cach
         alone = fly.module._frozen[0].vqgan.encode(b["ct"][None])[0]
         without_context.append(float((alone - expected).abs().max()))
     cases = fly.data.train.cases
-    assert len(places) == sum(coverage(case.shape, (16,) * 3, (4,) * 3) for case in cases)
+    assert len(places) == sum(
+        len(grid_coords(padded_shape(case.shape, (16,) * 3), (16,) * 3, (4,) * 3)) for case in cases
+    )
     assert 0 < inner < len(places) / 2
     assert min(without_context) > 0.05  # the context matters here, so it must have been there
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from evaluation.common_grid import CommonGrid, axis_weights, choose_grid, to_grid
+from evaluation.common_grid import CommonGrid, choose_grid, to_grid
 from evaluation.metrics import PRESETS, find_presets, hu_mae, psnr, score, slice_psnr, ssim, window_preset
 
 WINDOW = (-1000.0, 1000.0)
@@ -144,18 +144,6 @@ def test_coarsening_averages_rather_than_picks():
     stripes[::2] = 1000
     out = to_grid(stripes, (1.0, 1.0, 1.0), CommonGrid((8, 8, 8), (8.0, 1.0, 1.0)), WINDOW)
     np.testing.assert_allclose(out, 500, atol=40)
-
-
-def test_weights_sum_to_one_or_nothing():
-    for size, step, new_size, new_step in [
-        (5, 1.0, 9, 1.3),
-        (50, 0.7, 9, 4.0),
-        (1, 8.0, 6, 2.0),
-        (7, 3, 7, 3),
-    ]:
-        sums = axis_weights(size, step, new_size, new_step).sum(axis=1)
-        assert np.all(np.isclose(sums, 1, atol=1e-5) | (sums == 0))
-        assert np.isclose(sums, 1, atol=1e-5).any()
 
 
 def test_the_grid_has_the_median_extent_and_cubic_voxels():

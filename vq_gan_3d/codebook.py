@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 _DISTANCES_AT_ONCE = 2**26  # 256 MiB in float32
 
 
@@ -31,7 +33,7 @@ class Codebooks(nn.Module):
     def __init__(self, groups: int, n_codes: int, dim: int, decay: float) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"need 0 <= decay < 1, got {decay}")
+            raise UserError(f"need 0 <= decay < 1, got {decay}")
         self.decay = decay
         self.register_buffer("codes", torch.randn(groups, n_codes, dim))
         self.register_buffer("counts", torch.ones(groups, n_codes))

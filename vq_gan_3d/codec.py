@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from common.tiling import Triple, assemble, padded_boxes, reader_of
+from common.geometry import STEP, Triple, triple
+from common.tiling import assemble, padded_boxes, reader_of
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
 from vq_gan_3d.layers import crop
 from vq_gan_3d.vqgan import VQGAN, check_sizes
@@ -29,7 +30,6 @@ class FrozenCodec(nn.Module):
         super().__init__()
         self.vqgan = vqgan.requires_grad_(False)
         self.channels = vqgan.embedding_dim
-        self.downsample = vqgan.downsample
         self.encoder_halo = vqgan.encoder_halo
         self.decoder_halo = vqgan.decoder_halo
         self.eval()
@@ -38,7 +38,7 @@ class FrozenCodec(nn.Module):
     @property
     def context(self) -> int:
         """Voxels of CT that an exact latent patch needs around it on every side, a multiple of 4."""
-        return self.encoder_halo * self.downsample
+        return self.encoder_halo * STEP
 
     def train(self, mode: bool = True) -> FrozenCodec:
         return super().train(False)  # training mode would rewrite the codebook
@@ -59,8 +59,8 @@ class FrozenCodec(nn.Module):
 
     def encode_volume(self, ct: Tensor, tile: int = 32) -> Tensor:
         """(1, D, H, W), sizes multiples of 4 -> (C, D/4, H/4, W/4) on the device of `ct`."""
-        shape = _triple(ct.shape[1:])
-        z = ct.new_empty((self.channels, *(n // self.downsample for n in shape)), dtype=torch.float32)
+        shape = triple(ct.shape[1:])
+        z = ct.new_empty((self.channels, *(n // STEP for n in shape)), dtype=torch.float32)
         return assemble(self.encode_tiles(reader_of(ct), shape, tile), z)
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ class FrozenCodec(nn.Module):
         """
         check_sizes(shape)
         floor = torch.tensor([FLOOR])
-        for start, box in padded_boxes(read, shape, tile, self.encoder_halo, floor, self.downsample):
+        for start, box in padded_boxes(read, shape, tile, self.encoder_halo, floor, STEP):
             latent = self.vqgan.encode(box[None].to(self.floor_latent.device), self.encoder_halo)
             yield start, latent[0].float()
 
@@ -95,7 +95,7 @@ class FrozenCodec(nn.Module):
         """
         for start, box in self._latent_boxes(z, tile):
             block = self.vqgan.decode(box, self.decoder_halo)[0].float()
-            yield _triple([self.downsample * s for s in start]), block
+            yield triple([STEP * s for s in start]), block
 
     @torch.no_grad()
     def decoder_inputs(self, z: Tensor, tile: int = 32, most: int | None = None) -> Iterator[Tensor]:
@@ -107,13 +107,13 @@ class FrozenCodec(nn.Module):
 
     def _latent_boxes(self, z: Tensor, tile: int, most: int | None = None) -> Iterator[tuple[Triple, Tensor]]:
         floor = self.floor_latent.to(z.device)
-        boxes = padded_boxes(reader_of(z), _triple(z.shape[1:]), tile, self.decoder_halo, floor, most=most)
+        boxes = padded_boxes(reader_of(z), triple(z.shape[1:]), tile, self.decoder_halo, floor, most=most)
         for start, box in boxes:
             yield start, self.vqgan.quantize(box[None].to(self.floor_latent.device))
 
     def decode_volume(self, z: Tensor, tile: int = 32) -> Tensor:
         """(C, d, h, w) -> (1, 4d, 4h, 4w) on the device of `z`."""
-        shape = [n * self.downsample for n in z.shape[1:]]
+        shape = [n * STEP for n in z.shape[1:]]
         return assemble(self.decode_tiles(z, tile), z.new_empty((1, *shape), dtype=torch.float32))
 
     def decode_patch(self, z: Tensor) -> Tensor:
@@ -125,12 +125,7 @@ class FrozenCodec(nn.Module):
 
     @torch.no_grad()
     def _encode_floor(self) -> Tensor:
-        side = self.downsample * (2 * self.encoder_halo + 1)
+        side = STEP * (2 * self.encoder_halo + 1)
         device = next(self.vqgan.parameters()).device
         volume = torch.full((1, 1, side, side, side), FLOOR, device=device)
         return crop(self.vqgan.encode(volume), self.encoder_halo).flatten().float()
-
-
-def _triple(values: object) -> Triple:
-    d, h, w = (int(v) for v in values)  # type: ignore[attr-defined]
-    return d, h, w

@@ -11,11 +11,13 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from common.errors import UserError
+from common.geometry import STEP
 from vq_gan_3d.group_norm import RecordedGroupNorm, recorded_norms
 from vq_gan_3d.layers import Residual, TransposedConv3d, crop
 from vq_gan_3d.quantizers import Quantizer
 from vq_gan_3d.receptive_field import margin
-from vq_gan_3d.vqgan import DOWNSAMPLE, check_sizes
+from vq_gan_3d.vqgan import check_sizes
 
 LEVELS = 2  # each halves the resolution
 
@@ -47,16 +49,12 @@ class GroupNormVQGAN(nn.Module):
     def __init__(self, n_hiddens: int, embedding_dim: int, quantizer: Quantizer, groups: int = 32) -> None:
         super().__init__()
         if quantizer.dim != embedding_dim:
-            raise ValueError(f"need a quantizer of embedding_dim={embedding_dim} channels, got {quantizer.dim}")
+            raise UserError(f"need a quantizer of embedding_dim={embedding_dim} channels, got {quantizer.dim}")
         self.embedding_dim, self.quantizer = embedding_dim, quantizer
         self.encoder = nn.Sequential(_encoder_layers(n_hiddens, embedding_dim, groups))
         self.decoder = nn.Sequential(_decoder_layers(n_hiddens, embedding_dim, groups))
-        self.encoder_halo = -(-margin([self.encoder], output_block=1, input_block=DOWNSAMPLE) // DOWNSAMPLE)
-        self.decoder_halo = margin([self.decoder], output_block=DOWNSAMPLE, input_block=1)
-
-    @property
-    def downsample(self) -> int:
-        return DOWNSAMPLE
+        self.encoder_halo = -(-margin([self.encoder], output_block=1, input_block=STEP) // STEP)
+        self.decoder_halo = margin([self.decoder], output_block=STEP, input_block=1)
 
     def encode(self, x: Tensor, context: int = 0) -> Tensor:
         """(B, 1, D, H, W) in [-1, 1], sizes multiples of 4 -> (B, C, D/4, H/4, W/4), not quantised.
@@ -72,7 +70,7 @@ class GroupNormVQGAN(nn.Module):
 
     def decode(self, z: Tensor, context: int = 0) -> Tensor:
         """(B, C, d, h, w), quantised -> (B, 1, 4d, 4h, 4w), about [-1, 1], not clipped."""
-        return crop(self.decoder(z), context * DOWNSAMPLE)
+        return crop(self.decoder(z), context * STEP)
 
     @property
     def norms(self) -> list[RecordedGroupNorm]:

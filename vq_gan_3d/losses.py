@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from vq_gan_3d.discriminators import PatchDiscriminator, feature_distance, hinge_loss, without_gradients_of
 from vq_gan_3d.perceptual import VGG16Distance
 
@@ -34,7 +35,7 @@ class LossWeights:
     def __post_init__(self) -> None:
         negative = {name: value for name, value in vars(self).items() if value < 0}
         if negative:
-            raise ValueError(f"loss weights and disc_start must be >= 0, got {negative}")
+            raise UserError(f"loss weights and disc_start must be >= 0, got {negative}")
 
     @property
     def adversarial(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from vq_gan_3d.group_norm_vqgan import LEVELS
 
 OUR_AXES = "zyx"  # foot-head, front-back, right-left
@@ -47,7 +48,7 @@ def layout(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Layout:
     needed = ("encoder.conv_first.conv.weight", "codebook.embeddings", "pre_vq_conv.conv.weight")
     missing = [name for name in needed if name not in state]
     if missing:
-        raise ValueError(f"no VQ-GAN of the medicaldiffusion layout: it lacks {missing}")
+        raise UserError(f"no VQ-GAN of the medicaldiffusion layout: it lacks {missing}")
     first, codes = state[needed[0]], state[needed[1]]
     levels = 1 + max(
         (int(m[1]) for name in state if (m := re.match(r"encoder\.conv_blocks\.(\d+)\.", name))), default=-1
@@ -60,7 +61,7 @@ def layout(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Layout:
     }
     other = [f"{name}={found} (need {need})" for name, (need, found) in wanted.items() if need != found]
     if other:
-        raise ValueError(
+        raise UserError(
             f"a VQ-GAN with {', '.join(other)} cannot be used here; train one with train_vqgan_patches_4gpu.py"
         )
     return Layout(first.shape[0], codes.shape[1], codes.shape[0], int(settings.get("num_groups") or 32))
@@ -85,7 +86,7 @@ def renamed(state: Mapping[str, Tensor], axes: str = OUR_AXES) -> dict[str, Tens
         ValueError: `axes` is no order of x, y and z.
     """
     if sorted(axes) != sorted(OUR_AXES):
-        raise ValueError(f"axes must be an order of the letters x, y and z, such as zyx or zxy, got {axes!r}")
+        raise UserError(f"axes must be an order of the letters x, y and z, such as zyx or zxy, got {axes!r}")
     turn = (0, 1, *(2 + axes.index(axis) for axis in OUR_AXES))
     ours = {
         rename(name): tensor.permute(turn) if tensor.ndim == len(turn) else tensor

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 from torch.nn.utils import clip_grad_norm_
 
+from common.errors import UserError
 from vq_gan_3d.codebook import sum_over_ranks
 from vq_gan_3d.discriminators import PatchDiscriminator
 from vq_gan_3d.layers import use_channels_last
@@ -160,7 +161,7 @@ def _adversarial(discriminators: Sequence[PatchDiscriminator] | None, weights: L
     if not weights.adversarial:
         return None
     if discriminators is None or len(discriminators) != 2:
-        raise ValueError(
+        raise UserError(
             "the weights gan and features need two discriminators (slices, volumes),"
             f" got {discriminators}; give them or set both weights to 0"
         )
@@ -173,7 +174,7 @@ def _perceptual(network: VGG16Distance | None, weights: LossWeights) -> tuple[VG
     if weights.perceptual == 0:
         return ()
     if network is None:
-        raise ValueError(
+        raise UserError(
             f"a perceptual weight of {weights.perceptual} needs the VGG16 network, got none;"
             " give the path of its weights or set the weight to 0"
         )

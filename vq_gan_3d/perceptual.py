@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from common.errors import UserError
+
 RANDOM = "random"
 _URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 # channels per convolution; "M" halves the resolution (Simonyan & Zisserman 2015, configuration D)
@@ -62,7 +64,7 @@ def load_perceptual(weights: str | None, weight: float) -> VGG16Distance | None:
     if weight == 0:
         return None
     if weights is None:
-        raise ValueError(
+        raise UserError(
             f"a perceptual weight of {weight} needs VGG16 weights, got no path; {_remedy('a local folder')}"
         )
     return VGG16Distance(weights)
@@ -83,11 +85,11 @@ def _layers() -> list[nn.Module]:
 def _load_weights(features: nn.Module, path: Path) -> None:
     """ValueError unless the file holds torchvision's VGG16."""
     if not path.is_file():
-        raise ValueError(f"no VGG16 weights at {path}; {_remedy(path.parent)}")
+        raise UserError(f"no VGG16 weights at {path}; {_remedy(path.parent)}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a readable file of weights (damaged or cut off?); {_remedy(path.parent)}"
         ) from error
     state = state if isinstance(state, dict) else {}
@@ -95,7 +97,7 @@ def _load_weights(features: nn.Module, path: Path) -> None:
     theirs = {name: tensor.shape for name, tensor in state.items() if str(name).startswith("features.")}
     other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if other:
-        raise ValueError(
+        raise UserError(
             f"{path} does not hold torchvision's VGG16 (tensor {other[0]} is missing, or not as there);"
             f" {_remedy(path.parent)}"
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from common.errors import UserError
 from vq_gan_3d.codebook import Codebooks, from_rank_zero, perplexity
 
 
@@ -74,7 +75,7 @@ class FiniteScalarQuantizer(Quantizer):
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         if not levels or min(levels) < 2:
-            raise ValueError(f"levels needs one number >= 2 per latent channel, got {list(levels)}")
+            raise UserError(f"levels needs one number >= 2 per latent channel, got {list(levels)}")
         self.dim = len(levels)
         self.bits = sum(math.log2(level) for level in levels)
         shape = (1, self.dim, 1, 1, 1)
@@ -170,7 +171,7 @@ class VectorQuantizer(Quantizer):
     def __init__(self, n_codes: int, dim: int, groups: int = 1, commitment: float = 0.25, decay: float = 0.99) -> None:
         super().__init__()
         if dim % groups:
-            raise ValueError(f"groups must divide the latent channels, got {groups} groups and {dim} channels")
+            raise UserError(f"groups must divide the latent channels, got {groups} groups and {dim} channels")
         self.dim, self.groups, self.bits = dim, groups, groups * math.log2(n_codes)
         self.commitment = commitment
         self.books = Codebooks(groups, n_codes, dim // groups, decay)

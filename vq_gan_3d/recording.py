@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from common.geometry import STEP
 from common.tiling import padded_boxes, reader_of
 from vq_gan_3d.codec import FLOOR, FrozenCodec
 from vq_gan_3d.group_norm import record_statistics
@@ -35,7 +36,7 @@ def record_volumes(
     for ct in volumes:
         check_sizes(ct.shape[1:])
     device = next(vqgan.parameters()).device
-    halo, step = vqgan.encoder_halo, vqgan.downsample
+    halo, step = vqgan.encoder_halo, STEP
 
     def voxels() -> Iterator[Tensor]:
         for ct in volumes:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
+from common.geometry import STEP
 from vq_gan_3d.codebook import from_rank_zero
 from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin
-
-DOWNSAMPLE = 4
 
 
 class Encoder(nn.Module):
@@ -36,10 +36,10 @@ class Encoder(nn.Module):
             *(ResBlock(quarter) for _ in range(num_blocks[1])),
             nn.Conv3d(quarter, embedding_dim, 1),
         )
-        self.to_blocks = SpaceToChannels(DOWNSAMPLE)
-        self.linear = nn.Conv3d(DOWNSAMPLE**3, embedding_dim, 1)
+        self.to_blocks = SpaceToChannels(STEP)
+        self.linear = nn.Conv3d(STEP**3, embedding_dim, 1)
         _zero(self.convs[-1])
-        self.halo = -(-margin([self.convs], output_block=1, input_block=DOWNSAMPLE) // DOWNSAMPLE)
+        self.halo = -(-margin([self.convs], output_block=1, input_block=STEP) // STEP)
 
     def forward(self, x: Tensor, context: int = 0) -> Tensor:
         """`context`: latent voxels on every side of `x` that are only context and are cut off the result."""
@@ -80,12 +80,12 @@ class Decoder(nn.Module):
             ),
         ]
         self.stages = nn.ModuleList(stages)
-        self.linear = nn.Conv3d(embedding_dim, DOWNSAMPLE**3, 1)
-        self.from_blocks = ChannelsToSpace(DOWNSAMPLE)
+        self.linear = nn.Conv3d(embedding_dim, STEP**3, 1)
+        self.from_blocks = ChannelsToSpace(STEP)
         _zero(stages[-1][-1])
-        self.halo = margin(stages, output_block=DOWNSAMPLE, input_block=1)
+        self.halo = margin(stages, output_block=STEP, input_block=1)
         # what the next stages need around a latent voxel, in voxels of this stage's output
-        self.margins = (margin(stages[1:], DOWNSAMPLE, 1), margin(stages[2:], DOWNSAMPLE, 2))
+        self.margins = (margin(stages[1:], STEP, 1), margin(stages[2:], STEP, 2))
 
     def forward(self, z: Tensor, context: int = 0) -> Tensor:
         """`context`: latent voxels on every side of `z` that are only context and are cut off the result.
@@ -132,7 +132,7 @@ class VQGAN(nn.Module):
         _check_levels("encoder", encoder_mults, encoder_blocks)
         _check_levels("decoder", decoder_mults, decoder_blocks)
         if quantizer.dim != embedding_dim:
-            raise ValueError(
+            raise UserError(
                 f"the quantizer works on vectors of embedding_dim channels, got {quantizer.dim} and"
                 f" embedding_dim={embedding_dim}; give both the same number"
             )
@@ -143,10 +143,6 @@ class VQGAN(nn.Module):
         self.quantizer = quantizer
         self.register_buffer("initialized", torch.tensor(False))
         self._tie_linear_maps()
-
-    @property
-    def downsample(self) -> int:
-        return DOWNSAMPLE
 
     @property
     def encoder_halo(self) -> int:
@@ -210,9 +206,9 @@ class VQGAN(nn.Module):
 
 def check_sizes(shape: Sequence[int]) -> None:
     """ValueError unless every side of a volume (D, H, W) is a multiple of the down-sampling."""
-    if any(size % DOWNSAMPLE for size in shape):
+    if any(size % STEP for size in shape):
         raise ValueError(
-            f"volume sizes must be multiples of {DOWNSAMPLE} voxels, got {tuple(shape)};"
+            f"volume sizes must be multiples of {STEP} voxels, got {tuple(shape)};"
             " pad the high ends with the window's floor (-1)"
         )
 
@@ -222,12 +218,12 @@ def block_components(patches: Tensor, num_components: int) -> tuple[Tensor, Tens
 
     Columns beyond the 64th are zero. The scale is the root mean square of the scores over the components.
     """
-    blocks = SpaceToChannels(DOWNSAMPLE)(patches.double()).movedim(1, -1).flatten(0, -2)
+    blocks = SpaceToChannels(STEP)(patches.double()).movedim(1, -1).flatten(0, -2)
     mean = blocks.mean(0)
     centred = blocks - mean
     variance, vectors = torch.linalg.eigh(centred.T @ centred / len(blocks))
-    kept = min(num_components, DOWNSAMPLE**3)
-    basis = vectors.new_zeros(DOWNSAMPLE**3, num_components)
+    kept = min(num_components, STEP**3)
+    basis = vectors.new_zeros(STEP**3, num_components)
     basis[:, :kept] = vectors.flip(1)[:, :kept]
     scale = variance.flip(0)[:kept].clamp_min(0).mean().sqrt().clamp_min(1e-3)
     dtype = patches.dtype
@@ -241,7 +237,7 @@ def _zero(layer: nn.Module) -> None:
 
 def _check_levels(part: str, mults: Sequence[int], blocks: Sequence[int]) -> None:
     if len(mults) != 2 or len(blocks) != 2:
-        raise ValueError(
+        raise UserError(
             f"{part}_mults and {part}_blocks need two numbers each (one per resolution),"
             f" got {list(mults)} and {list(blocks)}"
         )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.atomic import write_text
+from common.errors import UserError
 from dataset.phantom.anatomy import draw_anatomy
 from dataset.phantom.film import XraySettings, phantom_xray
 from dataset.phantom.thorax import render
@@ -50,11 +51,11 @@ class PhantomSettings:
         for name, pair in (("shape_range", self.shape_range), ("spacing_range", self.spacing_range)):
             low, high = np.asarray(pair[0]), np.asarray(pair[-1])
             if len(pair) != 2 or low.shape != (3,) or high.shape != (3,) or (low <= 0).any() or (low > high).any():
-                raise ValueError(f"{name} is [smallest, largest], each three positive numbers (d, h, w), got {pair}")
+                raise UserError(f"{name} is [smallest, largest], each three positive numbers (d, h, w), got {pair}")
         if not 0 <= self.embolism_share <= 1:
-            raise ValueError(f"embolism_share is a share in [0, 1], got {self.embolism_share}")
+            raise UserError(f"embolism_share is a share in [0, 1], got {self.embolism_share}")
         if not self.axes:
-            raise ValueError("axes needs at least one orientation such as LPS, got none")
+            raise UserError("axes needs at least one orientation such as LPS, got none")
 
     def as_json(self) -> dict:
         """Plain data, equal after a round trip through JSON."""
@@ -91,7 +92,7 @@ def make_phantom_data(
         ValueError: bad settings, or `root` holds a set made with others.
     """
     if num_cases < 1:
-        raise ValueError(f"num_cases must be at least 1, got {num_cases}")
+        raise UserError(f"num_cases must be at least 1, got {num_cases}")
     settings = PhantomSettings(seed, shape_range, spacing_range, axes, embolism_share, XraySettings.of(xray))
     root = Path(root)
     _claim(root, settings)
@@ -118,12 +119,12 @@ def _claim(root: Path, settings: PhantomSettings) -> None:
         old = json.loads(path.read_text(encoding="utf-8"))
         changed = [f"{k}={old.get(k)} there, {v} asked for" for k, v in new.items() if old.get(k) != v]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{root} holds phantoms made with other settings: {'; '.join(changed)}."
                 " Choose another folder, or remove this one."
             )
     elif (root / CASE_TABLE).exists():
-        raise ValueError(f"{root} holds a data set that is not of phantoms. Choose another folder.")
+        raise UserError(f"{root} holds a data set that is not of phantoms. Choose another folder.")
     else:
         write_text(path, json.dumps(new, indent=1) + "\n")
 

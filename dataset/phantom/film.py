@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
+from common.errors import UserError
 from dataset.phantom.anatomy import Anatomy
 from dataset.phantom.thorax import Phantom, render
 from dataset.scans.drr import frontal_drr, to_intensity
@@ -40,9 +41,9 @@ class XraySettings:
 
     def __post_init__(self) -> None:
         if self.spacing is not None and self.spacing <= 0:
-            raise ValueError(f"spacing is a length in mm or null, got {self.spacing}")
+            raise UserError(f"spacing is a length in mm or null, got {self.spacing}")
         if min(self.rotation_deg, self.shift_mm, self.breath_mm) < 0 or self.magnification < 1:
-            raise ValueError(
+            raise UserError(
                 "rotation_deg, shift_mm and breath_mm must be 0 or more and magnification 1 or more, got"
                 f" {self.rotation_deg}, {self.shift_mm}, {self.breath_mm}, {self.magnification}"
             )
@@ -55,7 +56,7 @@ class XraySettings:
         known = [field.name for field in fields(XraySettings)]
         unknown = sorted(set(values or {}) - set(known))
         if unknown:
-            raise ValueError(f"X-ray settings are {', '.join(known)}; got {', '.join(unknown)}")
+            raise UserError(f"X-ray settings are {', '.join(known)}; got {', '.join(unknown)}")
         return XraySettings(**(values or {}))
 
 

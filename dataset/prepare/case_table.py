@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from common.errors import UserError
 from dataset.store.case import Case, Problem
 from dataset.store.split import SPLITS
 
@@ -38,10 +39,10 @@ def _read_rows(table: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
         try:
             columns, rows = reader.fieldnames or [], list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{table}: not a comma-separated UTF-8 table ({error}). Export it as CSV.") from None
+            raise UserError(f"{table}: not a comma-separated UTF-8 table ({error}). Export it as CSV.") from None
     missing = [name for name in required if name not in columns]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{table}: needs the columns {', '.join(required)}, separated by commas; got {columns}."
             f" Add {', '.join(missing)}."
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
 
+from common.errors import UserError
 from dataset.prepare.case_table import CASE_TABLE, cases_of_table
 from dataset.store.case import Case, Problem, relative_to
 
@@ -50,12 +51,12 @@ def _from_folders(
 ) -> tuple[list[Case], list[Problem]]:
     for key, pattern in (("ct_pattern", ct_pattern), ("xray_pattern", xray_pattern)):
         if pattern is not None and (not pattern or Path(pattern).is_absolute()):
-            raise ValueError(f"dataset.{key} is a pattern within a patient's folder, like *.png; got {pattern!r}")
+            raise UserError(f"dataset.{key} is a pattern within a patient's folder, like *.png; got {pattern!r}")
     passed_over = None if store is None else store.resolve()
     visible = sorted(f for f in root.iterdir() if not f.name.startswith("."))
     folders = [f for f in visible if f.is_dir() and f.resolve() != passed_over and not _is_store(f)]
     if not folders:
-        raise ValueError(f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root.")
+        raise UserError(f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root.")
     cases: list[Case] = []
     problems = [_dead_link(f) for f in visible if f.is_symlink() and not f.is_dir() and not f.is_file()]
     for folder in folders:

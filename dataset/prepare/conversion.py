@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from common.atomic import write_text
+from common.errors import UserError
 from common.locks import exclusive
 from dataset.scans.dicom_io import dicom_geometry
 from dataset.scans.measure import body_of
@@ -48,13 +49,13 @@ class Conversion:
 
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str) and self.spacing != MEDIAN:
-            raise ValueError(f"dataset.spacing is null, one or three lengths in mm, or {MEDIAN}, got {self.spacing!r}")
+            raise UserError(f"dataset.spacing is null, one or three lengths in mm, or {MEDIAN}, got {self.spacing!r}")
         if isinstance(self.spacing, tuple) and not (
             len(self.spacing) == 3 and all(_is_length(s) for s in self.spacing)
         ):
-            raise ValueError(f"dataset.spacing needs one or three positive lengths (d, h, w) in mm, got {self.spacing}")
+            raise UserError(f"dataset.spacing needs one or three positive lengths (d, h, w) in mm, got {self.spacing}")
         if self.xray_source_mm is not None and not _is_length(self.xray_source_mm):
-            raise ValueError(
+            raise UserError(
                 "dataset.make_xray_source_mm is a distance in mm (a film is taken from about 1700),"
                 f" or null for parallel rays; got {self.xray_source_mm}"
             )
@@ -78,7 +79,7 @@ def parse_spacing(value: float | str | Sequence[float] | None) -> Spacing | str 
         return value
     lengths = [value] * 3 if isinstance(value, int | float) else list(value)
     if len(lengths) != 3 or any(isinstance(n, str) for n in lengths):
-        raise ValueError(f"dataset.spacing needs one or three lengths (d, h, w) in mm, got {value}")
+        raise UserError(f"dataset.spacing needs one or three lengths (d, h, w) in mm, got {value}")
     d, h, w = (float(n) for n in lengths)
     return d, h, w
 

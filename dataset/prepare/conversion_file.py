@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.atomic import write_text
+from common.errors import UserError
 from dataset.prepare.conversion import MEDIAN, MEDIAN_FILE, Conversion
 
 CONVERSION_FILE = "conversion.json"
@@ -26,7 +27,7 @@ def check_conversion(store: Path, wanted: Conversion) -> None:
         asked["spacing"] = json.loads((store / MEDIAN_FILE).read_text(encoding="utf-8"))["spacing_mm"]
     for key in ("spacing", "crop_to_body"):
         if asked[key] and asked[key] != found[key]:
-            raise ValueError(
+            raise UserError(
                 f"dataset.{key}={json.dumps(asked[key])}, but {store} was prepared with {json.dumps(found[key])};"
                 f" leave it out to use the store as it is, or run prepare_data.py with dataset.{key} and a"
                 " dataset.store of its own"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common.errors import UserError
 from common.recent import Recent
 from dataset.prepare.cases import find_cases
 from dataset.prepare.checks import format_problems
@@ -47,7 +48,7 @@ class FileStore(Store):
         conversion: Conversion = UNCHANGED,
     ) -> None:
         if conversion.spacing == MEDIAN:
-            raise ValueError("dataset.spacing=median is chosen once per store; without one, give the spacing in mm")
+            raise UserError("dataset.spacing=median is chosen once per store; without one, give the spacing in mm")
         root, self._conversion = Path(root), conversion
         sources, problems = find_cases(root, ct_pattern, xray_pattern, make_xray=conversion.make_xray)
         found: dict[str, Examined] = {}
@@ -62,7 +63,7 @@ class FileStore(Store):
         if problems:
             _log.warning("%d problems in %s:\n%s", len(problems), root, format_problems(problems))
         if not self._sources:
-            raise ValueError(f"no good case in {root}:\n{format_problems(problems)}")
+            raise UserError(f"no good case in {root}:\n{format_problems(problems)}")
         splits = assign_splits(
             self._sources, {name: case.split for name, case in self._sources.items() if case.split}, shares
         )
@@ -81,7 +82,7 @@ class FileStore(Store):
     def _read(self, case: StoredCase) -> Pair:
         _, pair = _look_at(self._sources[case.patient_id], self.folder, self._conversion)
         if pair is None or pair.entry.source_hash != case.source_hash:
-            raise ValueError(f"the files of {case.patient_id} in {self.folder} have changed since they were checked")
+            raise UserError(f"the files of {case.patient_id} in {self.folder} have changed since they were checked")
         pair.hu.setflags(write=False)
         return pair
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.atomic import remove_abandoned
+from common.errors import UserError
 from common.locks import exclusive
 from dataset.prepare.cases import find_cases
 from dataset.prepare.checks import shared_content
@@ -188,7 +189,7 @@ def _finish(
     stored = [_entry(case, records[case.patient_id], assigned[case.patient_id], root) for case in good]
     write_reports(store, stored, problems)
     if not good or (strict and problems):
-        raise ValueError(summary(store, len(good), problems))
+        raise UserError(summary(store, len(good), problems))
     write_splits(store, known | assigned, shares)
     write_manifest(store, stored)
     return stored

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from common.errors import UserError
+
 Item = TypeVar("Item")
 _TEXT = re.compile(r"(\d+)/(\d+)")
 # torchrun's first: it may run inside SLURM. Not SLURM_NTASKS: a batch script has it too, although it runs once.
@@ -20,7 +22,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
-            raise ValueError(f"shard=i/n needs 1 <= i <= n, got {self}; the first of four is shard=1/4")
+            raise UserError(f"shard=i/n needs 1 <= i <= n, got {self}; the first of four is shard=1/4")
 
     def share(self, items: Sequence[Item]) -> list[Item]:
         """Every `count`-th item from the `index`-th."""
@@ -34,7 +36,7 @@ def parse_shard(text: str) -> Shard:
     """ "2/4" -> the second of four."""
     found = _TEXT.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"shard is i/n with two whole numbers, such as 1/4, got {text!r}")
+        raise UserError(f"shard is i/n with two whole numbers, such as 1/4, got {text!r}")
     return Shard(int(found[1]), int(found[2]))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.errors import UserError
+from common.geometry import Spacing, axis_weights, centres
 from dataset.scans.xray_io import fov_affine
 
 WATER_PER_MM = 0.0195  # attenuation of water at about 70 keV
@@ -17,22 +19,6 @@ FULL_SCALE = 10.0  # line integral that becomes white: 0.51 m of water
 def attenuation(hu: np.ndarray) -> np.ndarray:
     """HU of any shape -> linear attenuation, float32 per mm, 0 for air."""
     return (np.clip(hu, -1000, 3000).astype(np.float32) + 1000) * np.float32(WATER_PER_MM / 1000)
-
-
-def resampling_matrix(at_mm: np.ndarray, size: int, spacing: float) -> np.ndarray:
-    """Linear resampling of an axis of `size` voxels, centred on 0, at the places `at_mm` (n,) -> (n, size).
-
-    Where the places lie further apart than the voxels the triangle widens, so that nothing is skipped.
-    Rows sum to 1 inside the volume (to half a voxel beyond the outer centres) and are 0 outside.
-    """
-    centres = (np.arange(size) - (size - 1) / 2) * spacing
-    step = abs(at_mm[1] - at_mm[0]) if len(at_mm) > 1 else spacing
-    width = max(spacing, float(step))
-    inside = np.abs(at_mm) <= size * spacing / 2
-    near = np.clip(at_mm, centres[0], centres[-1])[:, None]
-    weight = np.clip(1 - np.abs(near - centres) / width, 0, None)
-    weight /= weight.sum(1, keepdims=True)
-    return (weight * inside[:, None]).astype(np.float32)
 
 
 def frontal_drr(
@@ -66,44 +52,40 @@ def frontal_drr(
     _check_input(hu, (sd, sh, sw), size, view, source_mm)
     depth, _, width = hu.shape
     pixel = (fov_mm or max(depth * sd, width * sw)) / size
-    x = (np.arange(size) - (size - 1) / 2) * pixel
+    x = centres(size, pixel)
     z = -x
     if source_mm is None:
         total = np.stack([attenuation(plane).sum(0) for plane in hu]) * np.float32(sh)  # (D, W), one plane in memory
-        integrals = resampling_matrix(z, depth, sd) @ total @ resampling_matrix(x, width, sw).T
+        integrals = axis_weights(depth, sd, z) @ total @ axis_weights(width, sw, x).T
     else:
         integrals = _cone_beam(hu, (sd, sh, sw), x, z, source_mm if view == "pa" else -source_mm)
     _check_picture(integrals, hu.shape, size * pixel)
     return integrals, fov_affine(size, size * pixel)
 
 
-def _check_input(
-    hu: np.ndarray, spacing: tuple[float, float, float], size: int, view: str, source_mm: float | None
-) -> None:
+def _check_input(hu: np.ndarray, spacing: Spacing, size: int, view: str, source_mm: float | None) -> None:
     if hu.ndim != 3 or min(hu.shape) < 1:
         raise ValueError(f"a CT is (D, H, W), got an array of shape {hu.shape}")
     if not np.isfinite(spacing).all() or min(spacing) <= 0:
-        raise ValueError(f"spacing must be three positive lengths in mm, got {spacing}")
+        raise UserError(f"spacing must be three positive lengths in mm, got {spacing}")
     if size < 2:
         raise ValueError(f"size must be at least 2 pixels, got {size}")
     if view not in ("pa", "ap"):
-        raise ValueError(f"view must be 'pa' or 'ap', got {view!r}")
+        raise UserError(f"view must be 'pa' or 'ap', got {view!r}")
     reach = hu.shape[1] * spacing[1] / 2
     if source_mm is not None and source_mm <= reach:
-        raise ValueError(f"the source must lie outside the volume: source_mm > {reach:g}, got {source_mm:g}")
+        raise UserError(f"the source must lie outside the volume: source_mm > {reach:g}, got {source_mm:g}")
 
 
 def _check_picture(integrals: np.ndarray, shape: tuple[int, ...], fov_mm: float) -> None:
     if not integrals.any():
-        raise ValueError(
+        raise UserError(
             f"the projection of the CT {shape} is empty: no voxel above -1000 HU in the field of view"
             f" of {fov_mm:g} mm; is this a CT in HU?"
         )
 
 
-def _cone_beam(
-    hu: np.ndarray, spacing: tuple[float, float, float], x: np.ndarray, z: np.ndarray, source_y: float
-) -> np.ndarray:
+def _cone_beam(hu: np.ndarray, spacing: Spacing, x: np.ndarray, z: np.ndarray, source_y: float) -> np.ndarray:
     """Rays from (0, source_y, 0) through the points (x, 0, z): each coronal plane is a scaled picture."""
     (depth, height, width), (sd, sh, sw) = hu.shape, spacing
     total = np.zeros((len(z), len(x)), np.float32)
@@ -113,7 +95,7 @@ def _cone_beam(
             continue
         y = (row - (height - 1) / 2) * sh
         shrink = (source_y - y) / source_y  # rays lie closer together near the source
-        total += resampling_matrix(z * shrink, depth, sd) @ plane @ resampling_matrix(x * shrink, width, sw).T
+        total += axis_weights(depth, sd, z * shrink) @ plane @ axis_weights(width, sw, x * shrink).T
     slant = np.sqrt(1 + (x[None] ** 2 + z[:, None] ** 2) / source_y**2)  # path per mm of depth
     return (total * slant * sh).astype(np.float32)
 

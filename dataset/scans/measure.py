@@ -5,14 +5,15 @@ import hashlib
 import numpy as np
 from scipy import ndimage
 
-Triple = tuple[int, int, int]  # as in dataset.patches, which would load torch into every worker
+from common.geometry import Region, Spacing, Triple, triple
+
 HU_PERCENTILES = (0.5, 5, 25, 50, 75, 95, 99.5)
 _THIN_MM = 4.0
 _BODY_HU = -300  # above air and lung
 _TABLE_OPENING = 2  # thinned voxels: removes sheets up to about 16 mm, such as the table
 
 
-def thin_strides(spacing: tuple[float, float, float]) -> Triple:
+def thin_strides(spacing: Spacing) -> Triple:
     """Strides (d, h, w) that leave a voxel about every 4 mm."""
     d, h, w = (max(1, int(_THIN_MM / size)) for size in spacing)
     return d, h, w
@@ -35,13 +36,13 @@ def fingerprint(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def body_of(hu: np.ndarray, spacing: tuple[float, float, float]) -> tuple[Triple, Triple]:
+def body_of(hu: np.ndarray, spacing: Spacing) -> Region:
     """`body_box` of a volume (D, H, W)."""
     strides, (d, h, w) = thin_strides(spacing), hu.shape
     return body_box(thinned(hu, strides), strides, (d, h, w))
 
 
-def body_box(thin: np.ndarray, strides: Triple, shape: Triple) -> tuple[Triple, Triple]:
+def body_box(thin: np.ndarray, strides: Triple, shape: Triple) -> Region:
     """First and one-past-last voxel (d, h, w) of the patient's body, with a margin of about 4 mm.
 
     The body is the largest connected tissue once thin sheets are gone; the whole volume if there is none.
@@ -55,4 +56,4 @@ def body_box(thin: np.ndarray, strides: Triple, shape: Triple) -> tuple[Triple, 
     found = ndimage.find_objects(labels, largest)[-1]
     starts = [max(0, (s.start - 1) * step) for s, step in zip(found, strides, strict=True)]
     stops = [min(n, (s.stop + 1) * step) for s, step, n in zip(found, strides, shape, strict=True)]
-    return (starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])
+    return triple(starts), triple(stops)

@@ -12,8 +12,9 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from numpy.typing import NDArray
 
 from common.atomic import replacing
+from common.errors import UserError
+from common.geometry import Triple, triple
 from common.gzip_stream import GzipStream
-from common.patches import Triple, triple
 from common.voxel_file import ReadBox
 from dataset.scans.orientation import CANONICAL_AXES, check_affine, from_canonical
 
@@ -50,7 +51,7 @@ def write_mean_and_std(samples: Sequence[Path], mean: Path, std: Path, descripti
             file.read(int(header["vox_offset"]) - file.tell())
         shapes = {header.get_data_shape() for header in headers}
         if len(shapes) > 1:
-            raise ValueError(f"samples of one X-ray lie on one grid, got {sorted(shapes)} in {samples[0].parent}")
+            raise UserError(f"samples of one X-ray lie on one grid, got {sorted(shapes)} in {samples[0].parent}")
         out = []
         for path, text in zip((mean, std), descriptions, strict=True):
             header = headers[0].copy()

@@ -17,7 +17,7 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
-from common.errors import BadFileError
+from common.errors import BadFileError, UserError
 
 CANONICAL_AXES = "LPS"
 _OPPOSITES = (frozenset("LR"), frozenset("PA"), frozenset("SI"))
@@ -65,7 +65,7 @@ def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.
 def from_canonical(volume: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:
     """View (D, H, W) -> array (x, y, z) whose axes run to `axes`, and its affine; undoes `to_canonical`."""
     if len(axes) != 3 or any(len(pair & frozenset(axes)) != 1 for pair in _OPPOSITES):
-        raise ValueError(f"axes must hold one letter each of L/R, P/A and S/I, such as 'LPS', got {axes!r}")
+        raise UserError(f"axes must hold one letter each of L/R, P/A and S/I, such as 'LPS', got {axes!r}")
     found = "".join(aff2axcodes(affine))
     if found != CANONICAL_AXES:
         raise ValueError(f"the affine must be that of a canonical volume ({CANONICAL_AXES}), got one of {found}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from dataset.scans.measure import Triple
+from common.geometry import Triple, axis_weights, centres
 
 AIR_HU = -1024  # lower values mark places outside the scan; they must not bleed into the body
 _SLAB = 16  # output slices at a time: memory stays small
@@ -32,7 +32,7 @@ def resample(hu: np.ndarray, affine: np.ndarray, wanted: Sequence[float]) -> tup
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     shape = resampled_shape((hu.shape[0], hu.shape[1], hu.shape[2]), spacing.tolist(), wanted)
     along_d, along_h, along_w = (
-        _axis_weights(n, size, m, new) for n, size, m, new in zip(hu.shape, spacing, shape, wanted, strict=True)
+        _smoothing_weights(n, size, m, new) for n, size, m, new in zip(hu.shape, spacing, shape, wanted, strict=True)
     )
     out = np.empty(shape, dtype=np.int16)
     for start in range(0, shape[0], _SLAB):
@@ -51,14 +51,10 @@ def cropped_affine(affine: np.ndarray, start: Triple) -> np.ndarray:
     return moved
 
 
-def _axis_weights(size: int, spacing: float, new_size: int, new_spacing: float) -> np.ndarray:
+def _smoothing_weights(size: int, spacing: float, new_size: int, new_spacing: float) -> np.ndarray:
     """float32 (new_size, size): smoothing, then linear interpolation, both centred on the axis' middle."""
-    at = ((np.arange(new_size) - (new_size - 1) / 2) * new_spacing / spacing + (size - 1) / 2).clip(0, size - 1)
-    rows, below = np.arange(new_size), np.floor(at).astype(int)
-    above = np.minimum(below + 1, size - 1)
-    weights = np.zeros((new_size, size))
-    weights[rows, below] += 1 - (at - below)
-    weights[rows, above] += at - below
+    at = centres(new_size, new_spacing).clip(-(size - 1) / 2 * spacing, (size - 1) / 2 * spacing)
+    weights = axis_weights(size, spacing, at, width=spacing)
     sigma = max(0.0, (new_spacing / spacing - 1) / 2)
     if sigma > 0:
         # column j of `smooth` is what the filter makes of a unit at j: smooth @ x filters x

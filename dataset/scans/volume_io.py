@@ -11,7 +11,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.orientations import aff2axcodes
 
 from common.atomic import replacing
-from common.errors import BadFileError, of_the_machine
+from common.errors import BadFileError, UserError, of_the_machine
 from dataset.scans.dicom_io import read_dicom_folder
 from dataset.scans.orientation import CANONICAL_AXES, check_affine, from_canonical, spacing_of, to_canonical
 
@@ -72,7 +72,7 @@ def write_ct(
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise ValueError(f"a CT is written as .nii or .nii.gz, got {path}")
+        raise UserError(f"a CT is written as .nii or .nii.gz, got {path}")
     if hu.ndim != 3:
         raise ValueError(f"a CT to write must have axes (D, H, W), got shape {hu.shape} for {path}")
     if len(description.encode()) > _DESCRIPTION_BYTES:

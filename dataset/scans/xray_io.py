@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from common.atomic import replacing, write_text
-from common.errors import BadFileError
+from common.errors import BadFileError, UserError
 from dataset.scans.deep_png import deep_grey, is_deep
 from dataset.scans.dicom_file import is_dicom
 from dataset.scans.xray_dicom import read_xray_dicom
@@ -107,7 +107,7 @@ def to_square(xray: Xray, size: int = 512) -> tuple[np.ndarray, np.ndarray | Non
 def fov_affine(size: int, fov_mm: float) -> np.ndarray:
     """Affine (2, 3) of a square image of `size` pixels that shows `fov_mm` around the volume's centre."""
     if size < 1 or not fov_mm > 0:
-        raise ValueError(f"need size >= 1 pixels and fov_mm > 0, got {size} and {fov_mm}")
+        raise UserError(f"need size >= 1 pixels and fov_mm > 0, got {size} and {fov_mm}")
     return centred_affine((size, size), (fov_mm / size, fov_mm / size))
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from common.atomic import remove_abandoned, replacing, write_text
-from common.patches import Triple, box
+from common.errors import UserError
+from common.geometry import Triple, slices
 from dataset.store.store import StoredCase
 
 REMEDY = "encode_latents.py overwrite=true makes it anew, dataset.latents=never encodes on the fly"
@@ -30,7 +31,7 @@ class LatentSource:
         for name, wanted in asdict(self).items():
             found = asdict(stored)[name]
             if list(wanted) != list(found):
-                raise ValueError(
+                raise UserError(
                     f"the latent cache {folder} was made with another {name}: {found}, now {wanted}; {REMEDY}"
                 )
 
@@ -69,13 +70,13 @@ class LatentCache:
             found = info["volumes"].get(case.patient_id)
             wanted = _identity(case) | _xray_identity(case, xray_ranges)
             if found != wanted:
-                raise ValueError(
+                raise UserError(
                     f"the latent cache {self.folder} does not fit volume {case.patient_id}: {found} there, {wanted}"
                     " in the store; encode_latents.py makes anew what has changed, dataset.latents=never encodes on"
                     " the fly"
                 )
             if not _holds(info["shapes"][case.patient_id], shape):
-                raise ValueError(
+                raise UserError(
                     f"the latent cache {self.folder} was made for smaller patches: the latent of {case.patient_id}"
                     f" measures {info['shapes'][case.patient_id]}, need {list(shape)}; run encode_latents.py again"
                     " with this model.patch_size"
@@ -89,7 +90,7 @@ class LatentCache:
     def read(self, case: StoredCase, start: Triple, size: Triple) -> Tensor:
         """Unscaled latents float16 (C, d, h, w), a view with channels last, of the box at latent voxel `start`."""
         whole = np.load(self.folder / f"{case.patient_id}.npy", mmap_mode="r")
-        return torch.from_numpy(np.array(whole[box(start, size)])).permute(3, 0, 1, 2)  # a copy may be written to
+        return torch.from_numpy(np.array(whole[slices(start, size)])).permute(3, 0, 1, 2)  # a copy may be written to
 
     def read_xray(self, case: StoredCase) -> tuple[Tensor, Tensor]:
         """Tokens float32 (N, T) and pooled feature float32 (P,)."""

@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from common.errors import UserError
+
 SPLITS = ("train", "val", "test")
 
 
@@ -46,6 +48,6 @@ def _share_of(n: int, share: float) -> int:
 def _check(stored: Mapping[str, str], shares: Mapping[str, float]) -> None:
     unknown = sorted((set(shares) | set(stored.values())) - set(SPLITS))
     if unknown:
-        raise ValueError(f"splits are {', '.join(SPLITS)}, got {', '.join(unknown)}")
+        raise UserError(f"splits are {', '.join(SPLITS)}, got {', '.join(unknown)}")
     if shares.get("train", 0) <= 0 or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
-        raise ValueError(f"split shares must be positive, hold train and sum to 1, got {dict(shares)}")
+        raise UserError(f"split shares must be positive, hold train and sum to 1, got {dict(shares)}")

@@ -21,6 +21,7 @@ import blosc2
 import numpy as np
 
 from common.atomic import write_text
+from common.errors import UserError
 from common.recent import Recent
 from dataset.scans.measure import Triple
 from dataset.scans.xray_io import scale_xray
@@ -90,7 +91,7 @@ class Store(ABC):
     def split(self, name: str) -> list[StoredCase]:
         """The cases of "train", "val" or "test"."""
         if name not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
+            raise UserError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
         return [case for case in self.cases if case.split == name]
 
     def read_hu(self, case: StoredCase, start: Triple, size: Triple) -> np.ndarray:
@@ -157,7 +158,7 @@ def read_manifest(folder: Path) -> list[StoredCase]:
     try:
         return [StoredCase.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not a manifest of this version ({type(error).__name__}: {error}). Run prepare_data.py again."
         ) from error
 
@@ -186,7 +187,7 @@ def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
     path = volume_path(folder, case.patient_id)
     volume = open_array(path, case.source_hash)
     if volume.shape != case.shape:
-        raise ValueError(f"{path}: the manifest says {case.shape}, found {volume.shape}. Run prepare_data.py again.")
+        raise UserError(f"{path}: the manifest says {case.shape}, found {volume.shape}. Run prepare_data.py again.")
     return volume
 
 

@@ -6,6 +6,7 @@ import blosc2
 import numpy as np
 
 from common.atomic import replacing
+from common.errors import UserError
 
 _BLOCK = 32  # voxels along each axis that are decompressed together
 _SOURCE = "source_hash"
@@ -34,7 +35,7 @@ def open_array(path: Path, source_hash: str) -> blosc2.NDArray:
         raise FileNotFoundError(f"{path} of the manifest is missing. Run prepare_data.py again.")
     array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
     if _SOURCE not in array.schunk.meta or array.schunk.meta[_SOURCE] != source_hash:
-        raise ValueError(
+        raise UserError(
             f"{path} is not the one of the manifest: its case was prepared anew by a run that has not finished, or"
             " since the manifest was read. Run prepare_data.py again, then this."
         )

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.patches import STEP, triple
+from common.geometry import STEP, triple
 from ddpm.ema import load_weights
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
 from pipeline.checkpoints.parts import build, differences
 from common.tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
+from common.errors import UserError
 
 FORMAT = 1
 
@@ -65,12 +66,12 @@ def read(path: str | Path, stage: str, *others: str) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint (damaged or cut off?): {error}") from error
+        raise UserError(f"{path} is not a readable checkpoint (damaged or cut off?): {error}") from error
     meta = content.get("xray2ctpa") if isinstance(content, dict) else None
     if not meta:
-        raise ValueError(f"{path} is not a checkpoint of this project: it holds no description of its parts")
+        raise UserError(f"{path} is not a checkpoint of this project: it holds no description of its parts")
     if meta["format"] != FORMAT or meta["stage"] not in (stage, *others):
-        raise ValueError(
+        raise UserError(
             f"{path} holds stage {meta['stage']!r} in format {meta['format']}, need stage {stage!r} in format {FORMAT}"
         )
     return dict(content)
@@ -113,7 +114,7 @@ def load_generator(
     meta = content["xray2ctpa"]
     if meta["stage"] == "model":
         if vqgan_ckpt or xray_weights or not averaged:
-            raise ValueError(
+            raise UserError(
                 f"{path} holds its own VQ-GAN and X-ray encoder, and the averaged weights only;"
                 " leave vqgan_ckpt, xray_weights and averaged out"
             )
@@ -191,14 +192,14 @@ def _with_weights(encoder: Mapping[str, Any], weights: str | Path | None, path: 
     if weights is None:
         return encoder
     if "weights" not in encoder:
-        raise ValueError(f"{path} has a {encoder['part']}, which reads no weights; leave xray_weights out")
+        raise UserError(f"{path} has a {encoder['part']}, which reads no weights; leave xray_weights out")
     return {**encoder, "weights": str(weights)}
 
 
 def _check_hash(network: nn.Module, stored: str, name: str, path: str | Path) -> None:
     found = tensor_hash(network)
     if found != stored:
-        raise ValueError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
+        raise UserError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
 
 
 def _part(content: Mapping[str, Any], name: str, path: str | Path) -> Any:
@@ -212,7 +213,7 @@ def _averaged(content: Mapping[str, Any], path: str | Path) -> dict[str, torch.T
     for name, state in content.get("callbacks", {}).items():
         if name.startswith("WeightAverage") and state["average"]:
             return dict(state["average"])
-    raise ValueError(f"{path} holds no averaged weights; sample with averaged=false")
+    raise UserError(f"{path} holds no averaged weights; sample with averaged=false")
 
 
 def _load(module: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:
@@ -220,4 +221,4 @@ def _load(module: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path
         module.load_state_dict(state)
     except RuntimeError as error:
         lines = str(error).splitlines()
-        raise ValueError(f"{path} holds a network of another shape: {' '.join(lines[:4])}") from error
+        raise UserError(f"{path} holds a network of another shape: {' '.join(lines[:4])}") from error

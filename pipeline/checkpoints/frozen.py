@@ -12,6 +12,7 @@ from dataset.xray_ctpa_patch_dataset import EncoderInput
 from medclip_cond.encoders import XrayEncoder
 from common.tensor_hash import tensor_hash
 from vq_gan_3d.codec import FrozenCodec
+from common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Frozen:
         codec, meta = checkpoint.load_codec(cfg.model.vqgan_ckpt)
         channels, window = cfg.model.diffusion_num_channels, list(cfg.dataset.hu_window)
         if codec.channels != channels:
-            raise ValueError(
+            raise UserError(
                 f"model.diffusion_num_channels={channels}, but the VQ-GAN {cfg.model.vqgan_ckpt} has latents of"
                 f" {codec.channels} channels (its embedding_dim); set model.diffusion_num_channels={codec.channels}"
             )
         if meta["hu_window"] != window:
-            raise ValueError(
+            raise UserError(
                 f"dataset.hu_window={window}, but the VQ-GAN {cfg.model.vqgan_ckpt} was trained on"
                 f" {meta['hu_window']}; use the same window or train a VQ-GAN for this one"
             )

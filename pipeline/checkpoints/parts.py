@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
+from common.errors import UserError
 
 # name → module, imported when needed: the encoders' library alone takes seconds to load
 PARTS = {
@@ -34,7 +35,7 @@ def describe(config: Any) -> Any:
             return plain
         module, _, name = str(config["_target_"]).rpartition(".")
         if PARTS.get(name) != module:
-            raise ValueError(
+            raise UserError(
                 f"{config['_target_']} is not a part that checkpoints can name; parts.py lists {sorted(PARTS)}"
             )
         return {"part": name, **plain} | ({"partial": True} if config.get("_partial_") else {})
@@ -54,7 +55,7 @@ def build(description: Any) -> Any:
         if "part" not in description:
             return arguments
         if description["part"] not in PARTS:
-            raise ValueError(f"unknown part {description['part']!r}; this version knows {sorted(PARTS)}")
+            raise UserError(f"unknown part {description['part']!r}; this version knows {sorted(PARTS)}")
         part = getattr(import_module(PARTS[description["part"]]), description["part"])
         if description.get("partial"):
             return lambda **more: part(**arguments, **more)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common.errors import UserError
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -69,16 +70,16 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no file of torch.save (zip format, torch 1.6 or later), or it is cut off")
+        raise UserError(f"{path} is no file of torch.save (zip format, torch 1.6 or later), or it is cut off")
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("constants.pkl") for name in archive.namelist()):
-            raise ValueError(f"{path} is a TorchScript program, which is code; need a checkpoint of torch.save")
+            raise UserError(f"{path} is a TorchScript program, which is code; need a checkpoint of torch.save")
     try:
         content = torch.load(path, map_location="cpu", pickle_module=RestrictedPickle, weights_only=False)
     except Exception as error:  # noqa: BLE001, what a foreign pickle does wrong can raise anything
-        raise ValueError(f"{path} cannot be read as tensors and plain containers: {error}") from error
+        raise UserError(f"{path} cannot be read as tensors and plain containers: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, need a checkpoint's dict")
+        raise UserError(f"{path} holds a {type(content).__name__}, need a checkpoint's dict")
     return content
 
 

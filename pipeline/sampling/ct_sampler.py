@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.errors import BadFileError
-from common.patches import Triple, triple
+from common.errors import BadFileError, UserError
+from common.geometry import Triple, lengths, sizes, triple
 from common.tensor_hash import tensor_hash
 from dataset.intensity import unit_to_hu
 from dataset.prepare.checks import check_xray
@@ -51,9 +50,8 @@ class Placement:
         Args:
             shape: (d, h, w) in voxels. spacing: (d, h, w) in mm, or one number for all three.
         """
-        d, h, w = map(int, _three("shape", shape, Integral, "whole numbers > 0 (voxels)"))
-        steps = (spacing,) * 3 if isinstance(spacing, Real) else spacing
-        sd, sh, sw = map(float, _three("spacing", steps, Real, "numbers > 0 (mm)"))
+        d, h, w = sizes(shape, "shape")
+        sd, sh, sw = lengths(spacing)
         affine = np.diag([-sw, -sh, sd, 1.0])  # LPS array in a RAS world
         affine[:3, 3] = [sw * (w - 1) / 2, sh * (h - 1) / 2, -sd * (d - 1) / 2]
         return cls(Grid((d, h, w), (sd, sh, sw)), affine)
@@ -64,14 +62,6 @@ class Placement:
         volume = read_ct(Path(path))
         d, h, w = volume.spacing
         return cls(Grid(triple(volume.hu.shape), (d, h, w)), volume.affine, volume.source_axes)
-
-
-def _three(name: str, values: Any, kind: Any, what: str) -> list[Any]:
-    """The three numbers above zero; ValueError says which there must be."""
-    given = list(values) if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) else values
-    if not isinstance(given, list) or len(given) != 3 or not all(isinstance(v, kind) and v > 0 for v in given):
-        raise ValueError(f"{name} needs three {what} in the order d, h, w, got {given!r}")
-    return given
 
 
 class CTSampler:
@@ -112,7 +102,7 @@ class CTSampler:
             shape = self.meta["shape"] if shape is None else shape
             return Placement.centred(shape, self.meta["spacing"] if spacing is None else spacing)
         if shape is not None or spacing is not None:
-            raise ValueError(
+            raise UserError(
                 f"reference={reference} gives shape and spacing itself, got shape={shape}, spacing={spacing} too;"
                 " leave those out or the reference"
             )

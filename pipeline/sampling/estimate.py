@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from common.patches import STEP
+from common.geometry import STEP
 from ddpm import gpu_memory
 from ddpm.generator import SamplingPlan, XrayInput
 from pipeline.sampling.ct_sampler import CTSampler, Placement

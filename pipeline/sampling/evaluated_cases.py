@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from common.atomic import replacing
-from common.patches import STEP, padded_shape, triple
+from common.geometry import padded_shape
 from dataset.scans.volume_io import write_ct
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
@@ -124,7 +124,7 @@ class Evaluation:
     @torch.no_grad()
     def _reconstruct(self, case: StoredCase) -> np.ndarray:
         """The real CT through the codec and back: what no sample can beat."""
-        shape = padded_shape(case.shape, triple([STEP] * 3), STEP)
+        shape = padded_shape(case.shape)
         generator = self.model.generator
         ct = torch.from_numpy(read_unit(self.store, case, (0, 0, 0), shape, self.model.hu_window))[None]
         latent = generator.codec.encode_volume(ct.to(generator.device))  # type: ignore[attr-defined]

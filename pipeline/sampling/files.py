@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from common.atomic import write_text
-from common.patches import Triple
+from common.errors import UserError
+from common.geometry import Triple
 from common.voxel_file import ReadBox
 from dataset.scans.nifti_stream import stream_ct, write_mean_and_std
 from evaluation.pictures import preview, read_middle_slices
@@ -30,7 +31,7 @@ def stem_of(nifti: Path) -> str:
     for suffix in VOLUMES:
         if nifti.name.endswith(suffix):
             return nifti.name.removesuffix(suffix)
-    raise ValueError(f"output must end in .nii.gz or .nii, got {nifti}")
+    raise UserError(f"output must end in .nii.gz or .nii, got {nifti}")
 
 
 def beside(nifti: Path, ending: str) -> Path:
@@ -68,13 +69,13 @@ def jobs(xrays: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     if len(xrays) == 1 and not xrays[0].is_dir():
         if not output.name.endswith(VOLUMES):
             if output.suffix and not output.is_dir():
-                raise ValueError(f"output must end in .nii.gz or .nii, or be a folder, got {output}")
+                raise UserError(f"output must end in .nii.gz or .nii, or be a folder, got {output}")
             output = output / f"{xrays[0].stem}.nii.gz"
         pairs = [(xrays[0], output)]
     else:
         if output.name.endswith(VOLUMES):
             given = " ".join(map(str, xrays))
-            raise ValueError(f"xray={given} is a folder or a list, so output must be a folder, got {output}")
+            raise UserError(f"xray={given} is a folder or a list, so output must be a folder, got {output}")
         images = [image for xray in xrays for image in (_images(xray) if xray.is_dir() else [xray])]
         pairs = [(image, output / f"{image.stem}.nii.gz") for image in images]
     _check_collisions(pairs)
@@ -84,7 +85,7 @@ def jobs(xrays: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
 def _images(folder: Path) -> list[Path]:
     images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
     if not images:
-        raise ValueError(f"no images in {folder}; X-rays end in {', '.join(sorted(IMAGES))}")
+        raise UserError(f"no images in {folder}; X-rays end in {', '.join(sorted(IMAGES))}")
     return images
 
 
@@ -92,12 +93,12 @@ def _check_collisions(pairs: Sequence[tuple[Path, Path]]) -> None:
     made: dict[Path, Path] = {}
     for image, target in pairs:
         if target in made:
-            raise ValueError(f"{made[target]} and {image} would both become {target}; rename one or draw it apart")
+            raise UserError(f"{made[target]} and {image} would both become {target}; rename one or draw it apart")
         made[target] = image
         own = {image.absolute(), image.with_suffix(".json").absolute()}  # the image and its geometry
         for ending in (".png", ".json"):
             if beside(target, ending).absolute() in own:
-                raise ValueError(f"the files beside {target} would overwrite {image}'s; choose another output folder")
+                raise UserError(f"the files beside {target} would overwrite {image}'s; choose another output folder")
 
 
 def prepare_folder(folder: Path, shape: Triple, volumes: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from torch import Tensor
 
+from common.errors import UserError
 from pipeline.checkpoints.parts import differences
 from pipeline.training.schedules import restart
 
@@ -101,7 +102,7 @@ class LossGuard(pl.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"bad_batch_step{step}_rank{trainer.global_rank}.pt"
         torch.save(batch, path)
-        raise ValueError(
+        raise UserError(
             f"the loss became NaN or infinite at step {step}; the batch that caused it is in {path}."
             " Try the same command with a lower model.train_lr or model.precision=32, or look at that batch's volume"
         )

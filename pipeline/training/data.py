@@ -7,14 +7,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from common.errors import UserError
+from common.geometry import latent_shape, padded_shape, triple
 from common.locks import exclusive
-from common.patches import STEP, Triple, padded_shape, triple
 from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
 from dataset.prepare.prepare import prepare
 from dataset.store.latents import LatentCache, LatentSource, is_finished
 from dataset.store.split_file import TO_SPLIT_ANEW
-from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
+from dataset.store.store import MANIFEST, Store, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 from pipeline.settings import check_sizes, plain, prepare_arguments, source_arguments
 
@@ -45,13 +46,8 @@ def settle_patch_size(model: DictConfig, store: Store) -> None:
     """With `use_patches: false` a patch is a whole volume: as large as the largest one, padded to multiples of 4."""
     if not model.use_patches:
         largest = [max(case.shape[axis] for case in store.cases) for axis in range(3)]
-        model.patch_size = list(padded_shape(triple(largest), triple([STEP] * 3), STEP))
+        model.patch_size = list(padded_shape(triple(largest)))
         check_sizes(model)
-
-
-def latent_shape(case: StoredCase, patch_size: Sequence[int]) -> Triple:
-    """Of a whole volume, padded to hold a patch."""
-    return triple([n // STEP for n in padded_shape(case.shape, triple(patch_size), STEP)])
 
 
 def open_latents(
@@ -60,14 +56,14 @@ def open_latents(
     """The latent cache, as dataset.latents wants it."""
     choices = ("auto", "always", "never")
     if dataset.latents not in choices:
-        raise ValueError(f"dataset.latents must be one of {choices}, got {dataset.latents!r}")
+        raise UserError(f"dataset.latents must be one of {choices}, got {dataset.latents!r}")
     if dataset.store is None:
         if dataset.latents == "always":
-            raise ValueError("dataset.latents=always needs a store that was encoded, got dataset.store=null")
+            raise UserError("dataset.latents=always needs a store that was encoded, got dataset.store=null")
         return None
     if dataset.latents == "never" or (dataset.latents == "auto" and not is_finished(dataset.latents_dir)):
         return None
-    shapes = [latent_shape(case, patch_size) for case in store.cases]
+    shapes = [latent_shape(case.shape, triple(patch_size)) for case in store.cases]
     return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges)
 
 
@@ -77,7 +73,7 @@ def make_dataset(cfg: DictConfig, store: Store, split: str, **extra: Any) -> Xra
     per_volume = model.patches_per_volume if split == "train" else model.val_patches_per_volume
     cases = store.split(split)
     if not cases:
-        raise ValueError(f"{store.folder} has no cases in split {split!r}; {TO_SPLIT_ANEW}")
+        raise UserError(f"{store.folder} has no cases in split {split!r}; {TO_SPLIT_ANEW}")
     return XrayCTPAPatchDataset(
         store,
         cases,
@@ -97,5 +93,5 @@ def _stride_of_draws(model: DictConfig) -> list[int] | None:
     """Of the grid that patches are drawn from; None: anywhere."""
     choices, draw = ("random", "grid"), model.get("patch_draw", "random")
     if draw not in choices:
-        raise ValueError(f"model.patch_draw must be one of {choices}, got {draw!r}")
+        raise UserError(f"model.patch_draw must be one of {choices}, got {draw!r}")
     return plain(model.stride) if draw == "grid" else None

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from common.atomic import write_text
+from common.errors import UserError
 from dataset.datamodule import PatchDataModule
 from dataset.intensity import check_window
 from pipeline.checkpoints import checkpoint
@@ -53,7 +54,7 @@ def check_run(cfg: DictConfig) -> None:
     wanted = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("NGPU", "1"))
     found = torch.cuda.device_count()
     if 0 < found < wanted:
-        raise ValueError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
+        raise UserError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
 
 
 def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> str | None:
@@ -64,13 +65,13 @@ def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> s
     """
     last = Path(cfg.checkpoint_dir) / "last.ckpt"
     if cfg.resume not in ("auto", "never"):
-        raise ValueError(f"resume must be auto or never, got {cfg.resume!r}")
+        raise UserError(f"resume must be auto or never, got {cfg.resume!r}")
     if cfg.resume == "auto" and last.is_file():
         stored = checkpoint.read(last, meta["stage"])
         differ = differences(shaping(stored["xray2ctpa"]), shaping(meta))
         differ = differ or checkpoint.other_tensors(stored["state_dict"], module)
         if differ:
-            raise ValueError(
+            raise UserError(
                 f"{last} was trained with other settings:\n  " + "\n  ".join(differ) + "\n"
                 "To go on: the stored settings; model.name=NEW for another run; resume=never to start anew here;"
                 f" or init_from={last} model.name=NEW to start from these weights"

@@ -5,11 +5,13 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from common.errors import UserError
+
 
 def warmup(optimizer: Optimizer, total_steps: float, warmup_steps: int, final: float) -> LambdaLR:
     """Linear rise over `warmup_steps`, then half a cosine to the share `final` at `total_steps`; 1 stays level."""
     if warmup_steps < 0 or not 0 <= final <= 1:
-        raise ValueError(f"need warmup_steps >= 0 and a final share of 0 to 1, got {warmup_steps} and {final}")
+        raise UserError(f"need warmup_steps >= 0 and a final share of 0 to 1, got {warmup_steps} and {final}")
 
     def share(step: int) -> float:
         if step < warmup_steps:

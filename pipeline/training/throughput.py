@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import Profiler
 
+from common.errors import UserError
+
 _FETCH = "train_dataloader_next"  # Lightning's name for taking the next batch from the loader
 
 
@@ -48,7 +50,7 @@ class Throughput(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(trainer.profiler, FetchClock):  # type: ignore[attr-defined]
-            raise ValueError(
+            raise UserError(
                 "callbacks.throughput needs trainer.profiler._target_=pipeline.training.throughput.FetchClock,"
                 f" got {type(trainer.profiler).__name__}; leave callbacks.throughput out with ~callbacks.throughput"  # type: ignore[attr-defined]
             )
