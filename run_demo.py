@@ -7,7 +7,6 @@ not run again while what it made is there.
 import hashlib
 import json
 import logging
-import os
 import re
 import shlex
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from common.atomic import write_text
 from pipeline.cli import script
 from pipeline.memory import PeakMemory
 from pipeline.settings import plain
@@ -157,10 +157,7 @@ def run(stage: Stage, stamps: Path, fingerprint: str, memory: PeakMemory) -> Non
         sys.exit(status)
     seconds = round(time.monotonic() - started, 1)
     log.info("%s: %.0f s", stage.name, seconds)
-    stamps.mkdir(parents=True, exist_ok=True)
-    partial = stamp.with_suffix(".partial")
-    partial.write_text(json.dumps({"fingerprint": fingerprint, "command": stage.command, "seconds": seconds}))
-    os.replace(partial, stamp)
+    write_text(stamp, json.dumps({"fingerprint": fingerprint, "command": stage.command, "seconds": seconds}))
 
 
 @script("demo")

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
+from common.notice import NOTICE
 from common.voxel_file import VoxelFile
 from dataset.scans.nifti_stream import stream_ct
-from pipeline.sampling.ct_sampler import NOTICE, Placement, slabs_of
+from pipeline.sampling.ct_sampler import Placement, slabs_of
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.quantizers import FiniteScalarQuantizer
 from vq_gan_3d.vqgan import VQGAN

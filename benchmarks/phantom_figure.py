@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.options import own, reports_mistakes
+from common.planes import planes_at
+from common.voxel_file import box_of
 from dataset.phantom.thorax import Phantom, make_phantom
 from dataset.scans.drr import frontal_drr, to_intensity
 from dataset.scans.volume_io import read_ct
@@ -79,18 +81,18 @@ def phantom_row(title: str, phantom: Phantom) -> Row:
 def panels(row: Row) -> list[tuple[str, np.ndarray, tuple[float, float]]]:
     """(label, grey picture, mm per row and column of it) of a CT, head and front up, and of its X-ray."""
     (d, h, w), at = row.spacing, row.levels
-    coronal, sagittal = row.hu[::-1, at.coronal], row.hu[::-1, :, at.sagittal]
+    planes = planes_at(box_of(row.hu), row.hu.shape, (at.heart, at.coronal, at.sagittal))
     integrals, _ = frontal_drr(row.hu, row.spacing, 2 * SIZE)
     low, high = XRAY_RANGE
     xray = np.clip((to_intensity(integrals) - low) / (high - low), 0, 1)
     pixel = max(row.hu.shape[0] * d, row.hu.shape[2] * w) / (2 * SIZE)
     return [
-        ("heart", to_grey(row.hu[at.heart], "mediastinal"), (h, w)),
+        ("heart", to_grey(planes["axial"], "mediastinal"), (h, w)),
         ("great vessels", to_grey(row.hu[at.vessels], "ctpa"), (h, w)),
         ("lungs", to_grey(row.hu[at.lungs], "lung"), (h, w)),
-        ("coronal, soft tissue", to_grey(coronal, "mediastinal"), (d, w)),
-        ("coronal, lung", to_grey(coronal, "lung"), (d, w)),
-        ("sagittal, soft tissue", to_grey(sagittal, "mediastinal"), (d, h)),
+        ("coronal, soft tissue", to_grey(planes["coronal"], "mediastinal"), (d, w)),
+        ("coronal, lung", to_grey(planes["coronal"], "lung"), (d, w)),
+        ("sagittal, soft tissue", to_grey(planes["sagittal"], "mediastinal"), (d, h)),
         ("X-ray from the CT", np.round(255 * xray).astype(np.uint8), (pixel, pixel)),
     ]
 

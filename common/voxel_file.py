@@ -25,14 +25,12 @@ class VoxelFile:
 
     def __init__(self, shape: Triple, folder: Path) -> None:
         self.shape = shape
-        self.low, self.high = np.iinfo(np.int16).max, np.iinfo(np.int16).min  # of all voxels written
         self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, closed by __exit__
 
     def write(self, start: int, slab: NDArray[np.int16]) -> None:
         """Slices (d, H, W) from slice `start` on."""
         if slab.shape[1:] != self.shape[1:] or start + len(slab) > self.shape[0]:
             raise ValueError(f"slices {slab.shape} from {start} on do not lie in a volume {self.shape}")
-        self.low, self.high = min(self.low, int(slab.min())), max(self.high, int(slab.max()))
         self._file.seek(2 * start * self.shape[1] * self.shape[2])
         rest = np.ascontiguousarray(slab, dtype=np.int16).data.cast("B")
         while rest:  # a call may take only a part, for instance just before the disk is full
@@ -58,9 +56,5 @@ class VoxelFile:
 
 
 def box_of(hu: NDArray) -> ReadBox:
-    """Box reader of a volume (D, H, W) in memory."""
-
-    def read(start: Triple, size: Triple) -> NDArray[np.int16]:
-        return np.asarray(hu[slices(start, size)], dtype=np.int16)
-
-    return read
+    """Box reader of a volume (D, H, W) in memory; its boxes are views of it."""
+    return lambda start, size: hu[slices(start, size)]

@@ -1,56 +1,37 @@
 """Pictures of CT volumes as radiologists look at them, for reports and previews.
 
 Volumes are HU arrays (D, H, W) running foot->head, front->back, patient right->left. Pictures follow
-radiological convention: the patient's right is on the image's left, the head is up, in axial slices the front
-is up, in sagittal slices the front is on the left. All panels of a page have one scale in millimetres.
+radiological convention, see `common.planes`. All panels of a page have one scale in millimetres.
 """
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from common.atomic import replacing
+from common.notice import NOTICE
+from common.planes import PLANES, planes_at
+from common.voxel_file import box_of
+
 # centre and width in HU
 WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "ctpa": (200.0, 700.0)}
-PLANES = ("axial", "coronal", "sagittal")
 
 PANEL = 256  # pixels
 LABEL = 20  # height of the line of text over a panel
 GAP = 4
 PAPER, INK, FAINT = 255, 0, 110
-NOTICE = "Generated volumes are for research, not for diagnosis."
 _SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
-
-
-def middle_slices(hu: NDArray) -> dict[str, NDArray]:
-    """The volume's middle slice in each plane, already in display orientation (rows downwards)."""
-    if hu.ndim != 3:
-        raise ValueError(f"a volume has three axes (D, H, W), got shape {hu.shape}")
-    d, h, w = (n // 2 for n in hu.shape)
-    return {"axial": hu[d], "coronal": hu[::-1, h], "sagittal": hu[::-1, :, w]}
-
-
-def read_middle_slices(
-    read: Callable[[tuple[int, int, int], tuple[int, int, int]], NDArray], shape: tuple[int, int, int]
-) -> dict[str, NDArray]:
-    """`middle_slices` of a volume that is not in memory: `read` takes the first voxel and the size of a box."""
-    depth, height, width = shape
-    d, h, w = (n // 2 for n in shape)
-    return {
-        "axial": read((d, 0, 0), (1, height, width))[0],
-        "coronal": read((0, h, 0), (depth, 1, width))[::-1, 0],
-        "sagittal": read((0, 0, w), (depth, height, 1))[::-1, :, 0],
-    }
 
 
 def planes(
     hu: NDArray, spacing: Sequence[float], window: str, size: int = PANEL, extent: float | None = None
 ) -> dict[str, Image.Image]:
     """Middle slices of HU (D, H, W) as pictures, see `pictures_of`."""
-    return pictures_of(middle_slices(hu), spacing, window, size, extent or longest_side(hu.shape, spacing))
+    slices = planes_at(box_of(hu), hu.shape)
+    return pictures_of(slices, spacing, window, size, extent or longest_side(hu.shape, spacing))
 
 
 def pictures_of(
@@ -59,7 +40,7 @@ def pictures_of(
     """Slices as grey pictures of size x size pixels, in true proportions.
 
     Args:
-        slices: as `middle_slices` gives them; `spacing` (d, h, w) of the volume in mm.
+        slices: as `planes_at` gives them; `spacing` (d, h, w) of the volume in mm.
         window: a name of `WINDOWS`.
         extent: millimetres that `size` pixels show.
     """
@@ -126,7 +107,7 @@ def preview(
     """Write a PNG of a generated volume: three planes in three windows beside the X-ray it was made from.
 
     Args:
-        xray: (h, w) in [0, 1]. slices: HU, as `middle_slices` gives them.
+        xray: (h, w) in [0, 1]. slices: HU, as `planes_at` gives them.
         shape, spacing: of the volume, voxels and mm (d, h, w).
     """
     extent = longest_side(shape, spacing)
@@ -142,12 +123,9 @@ def preview(
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write under a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    """Write a picture whole or not at all."""
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def fit(pixels: NDArray, size: int) -> Image.Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from common.atomic import write_text
+from common.notice import NOTICE
 from common.page import html_page
 from evaluation.controls import FEWEST_FOR_INTERVAL, Controls, ControlScores
 
@@ -54,6 +55,7 @@ def report_html(
     return html_page(
         Path(__file__).with_suffix(".html.j2"),
         title=title,
+        notice=NOTICE,
         summary=_pairs(summary),
         controls=controls,
         scores=scores,

@@ -1,18 +1,23 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.planes import planes_at
+from common.voxel_file import VoxelFile, box_of
 from evaluation.pictures import (
     PANEL,
     WINDOWS,
     case_page,
     fit,
-    middle_slices,
     planes,
     preview,
-    read_middle_slices,
+    save_png,
     to_grey,
 )
+from evaluation.report import write_report
+from tests.disk import largest_file
 
 AIR, TISSUE = -1000.0, 1000.0
 SIDES = {  # which half of the volume (D, H, W) is bright, and where it must appear
@@ -84,13 +89,14 @@ def test_a_case_page_shows_real_over_generated_in_two_windows():
     assert not (np.asarray(page.crop((0, 600, 500, 800))) == 255).all()  # the numbers stand there
 
 
-def test_slices_can_be_read_without_the_volume():
-    hu = np.random.default_rng(0).uniform(-1000, 1000, (5, 8, 7)).astype(np.int16)
-
-    def read(start, size):
-        return hu[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
-
-    expected, found = middle_slices(hu), read_middle_slices(read, hu.shape)
+@pytest.mark.parametrize("at", [None, (4, 1, 6)])
+def test_slices_can_be_read_without_the_volume(at, tmp_path):
+    hu = np.random.default_rng(0).integers(-1000, 1000, (5, 8, 7)).astype(np.int16)
+    d, h, w = at or (2, 4, 3)
+    expected = {"axial": hu[d], "coronal": hu[::-1, h], "sagittal": hu[::-1, :, w]}
+    with VoxelFile(hu.shape, tmp_path) as file:
+        file.write(0, hu)
+        found = planes_at(file.read, hu.shape, at)
     assert set(found) == set(expected)
     for name, pixels in expected.items():
         np.testing.assert_array_equal(found[name], pixels)
@@ -99,8 +105,23 @@ def test_slices_can_be_read_without_the_volume():
 def test_a_preview_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "preview.png"
     hu = np.random.default_rng(0).uniform(-1000, 1000, (8, 16, 16)).astype(np.int16)
-    preview(np.zeros((32, 32)), middle_slices(hu), hu.shape, (3.0, 1.0, 1.0), path)
+    preview(np.zeros((32, 32)), planes_at(box_of(hu), hu.shape), hu.shape, (3.0, 1.0, 1.0), path)
     with Image.open(path) as picture:
         assert picture.width > 5 * PANEL
         assert picture.height > 3 * PANEL
     assert [p.name for p in path.parent.iterdir()] == ["preview.png"]
+
+
+@pytest.mark.parametrize("name", ["picture.png", "report.html"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("the old one")
+    grain = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
+    write = {
+        "picture.png": lambda: save_png(Image.fromarray(grain), path),
+        "report.html": lambda: write_report(path, "t", {}, None, [], {"long": "x" * 50_000}),
+    }
+    with largest_file(20_000), pytest.raises(OSError, match=re.escape(str(path))):
+        write[name]()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert path.read_text() == "the old one"

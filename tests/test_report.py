@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.notice import NOTICE
 from evaluation.controls import compare_with_controls
 from evaluation.report import CaseRow, report_html, show, write_report
 
@@ -69,7 +70,7 @@ def test_the_page_holds_every_number_and_setting(controls):
     assert row[6] == f"{show(controls.psnr.low)} to {show(controls.psnr.high)}"
     for text in ("p<1>", "24.80", "0.7932", "p2", "70.80", "-1000, 1000", "ab" * 32, "model.dim", "96", "–"):
         assert text in cells
-    assert "not for diagnosis" in page_text(controls)
+    assert NOTICE in page_text(controls)
 
 
 def test_an_interval_of_few_cases_is_a_dash():

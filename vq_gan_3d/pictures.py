@@ -1,22 +1,23 @@
 """Pictures of reconstructions for TensorBoard."""
 
-from __future__ import annotations
-
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from common.planes import planes_at
+from common.voxel_file import box_of
 
 
 def middle_planes(volume: Tensor) -> Tensor:
     """The middle slice of each axis side by side: (1, D, H, W) in [-1, 1] -> (1, h, w) in [0, 1].
 
-    Head and front are up; planes of different height are padded with black.
+    Planes of different height are padded with black.
     """
-    d, h, w = (n // 2 for n in volume.shape[1:])
-    axial, coronal, sagittal = volume[:, d], volume[:, :, h].flip(1), volume[:, :, :, w].flip(1)
-    planes = [((plane.float() + 1) / 2).clamp(0, 1) for plane in (axial, coronal, sagittal)]
-    height = max(plane.shape[1] for plane in planes)
-    return torch.cat([pad(plane, (0, 0, 0, height - plane.shape[1])) for plane in planes], dim=2)
+    grey = ((volume[0].float().cpu() + 1) / 2).clamp(0, 1).numpy()
+    planes = planes_at(box_of(grey), grey.shape).values()
+    height = max(map(len, planes))
+    padded = [np.pad(plane, ((0, height - len(plane)), (0, 0))) for plane in planes]
+    return torch.from_numpy(np.concatenate(padded, axis=1))[None]
 
 
 def above_each_other(original: Tensor, reconstruction: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 from common.atomic import replacing
+from common.planes import planes_at
+from common.voxel_file import box_of
 from dataset.scans.volume_io import Volume
 from dataset.scans.xray_io import Xray
 
@@ -38,7 +40,7 @@ def write_thumbnail(store: Path, patient_id: str, volume: Volume | None, xray: X
 
 def coronal_view(volume: Volume) -> Image.Image:
     """The middle coronal plane in true proportions, head up, the patient's right on the left."""
-    plane = volume.hu[::-1, volume.hu.shape[1] // 2]
+    plane = planes_at(box_of(volume.hu), volume.hu.shape)["coronal"]
     d, _, w = volume.spacing
     return _picture(_grey(plane, *_CT_WINDOW), plane.shape[1] * w / (plane.shape[0] * d))
 

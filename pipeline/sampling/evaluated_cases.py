@@ -13,6 +13,7 @@ from PIL import Image
 
 from common.atomic import replacing
 from common.geometry import padded_shape
+from common.notice import NOTICE
 from dataset.scans.volume_io import write_ct
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
@@ -22,7 +23,7 @@ from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
 from pipeline.checkpoints import checkpoint
-from pipeline.sampling.ct_sampler import NOTICE, CTSampler
+from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.drawing import plan_facts
 
 _VOLUMES = ("generated", "real", "codec")

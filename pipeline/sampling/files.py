@@ -16,10 +16,12 @@ import numpy as np
 from common.atomic import write_text
 from common.errors import UserError
 from common.geometry import Triple
+from common.notice import NOTICE
+from common.planes import planes_at
 from common.voxel_file import ReadBox
 from dataset.scans.nifti_stream import stream_ct, write_mean_and_std
-from evaluation.pictures import preview, read_middle_slices
-from pipeline.sampling.ct_sampler import NOTICE, Placement
+from evaluation.pictures import preview
+from pipeline.sampling.ct_sampler import Placement
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +157,7 @@ def write_sample(
     with naming_disk(nifti, place.grid.shape):
         beside(nifti, ".json").unlink(missing_ok=True)
         stream_ct(nifti, read, place.grid.shape, place.affine, place.axes, NOTICE)
-        slices = read_middle_slices(read, place.grid.shape)
-        preview(xray, slices, place.grid.shape, place.grid.spacing, beside(nifti, ".png"))
+        preview(xray, planes_at(read, place.grid.shape), place.grid.shape, place.grid.spacing, beside(nifti, ".png"))
         _write_facts(nifti, facts, run)
 
 
@@ -164,12 +165,11 @@ def write_statistics(
     samples: Sequence[Path], nifti: Path, shape: Triple, facts: Mapping[str, Any], run: Mapping[str, Any]
 ) -> None:
     """Mean and standard deviation (HU) of an X-ray's samples, each with its JSON."""
-    paths = statistic_paths(nifti)
-    texts = tuple(f"{name} of {len(samples)} volumes. {NOTICE}"[:79] for name in ("Mean", "Standard deviation"))
+    paths, count = statistic_paths(nifti), len(samples)
     with naming_disk(nifti, shape):
         for path in paths:
             beside(path, ".json").unlink(missing_ok=True)
-        write_mean_and_std(samples, *paths, (texts[0], texts[1]))
+        write_mean_and_std(samples, *paths, (f"Mean of {count}. {NOTICE}", f"SD of {count}. {NOTICE}"))
         for path, name in zip(paths, ("mean", "std"), strict=True):
             _write_facts(path, {**facts, "statistic": name}, run)
 
