@@ -20,8 +20,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from common.atomic import write_text
+from common.memory import PeakMemory
 from pipeline.cli import script
-from pipeline.memory import PeakMemory
 from pipeline.settings import plain
 
 log = logging.getLogger(__name__)

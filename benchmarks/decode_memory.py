@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from common.memory import forget_peak, peak_bytes, resident_bytes
 from common.notice import NOTICE
 from common.voxel_file import VoxelFile
 from dataset.scans.nifti_stream import stream_ct
@@ -31,12 +32,6 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 AXES = "LPI"  # the head comes first, so that slices are written in the opposite order of decoding
 
 
-def memory_mb(name: str) -> float:
-    """A line of /proc/self/status, such as VmRSS or VmHWM (the peak)."""
-    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(name))
-    return int(line.split()[1]) / 1024
-
-
 def decode(depth: int, side: int, folder: Path) -> dict[str, float]:
     """Peak memory and seconds of decoding and writing one CT, in this process."""
     torch.manual_seed(0)
@@ -44,13 +39,13 @@ def decode(depth: int, side: int, folder: Path) -> dict[str, float]:
     codec = FrozenCodec(VQGAN(4, 3, quantizer, (1, 1), (0, 0), (1, 1), (0, 0)))
     place = Placement.centred((depth, side, side), (1.0, 1.0, 1.0))
     latent = torch.randn(3, -(-depth // 4), -(-side // 4), -(-side // 4))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before, started = memory_mb("VmRSS"), time.monotonic()
+    forget_peak()
+    before, started = resident_bytes(), time.monotonic()
     with VoxelFile(place.grid.shape, folder) as voxels:
         for first, slab in slabs_of(codec.decode_tiles(latent, TILE), place.grid.shape, (-1000, 1000)):
             voxels.write(first, slab)
         stream_ct(folder / "ct.nii.gz", voxels.read, place.grid.shape, place.affine, AXES, NOTICE)
-    return {"peak_mb": memory_mb("VmHWM") - before, "seconds": time.monotonic() - started}
+    return {"peak_mb": (peak_bytes() - before) / 2**20, "seconds": time.monotonic() - started}
 
 
 def main() -> None:

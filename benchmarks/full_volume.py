@@ -12,7 +12,6 @@ steps, one at a time in the same precision, extrapolated from measured steps; th
 
 import itertools
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from benchmarks.options import reports_mistakes, split
 from benchmarks.random_model import write_random_model
 from common.errors import UserError
 from common.geometry import STEP, triple
+from common.memory import peak_bytes
 from common.voxel_file import VoxelFile
 from dataset.scans.xray_io import write_xray
 from ddpm.generator import Grid, SamplingPlan, XrayInput
@@ -123,12 +123,6 @@ def seconds_per_guide_step(model: CTSampler, xray: XrayInput, plan: SamplingPlan
     return median(later - earlier for earlier, later in itertools.pairwise(begun))
 
 
-def peak_gb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9  # Linux counts kilobytes
-
-
 def machine(device: torch.device) -> dict[str, object]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {"device": name, "versions": checkpoint.versions(), "date": date.today().isoformat()}
@@ -153,7 +147,7 @@ def measure(model: CTSampler, options: DictConfig, out: Path) -> dict[str, objec
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     stages = draw(model, out / "xray.png", out / "ct.nii.gz", place, plan)
-    peak, ours = peak_gb(device), sum(stages.values())
+    peak, ours = peak_bytes(device) / 1e9, sum(stages.values())
     step = seconds_per_guide_step(model, xray, plan, options.measured_steps)
     windows = model.generator.windows(place.grid)
     guide = ours - stages["diffusion"] + options.guide_steps * windows * step

@@ -32,9 +32,9 @@ from benchmarks.ct_like import write_ct_like
 from benchmarks.loading import feed, link_patients
 from benchmarks.options import own, reports_mistakes
 from common.geometry import STEP, Triple, slices, triple
+from common.memory import PeakMemory
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.store import StoredCase, VolumeStore, volume_path
-from pipeline.memory import PeakMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = (64, 8)

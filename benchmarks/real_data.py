@@ -19,10 +19,10 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.options import own, reports_mistakes
+from common.memory import PeakMemory
 from dataset.scans.drr import frontal_drr, to_intensity
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import write_xray
-from pipeline.memory import PeakMemory
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SCANS = {"lidc": "lidc_idri_0001/ct.nii.gz", "totalseg": "totalseg_cta/ct.nii.gz"}

@@ -1,7 +1,6 @@
 """Real training, for some steps, with a clock beside it."""
 
 import gc
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmarks.workbench import Workbench
+from common.memory import peak_bytes
 from pipeline.devices import fast_float32
 from pipeline.settings import plain
 from pipeline.training.throughput import FetchClock
@@ -66,13 +66,12 @@ class StepClock(pl.Callback):
     def speed(self, batch_size: int, device: torch.device) -> Speed:
         seconds, steps = self.ends[-1] - self.ends[0], len(self.ends) - 1
         on_gpu = device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident_bytes()
         return Speed(
             samples_per_s=steps * batch_size / seconds,
             it_per_s=steps / seconds,
             step_ms=1000 * median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False)),
             data_wait=(self.waited[-1] - self.waited[0]) / seconds,
-            peak_gb=peak / 1e9,
+            peak_gb=peak_bytes(device) / 1e9,
             reserved_gb=torch.cuda.max_memory_reserved(device) / 1e9 if on_gpu else None,
         )
 
@@ -120,7 +119,3 @@ def mfu(flop_per_sample: float, speed: Speed, gpu: str) -> tuple[float | None, f
     """Share of the GPU's dense bf16 peak that the network's own operations use, and that peak; None if unknown."""
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in gpu), None)
     return (None, None) if peak is None else (flop_per_sample * speed.samples_per_s / peak, peak)
-
-
-def _resident_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -9,8 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import run_demo
+from common.memory import PeakMemory
 from pipeline import cli
-from pipeline.memory import PeakMemory
 
 EXPERIMENTS = sorted(path.stem for path in (cli.CONFIG_DIR / "experiment").glob("*.yaml"))
 CONFIGS = {

@@ -1,6 +1,5 @@
 """What a drawing will take, before it begins: one call of the network and one decoded tile are measured."""
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from common.geometry import STEP
+from common.memory import peak_bytes
 from ddpm import gpu_memory
 from ddpm.generator import SamplingPlan, XrayInput
 from pipeline.sampling.ct_sampler import CTSampler, Placement
@@ -107,12 +107,7 @@ def _measure(run: Callable[[], Any], device: torch.device) -> tuple[float, int]:
     if on_gpu:
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
-    held = torch.cuda.max_memory_allocated(device) if on_gpu else _resident_peak()
-    return seconds, held
-
-
-def _resident_peak() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts kilobytes
+    return seconds, peak_bytes(device)
 
 
 def _duration(seconds: float) -> str:
