@@ -1,18 +1,20 @@
 """NIfTI files written in pieces hold what those written at once hold; memory does not grow with the volume."""
 
-import errno
 import gzip
+import re
+import threading
 import zlib
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from common.gzip_stream import GzipStream
 from common.voxel_file import VoxelFile, box_of
 from dataset.scans import nifti_stream
 from dataset.scans.nifti_stream import stream_ct, write_mean_and_std
+from dataset.scans.orientation import from_canonical
 from dataset.scans.volume_io import read_ct, write_ct
+from tests.disk import largest_file
 
 SHAPE = (13, 7, 10)
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, -3, 0, 9], [0, 0, 1.5, -4], [0, 0, 0, 1]])
@@ -37,19 +39,18 @@ def stored(hu, folder):
 @pytest.mark.parametrize("axes", ["LPS", "LAS", "RPI", "LPI", "PSR", "SLA", "IRP", "SAL"])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_pieces_hold_what_the_whole_holds(axes, suffix, tmp_path, small_pieces):
-    hu = volume()
-    whole, pieces = tmp_path / f"whole{suffix}", tmp_path / f"pieces{suffix}"
-    write_ct(whole, hu, AFFINE, axes, "made")
+    hu, path = volume(), tmp_path / f"pieces{suffix}"
     with stored(hu, tmp_path) as file:
-        stream_ct(pieces, file.read, SHAPE, AFFINE, axes, "made")
-    expected, found = nib.load(whole), nib.load(pieces)
-    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
-    np.testing.assert_array_equal(found.affine, expected.affine)
+        stream_ct(path, file.read, SHAPE, AFFINE, axes, "made")
+    expected, affine = from_canonical(hu, AFFINE, axes)
+    whole, found = nib.Nifti1Image(expected, affine), nib.load(path)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), expected)
+    np.testing.assert_array_equal(found.affine, affine.astype(np.float32))
     assert nib.aff2axcodes(found.affine) == tuple(axes)
-    for key in ("dim", "pixdim", "datatype", "descrip", "xyzt_units", "qform_code", "sform_code", "vox_offset"):
-        np.testing.assert_array_equal(found.header[key], expected.header[key])
-    np.testing.assert_array_equal(read_ct(pieces).hu, hu)
-    assert {p.name for p in tmp_path.iterdir()} == {whole.name, pieces.name}
+    for key in ("dim", "pixdim", "datatype"):
+        np.testing.assert_array_equal(found.header[key], whole.header[key])
+    np.testing.assert_array_equal(read_ct(path).hu, hu)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_any_box_of_a_voxel_file_is_that_of_the_volume(tmp_path):
@@ -61,33 +62,47 @@ def test_any_box_of_a_voxel_file_is_that_of_the_volume(tmp_path):
             file.write(12, hu[:2])
 
 
-@pytest.mark.parametrize("size", [0, 1, 5_000_000, 4 << 20, 30_000_001])
-def test_a_gzip_stream_is_one_gzip_member(size, tmp_path):
-    data = np.random.default_rng(0).integers(0, 5, size, dtype=np.uint8).tobytes()
-    with (tmp_path / "a.gz").open("wb") as file, GzipStream(file, threads=3) as stream:
-        for start in range(0, size, 1_234_567):
-            stream.write(data[start : start + 1_234_567])
-    packed = (tmp_path / "a.gz").read_bytes()
-    assert gzip.decompress(packed) == data  # checks the checksum and the length
+@pytest.mark.parametrize("shape", [(2, 2, 2), (3, 700, 500), (40, 300, 500)])
+def test_a_packed_ct_is_one_gzip_member_and_the_same_voxels_give_the_same_bytes(shape, tmp_path, monkeypatch):
+    hu, paths = volume(0, shape), [tmp_path / name for name in ("a.nii.gz", "b.nii.gz", "c.nii")]
+    write_ct(paths[0], hu, AFFINE)
+    monkeypatch.setattr(nifti_stream, "THREADS", 1)
+    with stored(hu, tmp_path) as file:
+        stream_ct(paths[1], file.read, shape, AFFINE, "LPS", "")
+    write_ct(paths[2], hu, AFFINE)
+    packed, other, plain = (path.read_bytes() for path in paths)
+    assert packed == other
+    assert gzip.decompress(packed) == plain  # checks the checksum and the length
     reader = zlib.decompressobj(wbits=31)
-    assert reader.decompress(packed) == data
+    assert reader.decompress(packed) == plain
     assert reader.eof
     assert reader.unused_data == b""  # nothing follows the first member
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_a_full_disk_leaves_nothing_half_written(suffix, tmp_path, small_pieces):
-    def read(start, size):
-        if start[0] > 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return np.zeros(size, dtype=np.int16)
-
-    target = tmp_path / f"ct{suffix}"
+@pytest.mark.parametrize("depth", [4, 60])  # the disk is full at the last bytes, and long before
+def test_a_full_disk_leaves_nothing_half_written(depth, suffix, tmp_path):
+    target, threads = tmp_path / f"ct{suffix}", threading.active_count()
     target.write_text("the old one")
-    with pytest.raises(OSError, match="No space"):
-        stream_ct(target, read, SHAPE, AFFINE, "LPS", "made")
+    with largest_file(100_000), pytest.raises(OSError, match=re.escape(str(target))):
+        write_ct(target, volume(0, (depth, 200, 200)), AFFINE)
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
     assert target.read_text() == "the old one"
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_voxels_that_cannot_be_read_leave_nothing_half_written(suffix, tmp_path, small_pieces):
+    def read(start, size):
+        if start[0] > 0:
+            raise KeyboardInterrupt
+        return np.zeros(size, dtype=np.int16)
+
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        stream_ct(tmp_path / f"ct{suffix}", read, SHAPE, AFFINE, "LPS", "made")
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

@@ -1,24 +1,25 @@
-"""CT volumes on disk <-> int16 HU arrays in the canonical frame (dataset/orientation.py)."""
+"""CT volumes on disk <-> int16 HU arrays in the canonical frame (dataset/scans/orientation.py)."""
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.orientations import aff2axcodes
 
-from common.atomic import replacing
-from common.errors import BadFileError, UserError, of_the_machine
+from common.errors import BadFileError, of_the_machine
+from common.geometry import triple
+from common.voxel_file import box_of
 from dataset.scans.dicom_io import read_dicom_folder
-from dataset.scans.orientation import CANONICAL_AXES, check_affine, from_canonical, spacing_of, to_canonical
+from dataset.scans.nifti_stream import stream_ct
+from dataset.scans.orientation import CANONICAL_AXES, check_affine, spacing_of, to_canonical
 
 MAX_VOXELS = 2**31  # 4 GB of int16; a chest CT has up to about 1024 x 1024 x 1000
 _MAX_GZIP_RATIO = 1040  # deflate packs at most 1032 bytes into one
 _NIFTI2_HEADER = 540
-_DESCRIPTION_BYTES = 79
 _DAMAGED = "Copy or export the file again."
 
 
@@ -65,29 +66,14 @@ def read_ct(path: Path | str) -> Volume:
 def write_ct(
     path: Path | str, hu: np.ndarray, affine: np.ndarray, axes: str = CANONICAL_AXES, description: str = ""
 ) -> None:
-    """Write HU (D, H, W) of the canonical frame as an int16 NIfTI whose axes run to `axes`.
+    """Write HU (D, H, W) of the canonical frame, in memory, as `stream_ct` does. Numbers are rounded.
 
-    Numbers are rounded. The same voxel keeps its world position whatever `axes` says. Raises ValueError if a
-    value is no int16, the affine is not canonical, or the description is longer than the header's 79 bytes.
+    The same voxel keeps its world position whatever `axes` says. Raises ValueError besides if a value is no int16.
     """
-    path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise UserError(f"a CT is written as .nii or .nii.gz, got {path}")
     if hu.ndim != 3:
         raise ValueError(f"a CT to write must have axes (D, H, W), got shape {hu.shape} for {path}")
-    if len(description.encode()) > _DESCRIPTION_BYTES:
-        raise ValueError(f"a NIfTI description has at most {_DESCRIPTION_BYTES} bytes, got {description!r}")
-    affine = np.asarray(affine, dtype=float)
-    check_affine(affine, path)
-    array, file_affine = from_canonical(to_int16(hu, path), affine, axes)
-    image = nib.Nifti1Image(array, file_affine)
-    image.set_data_dtype(np.int16)
-    image.set_qform(file_affine, code="scanner")
-    image.set_sform(file_affine, code="scanner")
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = description.encode()
-    with replacing(path) as temporary:
-        nib.save(image, temporary)
+    voxels = to_int16(hu, Path(path))
+    stream_ct(Path(path), box_of(voxels), triple(hu.shape), affine, axes, description)
 
 
 def to_int16(values: np.ndarray, path: Path, slope: float = 1.0, intercept: float = 0.0) -> np.ndarray:
@@ -122,7 +108,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with path.open("rb") as file, LoggingOutputSuppressor():  # what nibabel would print is said by the error
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        stream = gzip.GzipFile(fileobj=file) if compressed else file
+        stream = igzip.IGzipFile(fileobj=file) if compressed else file
         try:
             image = _open_nifti(stream)
             _check_header(image, path, compressed)
