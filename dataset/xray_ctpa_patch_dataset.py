@@ -1,8 +1,9 @@
 """Patches of CT pulmonary angiograms, each with its patient's chest X-ray."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,19 @@ from dataset.patch_starts import RandomStarts
 from dataset.sampler import sample_key
 from dataset.scans.xray_io import encoder_view, fov_affine
 from dataset.store.latents import LatentCache
-from dataset.store.store import Store, StoredCase
+from dataset.store.split_file import TO_SPLIT_ANEW
+from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
 
 __all__ = ["EncoderInput", "XrayCTPAPatchDataset", "extract_patches_3d", "stitch_patches"]
 
+# config/'s values, for whoever builds a dataset without it; a test holds them together
+SHIPPED: Mapping[str, Any] = {
+    "patch_size": (128, 128, 128),
+    "patches_per_volume": 42,
+    "hu_window": (-1000.0, 1000.0),
+    "xray_fov_mm": 400.0,
+    "seed": 42,
+}
 _PATIENTS_KEPT = 4  # the sampler lets draws of a patient follow one another
 
 
@@ -96,11 +106,38 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         self.context = context
         self._patients: Recent[dict[str, Any]] = Recent(_PATIENTS_KEPT)
 
+    @classmethod
+    def from_store(
+        cls, root_or_store: Path | str | Store, split: str = "train", **settings: Any
+    ) -> "XrayCTPAPatchDataset":
+        """The patches of "train", "val" or "test", drawn as config/ ships it.
+
+        Args:
+            root_or_store: what prepare_data.py wrote: the folder, or that of the pairs if it lies there as `store`.
+            settings: arguments of the class, in place of `SHIPPED`.
+
+        Raises:
+            FileNotFoundError: no prepared data there. ValueError: a split without cases, and what the class refuses.
+        """
+        if isinstance(root_or_store, Store):
+            store = root_or_store
+        else:
+            beside = Path(root_or_store) / "store"
+            store = VolumeStore(beside if (beside / MANIFEST).is_file() else root_or_store)
+        cases = store.split(split)
+        if not cases:
+            raise UserError(f"{store.folder} has no cases in split {split!r}; {TO_SPLIT_ANEW}")
+        return cls(store, cases, **{**SHIPPED, **settings})
+
     def __len__(self) -> int:
         return len(self.cases) * self.patches_per_volume
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.unpack(self.packed_item(index))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One epoch, the first."""
+        return map(self.__getitem__, range(len(self)))
 
     def packed_item(self, index: int) -> dict[str, Any]:
         """An item before `unpack`: `latent` is float16; in place of `ct` and `ct_context` stands `ct_hu`, int16.

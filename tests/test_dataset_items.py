@@ -1,17 +1,22 @@
 """What an item of `XrayCTPAPatchDataset` holds."""
 
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
+from common.errors import UserError
 from common.geometry import padded_shape
 from common.patches import grid_coords
 from dataset.scans.xray_io import fov_affine
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import EncoderInput, XrayCTPAPatchDataset, extract_patches_3d, stitch_patches
+from pipeline import cli
+from pipeline.training.data import make_dataset
 
 WINDOW = (-1000.0, 1000.0)
 CONTEXT = 8
@@ -59,6 +64,39 @@ def test_an_item_is_what_the_design_says(store):
     assert 0 <= int(item["sample_key"]) < 2**32
     assert -1 <= item["ct"].min() < item["ct"].max() <= 1
     assert 0 <= item["xray"].min() < item["xray"].max() <= 1
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_store_alone_gives_what_a_training_with_the_shipped_config_draws(tiny_data, store, split):
+    GlobalHydra.instance().clear()
+    cli.register_resolvers()
+    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
+        cfg = compose("train_ddpm", ["dataset.root=/data"])
+    wanted = make_dataset(cfg, store, split)
+    for given in (store, tiny_data.store, str(tiny_data.root)):
+        found = XrayCTPAPatchDataset.from_store(given, split)
+        assert len(found) == len(wanted) == 42 * len(store.split(split))
+        last = len(wanted) - 1
+        for name, value in wanted[last].items():
+            assert torch.equal(found[last][name], value) if torch.is_tensor(value) else found[last][name] == value
+
+
+def test_settings_come_before_what_is_shipped(store):
+    found = XrayCTPAPatchDataset.from_store(store, patch_size=(8, 8, 8), hu_window=(-500.0, 500.0), seed=1)
+    assert (found.patch_size, found.hu_window, found.seed) == ((8, 8, 8), (-500.0, 500.0), 1)
+
+
+def test_a_store_that_is_not_there_or_lacks_the_split_is_refused(store, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"prepare_data\.py"):
+        XrayCTPAPatchDataset.from_store(tmp_path)
+    with pytest.raises(UserError, match="no cases in split 'test'"):
+        XrayCTPAPatchDataset.from_store(store, "test")
+
+
+def test_iterating_gives_one_epoch(store):
+    data = dataset(store)
+    keys = [int(item["sample_key"]) for item in islice(data, 10 * len(data))]
+    assert keys == [int(data[i]["sample_key"]) for i in range(len(data))]
 
 
 def test_without_context_there_is_none(store):

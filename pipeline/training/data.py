@@ -14,7 +14,6 @@ from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
 from dataset.prepare.prepare import prepare
 from dataset.store.latents import LatentCache, LatentSource, is_finished
-from dataset.store.split_file import TO_SPLIT_ANEW
 from dataset.store.store import MANIFEST, Store, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 from pipeline.settings import check_sizes, plain, prepare_arguments, source_arguments
@@ -71,12 +70,9 @@ def make_dataset(cfg: DictConfig, store: Store, split: str, **extra: Any) -> Xra
     """The patches of one split, drawn as cfg.model says."""
     model, dataset = cfg.model, cfg.dataset
     per_volume = model.patches_per_volume if split == "train" else model.val_patches_per_volume
-    cases = store.split(split)
-    if not cases:
-        raise UserError(f"{store.folder} has no cases in split {split!r}; {TO_SPLIT_ANEW}")
-    return XrayCTPAPatchDataset(
+    return XrayCTPAPatchDataset.from_store(
         store,
-        cases,
+        split,
         patch_size=plain(model.patch_size),
         patches_per_volume=per_volume,
         hu_window=tuple(dataset.hu_window),
