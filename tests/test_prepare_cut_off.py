@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from common.errors import BadFileError
 from dataset.prepare import prepare_case
 from dataset.prepare.cases import find_cases
 from dataset.prepare.prepare import _in_pool, prepare
@@ -30,6 +31,29 @@ def test_a_full_disk_stops_the_run(root, tmp_path):
         prepare(root, tmp_path / "store")
     assert not (tmp_path / "store" / "manifest.jsonl").exists()
     assert len(prepare(root, tmp_path / "store").cases) == 3
+
+
+@pytest.mark.parametrize("damaged", [b'{"a": "\n', b"", b"[]", b"{}", b"\xff\xfe", b'{"format": 3, "problems": [1]}'])
+def test_a_damaged_record_is_named_and_its_case_prepared_anew(root, tmp_path, caplog, damaged):
+    store = tmp_path / "store"
+    prepare(root, store)
+    record, good = store / "cases" / "p1.json", (store / "manifest.jsonl").read_bytes()
+    record.write_bytes(damaged)
+    caplog.clear()
+    assert prepare(root, store).prepared == 1
+    assert [r.message.split()[:3] for r in caplog.records if r.levelname == "WARNING"] == [
+        [str(record), "is", "damaged"]
+    ]
+    assert (store / "manifest.jsonl").read_bytes() == good
+    assert prepare(root, store).prepared == 0
+
+
+@pytest.mark.parametrize("name", ["splits.json", "shares.json", "conversion.json"])
+def test_a_damaged_file_of_the_store_is_named(root, tmp_path, name):
+    prepare(root, tmp_path / "store")
+    (tmp_path / "store" / name).write_text('{"a": "')
+    with pytest.raises(BadFileError, match=rf"store/{name}: a JSON file is whole; got a damaged one .*emove"):
+        prepare(root, tmp_path / "store")
 
 
 def test_a_replaced_ct_whose_preparation_is_interrupted_is_never_served_with_the_old_geometry(

@@ -75,8 +75,8 @@ def _row_problems(row: dict[str, str], root: Path, where: str, required: tuple[s
         elif value and column != "patient_id" and not _exists(root / value):
             report(value, f"the {column} file exists", "no such file", f"Correct the path in {where}.")
     target, split = row.get("target", ""), row.get("split", "")
-    if target and not _is_number(target):
-        report(where, "target is a number or empty", repr(target), "Write 0 or 1, or leave it empty.")
+    if target and not _is_share(target):
+        report(where, "target is a number in [0, 1] or empty", repr(target), "Write 1 for yes, 0 for no, or nothing.")
     if split and split not in SPLITS:
         report(where, f"split is one of {', '.join(SPLITS)} or empty", repr(split), "Correct it.")
     return problems
@@ -95,9 +95,8 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _is_number(text: str) -> bool:
+def _is_share(text: str) -> bool:
     try:
-        float(text)
+        return 0 <= float(text) <= 1
     except ValueError:
         return False
-    return True

@@ -14,6 +14,7 @@ import numpy as np
 
 from common.atomic import write_text
 from common.errors import UserError
+from common.json_file import read_json
 from common.locks import exclusive
 from dataset.scans.dicom_io import dicom_geometry
 from dataset.scans.measure import body_of
@@ -97,7 +98,7 @@ def with_known_spacing(conversion: Conversion, cases: Iterable[Case], store: Pat
                 return replace(conversion, spacing=None)  # nothing can be read: every case will be reported
             chosen = [median(axis) for axis in zip(*spacings, strict=True)]
             write_text(path, json.dumps({"spacing_mm": chosen, "cases": len(spacings)}) + "\n")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "Remove it to choose the median anew.")
     _log.info(
         "dataset.spacing=median: %s mm, of %d CTs; remove %s to choose anew",
         " x ".join(f"{size:g}" for size in content["spacing_mm"]),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from common.atomic import write_text
 from common.errors import UserError
+from common.json_file import read_json
 from dataset.prepare.conversion import MEDIAN, MEDIAN_FILE, Conversion
 
 CONVERSION_FILE = "conversion.json"
+_REMEDY = "Remove it and run prepare_data.py again."
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +26,7 @@ def check_conversion(store: Path, wanted: Conversion) -> None:
     """
     found, asked = _stored(store), _plain(wanted)
     if asked["spacing"] == MEDIAN and (store / MEDIAN_FILE).is_file():
-        asked["spacing"] = json.loads((store / MEDIAN_FILE).read_text(encoding="utf-8"))["spacing_mm"]
+        asked["spacing"] = read_json(store / MEDIAN_FILE, _REMEDY)["spacing_mm"]
     for key in ("spacing", "crop_to_body"):
         if asked[key] and asked[key] != found[key]:
             raise UserError(
@@ -56,7 +58,7 @@ def warn_of_change(store: Path, wanted: Conversion) -> None:
 
 def _stored(store: Path) -> dict:
     path = store / CONVERSION_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _plain(Conversion())
+    return read_json(path, _REMEDY) if path.is_file() else _plain(Conversion())
 
 
 def _plain(conversion: Conversion) -> dict:

@@ -4,14 +4,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.atomic import remove_abandoned, replacing, write_text
-from common.errors import UserError
+from common.errors import BadFileError, UserError
 from common.geometry import Triple, slices
+from common.json_file import read_json
 from dataset.store.store import StoredCase
 
 REMEDY = "encode_latents.py overwrite=true makes it anew, dataset.latents=never encodes on the fly"
@@ -64,7 +66,7 @@ class LatentCache:
         self.folder = Path(folder)
         if not is_finished(self.folder):
             raise FileNotFoundError(f"no finished latent cache in {self.folder}; encode_latents.py makes it")
-        info = json.loads((self.folder / "latents.json").read_text())
+        info = read_json(self.folder / "latents.json", f"{REMEDY}.")
         source.check(self.folder, stored_source(info))
         for case, shape in zip(cases, shapes, strict=True):
             found = info["volumes"].get(case.patient_id)
@@ -117,8 +119,8 @@ class LatentWriter:
             ValueError: it was made by other networks and may not be overwritten.
         """
         try:
-            info = json.loads(self._info_path(case).read_text())
-        except FileNotFoundError:
+            info = self._info(case)
+        except (FileNotFoundError, BadFileError):
             return False
         try:
             self.source.check(self.folder, stored_source(info))
@@ -168,7 +170,7 @@ class LatentWriter:
 
     def finish(self, cases: Sequence[StoredCase]) -> None:
         """Write the statistics of the training cases, all of which are written; only then is the cache complete."""
-        infos = {case.patient_id: json.loads(self._info_path(case).read_text()) for case in cases}
+        infos = {case.patient_id: self._info(case) for case in cases}
         train = [infos[c.patient_id] for c in cases if c.split == "train"]
         count = sum(info["count"] for info in train)
         mean = sum(np.asarray(info["sum"]) for info in train) / count
@@ -185,6 +187,9 @@ class LatentWriter:
 
     def _begin(self) -> None:
         (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
+
+    def _info(self, case: StoredCase) -> Any:
+        return read_json(self._info_path(case), "Run encode_latents.py again.")
 
     def _info_path(self, case: StoredCase) -> Path:
         return self.folder / f"{case.patient_id}.json"

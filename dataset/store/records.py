@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dataset.store.store import StoredCase, volume_path, xray_path
 RECORD_FORMAT = 3  # raise it when reading, checking or storing changes: every case is then prepared anew
 UNREADABLE = ""  # the stamp of a case whose files could not be read: it is tried again
 _HASH_BYTES = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,24 @@ def remove_record(store: Path, patient_id: str) -> None:
 
 
 def read_record(store: Path, patient_id: str) -> Record | None:
-    """The record, if it is of this version and the arrays it speaks of are there."""
+    """The record, if it is of this version and the arrays it speaks of are there; a damaged one is removed."""
     path = _path(store, patient_id)
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.pop("format") != RECORD_FORMAT:
-        return None
-    content["problems"] = tuple(Problem(**problem) for problem in content["problems"])
-    if content["stored"] is not None:
-        content["stored"] = StoredCase.from_json(content["stored"])
-        if not (volume_path(store, patient_id).is_file() and xray_path(store, patient_id).is_file()):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != RECORD_FORMAT:
             return None
-    return Record(**content)
+        content["problems"] = tuple(Problem(**problem) for problem in content["problems"])
+        if content["stored"] is not None:
+            content["stored"] = StoredCase.from_json(content["stored"])
+        record = Record(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("%s is damaged (%s: %s); its case is prepared anew", path, type(error).__name__, error)
+        remove_record(store, patient_id)
+        return None
+    arrays = volume_path(store, patient_id), xray_path(store, patient_id)
+    return record if record.stored is None or all(array.is_file() for array in arrays) else None
 
 
 def source_stamp(case: Case) -> str:

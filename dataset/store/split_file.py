@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.atomic import write_text
+from common.json_file import read_json
 
 _SPLITS, _SHARES = "splits.json", "shares.json"
 TO_SPLIT_ANEW = f"to split all anew, remove {_SPLITS} from the store and run prepare_data.py with other dataset.split"
+_RESTORE = f"Restore it from a copy of the store; else, {TO_SPLIT_ANEW}."
 _log = logging.getLogger(__name__)
 
 
 def read_splits(store: Path) -> dict[str, str]:
     """The split of every patient that ever had one; empty before the first preparation."""
     path = store / _SPLITS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, _RESTORE) if path.is_file() else {}
 
 
 def write_splits(store: Path, splits: Mapping[str, str], shares: Mapping[str, float]) -> None:
@@ -30,7 +32,7 @@ def warn_of_other_shares(store: Path, shares: Mapping[str, float]) -> None:
     """Say that other shares than the first leave the patients where they are."""
     if not ((store / _SPLITS).is_file() and (store / _SHARES).is_file()):
         return
-    first = json.loads((store / _SHARES).read_text(encoding="utf-8"))
+    first = read_json(store / _SHARES, "Remove it.")
     if first != dict(shares):
         _log.warning(
             "dataset.split=%s, but the patients of %s were split by %s and stay where they are: other shares count for"
