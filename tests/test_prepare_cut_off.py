@@ -52,7 +52,7 @@ def test_a_damaged_record_is_named_and_its_case_prepared_anew(root, tmp_path, ca
 def test_a_damaged_file_of_the_store_is_named(root, tmp_path, name):
     prepare(root, tmp_path / "store")
     (tmp_path / "store" / name).write_text('{"a": "')
-    with pytest.raises(BadFileError, match=rf"store/{name}: a JSON file is whole; got a damaged one .*emove"):
+    with pytest.raises(BadFileError, match=rf"store/{name}: a JSON file is whole; got a truncated or damaged one .*emove"):
         prepare(root, tmp_path / "store")
 
 
