@@ -1,51 +1,48 @@
 """Our denoiser beside MONAI's, step by step in turn: time of a training step, and what it keeps for backward."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
 import torch
+from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, pad
 
-from benchmarks.model_card import META, gflop, parameters
-from benchmarks.monai_unet import CROSS_ATTENTION_DIM, monai_unet
+from benchmarks.measure import gflop, now, parameters, saved_bytes
+from benchmarks.networks import META
 from ddpm.diffusion import draw_like
 from ddpm.module import PatchDDPM
 
-
-def saved_bytes(loss: Callable[[], Tensor], network: nn.Module) -> int:
-    """Unique bytes that a loss keeps for its backward pass, parameters excluded."""
-    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    kept: dict[int, Tensor] = {}  # the tensors, so that no storage is freed and its address used again
-
-    def keep(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage().data_ptr()
-        if address not in own:
-            kept[address] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss().backward()
-    network.zero_grad()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+CHANNELS = (64, 128, 256, 416)  # 149 M parameters: the nearest to ours that is not far slower
+CROSS_ATTENTION_DIM = 512
+HEAD_CHANNELS = 32
 
 
-class Contestant:
-    """A network with its loss and optimizer, whose full steps are timed."""
+def monai_unet(
+    in_channels: int,
+    out_channels: int,
+    channels: Sequence[int] = CHANNELS,
+    cross_attention_dim: int = CROSS_ATTENTION_DIM,
+    num_res_blocks: int = 2,
+    norm_num_groups: int = 32,
+) -> nn.Module:
+    """MONAI's UNet; `forward(x (B, C, d, h, w), timesteps (B,), context=(B, N, cross_attention_dim))`.
 
-    def __init__(self, network: nn.Module, loss: Callable[[], Tensor]) -> None:
-        self.network, self.loss = network, loss
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-        self.seconds: list[float] = []
-
-    def step(self, device: torch.device) -> None:
-        started = _now(device)
-        self.loss().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.seconds.append(_now(device) - started)
+    Attention on the two coarsest levels, as ours. Group normalisation needs `channels` that `norm_num_groups` divides.
+    """
+    return DiffusionModelUNet(
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        num_res_blocks=num_res_blocks,
+        channels=channels,
+        attention_levels=[i >= len(channels) - 2 for i in range(len(channels))],
+        num_head_channels=HEAD_CHANNELS,
+        norm_num_groups=norm_num_groups,
+        with_conditioning=True,
+        cross_attention_dim=cross_attention_dim,
+    )
 
 
 def compare(module: PatchDDPM, batch: dict[str, Any], device: torch.device, steps: int) -> dict[str, float]:
@@ -58,28 +55,44 @@ def compare(module: PatchDDPM, batch: dict[str, Any], device: torch.device, step
         batch: with cached features.
         steps: timed of each, in turn, after one that is not.
     """
-    ours, theirs = module.denoiser, monai_unet(module.denoiser.latent_channels, module.denoiser.latent_channels)
+    channels = module.denoiser.latent_channels
+    theirs = monai_unet(channels, channels).to(device)
     module.to(device).train()
-    theirs.to(device)
     batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    pair = Contestant(ours, lambda: module.loss(batch)), Contestant(theirs, lambda: monai_loss(module, theirs, batch))
-    memory = [saved_bytes(one.loss, one.network) for one in pair]
-    for _ in range(1 + steps):
-        for one in pair:
-            one.step(device)
-    our_time, their_time = (median(one.seconds[1:]) for one in pair)
-    size = batch["latent"].shape[2:]
-    return {
-        "ms_ours": 1000 * our_time,
-        "ms_monai": 1000 * their_time,
-        "ratio_time_monai_over_ours": their_time / our_time,
-        "saved_gb_ours": memory[0] / 1e9,
-        "saved_gb_monai": memory[1] / 1e9,
-        "ratio_memory_monai_over_ours": memory[1] / memory[0],
-        "params_ours": parameters(ours),
-        "params_monai": parameters(theirs),
-        "gflop_monai": monai_gflop(module.denoiser.latent_channels, tuple(size), batch["xray_tokens"].shape[1]),
+    losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        "ours": (module.denoiser, lambda: module.loss(batch)),
+        "monai": (theirs, lambda: monai_loss(module, theirs, batch)),
     }
+    saved = {name: saved_bytes(loss, network) for name, (network, loss) in losses.items()}
+    steppers = {name: Stepper(network, loss, device) for name, (network, loss) in losses.items()}
+    for _ in range(1 + steps):
+        for stepper in steppers.values():
+            stepper.step()
+    seconds = {name: median(stepper.seconds[1:]) for name, stepper in steppers.items()}
+    return {
+        **{f"ms_{name}": 1000 * s for name, s in seconds.items()},
+        "ratio_time_monai_over_ours": seconds["monai"] / seconds["ours"],
+        **{f"saved_gb_{name}": n / 1e9 for name, n in saved.items()},
+        "ratio_memory_monai_over_ours": saved["monai"] / saved["ours"],
+        **{f"params_{name}": parameters(network) for name, (network, _) in losses.items()},
+        "gflop_monai": monai_gflop(channels, batch["latent"].shape[2:], batch["xray_tokens"].shape[1]),
+    }
+
+
+class Stepper:
+    """Takes full training steps of a network, and times them."""
+
+    def __init__(self, network: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> None:
+        self.loss, self.device = loss, device
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+        self.seconds: list[float] = []
+
+    def step(self) -> None:
+        started = now(self.device)
+        self.loss().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.seconds.append(now(self.device) - started)
 
 
 def monai_loss(module: PatchDDPM, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -93,15 +106,9 @@ def monai_loss(module: PatchDDPM, network: nn.Module, batch: dict[str, Tensor]) 
     return mse_loss(predicted, module.diffusion.target(x0, noise, t))
 
 
-def monai_gflop(channels: int, size: tuple[int, ...], tokens: int) -> float:
+def monai_gflop(channels: int, size: Sequence[int], tokens: int) -> float:
     """One forward pass of one patch."""
     with META:
         network = monai_unet(channels, channels)
-        inputs = torch.empty(1, channels, *size), torch.empty(1), torch.empty(1, tokens, CROSS_ATTENTION_DIM)
-    return gflop(lambda: network(inputs[0], inputs[1], context=inputs[2]))
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+        x, t, context = torch.empty(1, channels, *size), torch.empty(1), torch.empty(1, tokens, CROSS_ATTENTION_DIM)
+    return gflop(lambda: network(x, t, context=context))

@@ -11,10 +11,8 @@ codecs=vq,multi_vq,fsq,kl,guide_vq, device=. Other settings go to the training s
 The last line is one JSON object.
 """
 
-import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.options import reports_mistakes, split
-from benchmarks.real_data import DATA, SCANS, timed, write_pairs
+from benchmarks.command import benchmark
+from benchmarks.measure import run
+from benchmarks.real_data import LIDC, TOTALSEG, write_pairs
+from common.geometry import STEP
 from dataset.intensity import hu_to_unit, unit_to_hu
 from dataset.scans.resample import resample
 from dataset.scans.volume_io import read_ct, write_ct
@@ -40,7 +40,6 @@ from vq_gan_3d.vqgan import block_components
 
 FINE = 1.5
 WINDOW = (-1000.0, 1000.0)
-STEP = 4  # voxels per latent voxel and axis
 CODECS = {
     "vq": ["quantizer=vq", "model.n_codes=16384"],
     "multi_vq": ["quantizer=multi_vq", "model.n_codes=2048"],
@@ -48,36 +47,13 @@ CODECS = {
     "kl": ["quantizer=kl"],
     "guide_vq": ["quantizer=vq", "model.n_codes=16384", "model.embedding_dim=64"],
 }
-OPTIONS = {
-    "train": str(DATA / SCANS["lidc"]),
-    "test": str(DATA / SCANS["totalseg"]),
-    "out": "outputs/codec_quality",
-    "steps": "1500",
-    "channels": "8",
-    "codecs": ",".join(CODECS),
-    "device": "auto",
-}
-TRAINING = [
-    "model.n_hiddens=8",
-    "model.encoder_blocks=[0,2]",
-    "model.decoder_mults=[4,2]",
-    "model.decoder_blocks=[2,1]",
-    "model.patch_size=[32,32,32]",
-    "model.batch_size=8",
-    "model.num_workers=1",
-    "model.val_patches_per_volume=4",
-    "model.gan_weight=0",
-    "model.feature_weight=0",
-    "model.l1_weight=1",
-    "model.l2_weight=20",
-    "model.train_lr=2e-3",
-    "model.adam_betas=[0.9,0.99]",
-    "model.warmup_steps=50",
-    "model.lr_final=0.01",
-    "model.max_epochs=1",
-    "model.precision=bf16-mixed",
-    "resume=never",
-]
+TRAINING = (
+    "model.n_hiddens=8 model.encoder_blocks=[0,2] model.decoder_mults=[4,2] model.decoder_blocks=[2,1]"
+    " model.patch_size=[32,32,32] model.batch_size=8 model.num_workers=1 model.val_patches_per_volume=4"
+    " model.gan_weight=0 model.feature_weight=0 model.l1_weight=1 model.l2_weight=20"
+    " model.train_lr=2e-3 model.adam_betas=[0.9,0.99] model.warmup_steps=50 model.lr_final=0.01"
+    " model.max_epochs=1 model.precision=bf16-mixed resume=never"
+)
 
 log = logging.getLogger(__name__)
 
@@ -138,53 +114,48 @@ def reconstruct(codec: FrozenCodec, unit: Tensor, device: torch.device) -> tuple
     return result, None if perplexity is None else round(float(perplexity), 1)
 
 
-def train_codec(name: str, settings: Sequence[str], out: Path, steps: int) -> tuple[Path, float]:
-    """Stage 1 on the training scan; its checkpoint and the seconds it took."""
-    folder = out / name
+def measure(folder: Path, settings: Sequence[str], steps: int, test: Scan, device: torch.device) -> dict[str, Any]:
+    """Train a codec in a folder beside the data, then reconstruct the test scan."""
+    places = [f"dataset.root={folder.parent}/data", f"run_dir={folder}", f"checkpoint_dir={folder}"]
     amount = [f"model.patches_per_volume={4 * steps}", f"model.max_steps={steps}"]
-    places = [f"dataset.root={out}/data", f"run_dir={folder}", f"checkpoint_dir={folder}"]
-    command = ["train_vqgan_patches_4gpu.py", *places, *settings, *amount]
-    return folder / "last.ckpt", timed("train", " ".join(command))["train_s"]
-
-
-def measure(
-    name: str, settings: Sequence[str], out: Path, steps: int, test: Scan, device: torch.device
-) -> dict[str, Any]:
-    """Train one codec, then reconstruct the test scan."""
-    path, seconds = train_codec(name, settings, out, steps)
-    codec, _ = checkpoint.load_codec(path)
-    codec.to(device)
+    seconds, _ = run("train_vqgan_patches_4gpu.py", [*places, *settings, *amount])
+    codec = checkpoint.load_codec(folder / "last.ckpt")[0].to(device)
     started = time.monotonic()
     reconstruction, perplexity = reconstruct(codec, test.unit, device)
     bits = codec.vqgan.quantizer.bits
-    result = test.scores(reconstruction) | {
+    return test.scores(reconstruction) | {
         "channels": codec.channels,
         "bits_per_voxel": round(bits / STEP**3, 3) if math.isfinite(bits) else None,
         "perplexity": perplexity,
         "train_s": seconds,
         "reconstruct_s": round(time.monotonic() - started, 1),
     }
-    log.info("%s: %s", name, result)
-    return result
 
 
-@reports_mistakes("train_vqgan")
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options, overrides = split(sys.argv[1:], OPTIONS)
-    out, paths = Path(options["out"]).absolute(), {name: Path(options[name]) for name in ("train", "test")}
-    steps, channels, device = int(options["steps"]), int(options["channels"]), pick_device(options["device"])
-    write_fine(paths["train"], out / "fine.nii.gz")
-    write_pairs(out / "data", {"train": paths["train"], "fine": out / "fine.nii.gz", "test": paths["test"]})
-    train, test = (Scan.read(path) for path in paths.values())
-    result: dict[str, Any] = {"steps": steps, "trilinear": test.scores(trilinear(test.unit))}
+@benchmark("train_vqgan")
+def main(
+    overrides: list[str],
+    train: str = str(LIDC),
+    test: str = str(TOTALSEG),
+    out: str = "outputs/codec_quality",
+    steps: int = 1500,
+    channels: int = 8,
+    codecs: str = ",".join(CODECS),
+    device: str = "auto",
+) -> dict[str, Any]:
+    folder, fine = Path(out).absolute(), Path(out).absolute() / "fine.nii.gz"
+    write_fine(Path(train), fine)
+    write_pairs(folder / "data", {"train": Path(train), "fine": fine, "test": Path(test)})
+    seen, unseen = Scan.read(Path(train)), Scan.read(Path(test))
+    result: dict[str, Any] = {"steps": steps, "trilinear": unseen.scores(trilinear(unseen.unit))}
     for count in (4, channels):
-        result[f"pca_{count}"] = test.scores(linear_codec(train.unit, test.unit, count))
+        result[f"pca_{count}"] = unseen.scores(linear_codec(seen.unit, unseen.unit, count))
     log.info("%s", result)
-    for name in options["codecs"].split(","):
-        settings = [*TRAINING, f"model.embedding_dim={channels}", *CODECS[name], *overrides]
-        result[name] = measure(name, settings, out, steps, test, device)
-    print(json.dumps(result))
+    for name in codecs.split(","):
+        settings = [*TRAINING.split(), f"model.embedding_dim={channels}", *CODECS[name], *overrides]
+        result[name] = measure(folder / name, settings, steps, unseen, pick_device(device))
+        log.info("%s: %s", name, result[name])
+    return result
 
 
 if __name__ == "__main__":

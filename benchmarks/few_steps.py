@@ -7,22 +7,20 @@ evaluations (dB, HU clipped to the model's window), the mean squared gradient ov
 smoother), and how many times fewer evaluations it takes.
 """
 
-import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean
+from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from benchmarks.demo_model import Demo, HeldOut, as_unit
-from benchmarks.options import reports_mistakes, split
+from benchmarks.command import benchmark
+from benchmarks.demo_model import Demo, HeldOut
+from dataset.intensity import hu_to_unit
 from ddpm.generator import SamplingPlan
 from evaluation.metrics import psnr
 from pipeline.sampling.ct_sampler import CTSampler
 
-OPTIONS = {"few": "30", "many": "250", "cases": "6", "device": "auto"}
 REFERENCE = "many"
 
 
@@ -33,28 +31,29 @@ def plans(few: int, many: int) -> dict[str, SamplingPlan]:
     return chosen | {REFERENCE: SamplingPlan(many, "ddim", window_batch=8)}
 
 
-def gradient_energy(volume: torch.Tensor) -> float:
+def gradient_energy(volume: np.ndarray) -> float:
     """Mean squared difference of neighbouring voxels (D, H, W), summed over the axes."""
-    return float(sum(volume.diff(dim=axis).square().mean() for axis in range(3)))
+    return float(sum(np.square(np.diff(volume, axis=axis)).mean() for axis in range(3)))
 
 
-def draw_all(sampler: CTSampler, case: HeldOut, named: Mapping[str, SamplingPlan]) -> dict[str, np.ndarray]:
-    return {name: sampler.draw(case.xray, case.grid, plan, seed=0) for name, plan in named.items()}
-
-
-def compare(demo: Demo, cases: list[HeldOut], named: Mapping[str, SamplingPlan]) -> dict[str, dict[str, float]]:
+def compare(
+    sampler: CTSampler, cases: Sequence[HeldOut], named: Mapping[str, SamplingPlan]
+) -> dict[str, dict[str, float]]:
     """One entry per sampler, averaged over the patients."""
-    window = demo.sampler.hu_window
-    bar = tqdm(cases, desc="drawing", unit="patient", disable=not sys.stderr.isatty())
-    drawn = [(case, draw_all(demo.sampler, case, named)) for case in bar]
-    scores = {name: mean(psnr(draws[name], case.hu, window) for case, draws in drawn) for name in named}
-    energy = {name: mean(gradient_energy(as_unit(draws[name], window)) for _, draws in drawn) for name in named}
-    looks = {name: demo.sampler.evaluations(cases[0].grid, plan) for name, plan in named.items()}
+    window = sampler.hu_window
+    scores: dict[str, list[float]] = {name: [] for name in named}
+    energies: dict[str, list[float]] = {name: [] for name in named}
+    for case in tqdm(cases, "drawing", unit="patient", disable=None):
+        for name, plan in named.items():
+            hu = sampler.draw(case.xray, case.grid, plan, seed=0)
+            scores[name].append(psnr(hu, case.hu, window))
+            energies[name].append(gradient_energy(hu_to_unit(hu, window)))
+    looks = {name: sampler.evaluations(cases[0].grid, plan) for name, plan in named.items()}
     return {
         name: {
-            "psnr_few": round(scores[name], 3),
-            "psnr_many": round(scores[REFERENCE], 3),
-            "gradient_energy_ratio": round(energy[name] / energy[REFERENCE], 4),
+            "psnr_few": round(mean(scores[name]), 3),
+            "psnr_many": round(mean(scores[REFERENCE]), 3),
+            "gradient_energy_ratio": round(mean(energies[name]) / mean(energies[REFERENCE]), 4),
             "evaluations_ratio": round(looks[REFERENCE] / looks[name], 2),
         }
         for name in named
@@ -62,14 +61,12 @@ def compare(demo: Demo, cases: list[HeldOut], named: Mapping[str, SamplingPlan])
     }
 
 
-@reports_mistakes("demo")
-def main() -> None:
-    options, overrides = split(sys.argv[1:], OPTIONS)
-    few, many = int(options["few"]), int(options["many"])
-    demo = Demo(overrides, options["device"])
-    cases = demo.held_out(int(options["cases"]))
-    result = compare(demo, cases, plans(few, many))
-    print(json.dumps({"samplers": result, "few": few, "many": many, "cases": len(cases)}))
+@benchmark("demo")
+def main(overrides: list[str], few: int = 30, many: int = 250, cases: int = 6, device: str = "auto") -> dict[str, Any]:
+    demo = Demo(overrides, device)
+    held_out = demo.held_out(cases)
+    result = compare(demo.sampler, held_out, plans(few, many))
+    return {"samplers": result, "few": few, "many": many, "cases": len(held_out)}
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.seam_index import overlap_variance, seam_index, times_covered, window_planes
+from common.geometry import STEP
 from common.patches import grid_coords, stitch_patches
 from ddpm.diffusion import RectifiedFlow
 from ddpm.generator import Grid, SamplingPlan, VolumeGenerator, XrayInput
 from ddpm.latent_scale import LatentScale
+from evaluation.seams import overlap_variance, seam_index, times_covered, window_planes
 
 SIZE, WINDOW, STRIDE = 128, 32, 24  # latent voxels
 LENGTH = 10.0  # of the covariance
 STEPS = 40
-STEP = 4  # voxels per latent voxel
 
 
 def covariance(size: int) -> Tensor:
@@ -97,8 +97,8 @@ def measure(realisations: int) -> dict[str, float]:
     drawn["toy_independent_own_noise"] = field.draw_with_own_noise()
     planes = [[], [], window_planes(SIZE, WINDOW, STRIDE)]
     covered = times_covered((1, 1, SIZE), (1, 1, WINDOW), (1, 1, STRIDE))
-    result = {}
-    for name, fields in drawn.items():
-        result[name] = round(seam_index(fields, planes), 3)
-        result[f"{name}_overlap_variance"] = round(overlap_variance(fields, covered), 3)
-    return result
+    index = {name: round(seam_index(fields.numpy(), planes), 3) for name, fields in drawn.items()}
+    return index | {
+        f"{name}_overlap_variance": round(overlap_variance(fields.numpy(), covered), 3)
+        for name, fields in drawn.items()
+    }

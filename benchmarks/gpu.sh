@@ -47,7 +47,7 @@ for batch in 2 8; do # each by itself: a first compilation takes minutes
 done
 speed stage1 90 "${stage1[@]}" "${short[@]}" stage=vqgan variants=model.batch_size=4
 step full_volume 180 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE"
-speed monai 120 "${stage2[@]}" "${short[@]}" compare=monai # needs requirements-bench.txt
+speed monai 120 "${stage2[@]}" "${short[@]}" compare=monai
 step tests 300 python -m pytest -q -m gpu tests/test_gpu.py tests/test_generator.py
 printf '\n'
 python -m benchmarks.gpu_results "$OUT" | tee "$OUT/summary.txt"

@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from dataset.datamodule import PatchDataModule
 from dataset.store.store import StoredCase, VolumeStore, volume_path, write_manifest, xray_path
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
@@ -39,10 +41,11 @@ def feed(folder: Path, patch: int, seconds: float) -> dict[str, float]:
     data = open_patients(folder, patch)
     opened_s = time.perf_counter() - started
     module = PatchDataModule(data, data, BATCH, WORKERS)
+    others = set(psutil.Process().children())
     batches = iter(module.train_dataloader())
     for _ in range(WARM_UP):
         next(batches)
-    workers = [process.pid for process in batches._workers]  # type: ignore[attr-defined]
+    workers = [process for process in psutil.Process().children() if process not in others]
     cpu, started, count = cpu_seconds(workers), time.perf_counter(), 0
     while count < WORKERS or time.perf_counter() - started < seconds:
         count += len(module.on_after_batch_transfer(next(batches), 0)["ct"])
@@ -51,17 +54,10 @@ def feed(folder: Path, patch: int, seconds: float) -> dict[str, float]:
         "loader_crops_per_s": round(count / took, 1),
         "cpu_ms_per_crop": round(1000 * (cpu_seconds(workers) - cpu) / count, 2),
         "dataset_seconds": round(opened_s, 3),
-        "worker_private_mb": round(max(private_bytes(pid) for pid in workers) / 1e6, 1),
+        "worker_private_mb": round(max(worker.memory_full_info().uss for worker in workers) / 1e6, 1),
     }
 
 
-def private_bytes(pid: int) -> int:
-    """Memory that a process shares with no other (Linux); of a forked worker, what it took since the fork."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    """CPU time, user and system, that processes have taken so far (Linux)."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """CPU time, user and system, that processes have taken so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)

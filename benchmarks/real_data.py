@@ -7,25 +7,21 @@ the files hold.
 """
 
 import csv
-import json
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from benchmarks.options import own, reports_mistakes
-from common.memory import PeakMemory
+from benchmarks.command import benchmark
+from benchmarks.measure import ROOT, run
 from dataset.scans.drr import frontal_drr, to_intensity
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import write_xray
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
-SCANS = {"lidc": "lidc_idri_0001/ct.nii.gz", "totalseg": "totalseg_cta/ct.nii.gz"}
+DATA = ROOT.parent / "shared" / "data"
+LIDC, TOTALSEG = DATA / "lidc_idri_0001" / "ct.nii.gz", DATA / "totalseg_cta" / "ct.nii.gz"
 SMALL = "model.num_workers=0 model.patches_per_volume=16 model.val_patches_per_volume=1 model.precision=bf16-mixed"
 STAGE1 = (
     f"{SMALL} model.n_hiddens=8 model.embedding_dim=4 model.n_codes=512 quantizer=multi_vq model.batch_size=1"
@@ -39,36 +35,23 @@ STAGE2 = (
 ).split()
 
 
-def write_pairs(root: Path, scans: Mapping[str, Path]) -> None:
+def write_pairs(root: Path, scans: Mapping[str, Path], pixels: int = 512) -> None:
     """The scans, linked, each with the frontal X-ray projected from it; the last one validates, the others train."""
     root.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, str]] = []
-    for name, source in scans.items():
-        ct = root / f"{name}.nii.gz"
-        if not ct.exists():
-            ct.symlink_to(source.absolute())
-        volume = read_ct(ct)
-        integrals, affine = frontal_drr(volume.hu, volume.spacing)
-        write_xray(root / f"{name}.png", to_intensity(integrals), affine, synthetic=True)
-        split = "val" if name == list(scans)[-1] else "train"
-        rows.append({"patient_id": name, "ct": ct.name, "xray": f"{name}.png", "split": split})
     with (root / "pairs.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+        table = csv.writer(file)
+        table.writerow(["patient_id", "ct", "xray", "split"])
+        for name, source in scans.items():
+            ct = root / f"{name}.nii.gz"
+            if not ct.exists():
+                ct.symlink_to(source.absolute())
+            volume = read_ct(ct)
+            integrals, affine = frontal_drr(volume.hu, volume.spacing, pixels)
+            write_xray(root / f"{name}.png", to_intensity(integrals), affine, synthetic=True)
+            table.writerow([name, ct.name, f"{name}.png", "val" if name == list(scans)[-1] else "train"])
 
 
-def timed(name: str, command: str) -> dict[str, float]:
-    """Seconds and peak memory of one command, quoted as in a shell; ends with its status if it fails."""
-    print(f"\n$ python {command}", file=sys.stderr, flush=True)
-    started, memory = time.monotonic(), PeakMemory()
-    status = memory.watch(subprocess.Popen([sys.executable, *shlex.split(command)], stdout=sys.stderr))
-    if status:
-        sys.exit(status)
-    return {f"{name}_s": round(time.monotonic() - started, 1), f"{name}_gb": round(memory.peak_gb, 2)}
-
-
-def facts(path: Path, reference: Path) -> dict[str, object]:
+def facts(path: Path, reference: Path) -> dict[str, Any]:
     """Whether a generated CT lies on the reference's grid, and its HU range."""
     made, real = nib.Nifti1Image.from_filename(path), nib.Nifti1Image.from_filename(reference)
     hu = np.asarray(made.dataobj)
@@ -83,7 +66,7 @@ def commands(out: Path) -> dict[str, list[str]]:
     """The words of each command, by its name in the result."""
     data, vqgan, ddpm = f"dataset.root={out}/data", out / "vqgan", out / "ddpm"
     frozen = [data, *LATENTS, f"model.vqgan_ckpt={vqgan}/last.ckpt"]
-    films = [f"xray={DATA / 'cxr'}", f"reference={DATA / SCANS['lidc']}"]
+    films = [f"xray={DATA / 'cxr'}", f"reference={LIDC}"]
     return {
         "prepare": ["prepare_data.py", data],
         "vqgan": ["train_vqgan_patches_4gpu.py", data, *STAGE1, *folders(vqgan)],
@@ -93,19 +76,18 @@ def commands(out: Path) -> dict[str, list[str]]:
     }
 
 
-def folders(run: Path) -> list[str]:
-    return [f"run_dir={run}", f"checkpoint_dir={run}"]
+def folders(run_dir: Path) -> list[str]:
+    return [f"run_dir={run_dir}", f"checkpoint_dir={run_dir}"]
 
 
-@reports_mistakes("train_ddpm")
-def main() -> None:
-    out = Path(own(sys.argv[1:], {"out": "outputs/real_data"})["out"]).absolute()
-    write_pairs(out / "data", {name: DATA / source for name, source in SCANS.items()})
-    result: dict[str, object] = {}
-    for name, words in commands(out).items():
-        result |= timed(name, shlex.join(words))
-    result["cts"] = {p.name: facts(p, DATA / SCANS["lidc"]) for p in sorted((out / "cts").glob("*.nii.gz"))}
-    print(json.dumps(result))
+@benchmark()
+def main(out: str = "outputs/real_data") -> dict[str, Any]:
+    folder = Path(out).absolute()
+    write_pairs(folder / "data", {"lidc": LIDC, "totalseg": TOTALSEG})
+    result: dict[str, Any] = {}
+    for name, (script, *settings) in commands(folder).items():
+        result[f"{name}_s"], result[f"{name}_gb"] = run(script, settings)
+    return result | {"cts": {path.name: facts(path, LIDC) for path in sorted((folder / "cts").glob("*.nii.gz"))}}
 
 
 if __name__ == "__main__":

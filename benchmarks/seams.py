@@ -5,30 +5,28 @@ On a Gaussian field whose exact denoiser is known (`toy_*`) and on the demo's tr
 (`dir=`) if it is not there. The last line is one JSON object.
 
 Seam index: mean |gradient| across window planes over that across other planes, of HU in the window; the model's is
-divided by that of the real CT, and counts planes between latent voxels only (see `benchmarks.seam_index`). 1: no seams.
+divided by that of the real CT, and counts planes between latent voxels only (see `evaluation.seams`). 1: no seams.
 Overlap variance: variance between draws where windows overlap over that elsewhere; the model's is divided by that of
 its whole draws, since not every place is equally uncertain. 1: averaging windows loses nothing.
 """
 
-import json
-import sys
-from collections.abc import Sequence
 from statistics import mean
+from typing import Any
 
-import torch
+import numpy as np
 from tqdm import tqdm
 
 from benchmarks import gaussian_field
-from benchmarks.demo_model import Demo, HeldOut, as_unit
-from benchmarks.options import reports_mistakes, split
-from benchmarks.seam_index import overlap_variance, seam_index, times_covered, window_planes
+from benchmarks.command import benchmark
+from benchmarks.demo_model import Demo, HeldOut
 from common.errors import UserError
+from common.geometry import STEP
+from dataset.intensity import hu_to_unit
 from ddpm.generator import SamplingPlan
+from evaluation.seams import overlap_variance, seam_index, times_covered, window_planes
 from pipeline.sampling.ct_sampler import CTSampler
 
-OPTIONS = {"cases": "8", "draws": "2", "steps": "20", "realisations": "8192", "device": "auto"}
 MODES = ("independent", "fused", "whole")
-STEP = 4  # voxels per latent voxel
 
 
 class Windows:
@@ -36,48 +34,45 @@ class Windows:
 
     def __init__(self, sampler: CTSampler, case: HeldOut) -> None:
         generator = sampler.generator
-        latent = generator.latent_shape(case.grid)
-        sizes = zip(latent, generator.window, generator.stride, strict=True)
-        self.planes = [[STEP * plane for plane in window_planes(*axis)] for axis in sizes]
-        covered = times_covered(latent, generator.window, generator.stride)
+        sizes = generator.latent_shape(case.grid), generator.window, generator.stride
+        self.planes = [[STEP * plane for plane in window_planes(*axis)] for axis in zip(*sizes, strict=True)]
+        covered = times_covered(*sizes)
         for axis, size in enumerate(case.grid.shape):
-            covered = covered.repeat_interleave(STEP, axis).narrow(axis, 0, size)
+            covered = covered.repeat(STEP, axis).take(range(size), axis)
         self.covered = covered
 
 
 def measure(sampler: CTSampler, case: HeldOut, draws: int, steps: int) -> dict[str, float]:
     """Seam indices and overlap variances of one patient."""
-    windows, low_high = Windows(sampler, case), sampler.hu_window
-    real = seam_index(as_unit(case.hu, low_high), windows.planes, STEP)
+    windows, hu_window = Windows(sampler, case), sampler.hu_window
+    real = seam_index(hu_to_unit(case.hu, hu_window), windows.planes, STEP)
     index, variance = {}, {}
     for mode in MODES:
         plan = SamplingPlan(steps, mode=mode, window_batch=8)
-        drawn = torch.stack(
-            [as_unit(sampler.draw(case.xray, case.grid, plan, seed), low_high) for seed in range(draws)]
-        )
+        drawn = np.stack([sampler.draw(case.xray, case.grid, plan, seed) for seed in range(draws)])
+        drawn = hu_to_unit(drawn, hu_window)
         index[mode] = seam_index(drawn, windows.planes, STEP) / real
         variance[mode] = overlap_variance(drawn, windows.covered)
-    ratios = {f"{mode}_overlap_variance": variance[mode] / variance["whole"] for mode in ("independent", "fused")}
-    return index | ratios
+    return index | {f"{mode}_overlap_variance": variance[mode] / variance["whole"] for mode in MODES[:2]}
 
 
-def average(measured: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {f"model_{name}": round(mean(m[name] for m in measured), 3) for name in measured[0]}
-
-
-@reports_mistakes("demo")
-def main() -> None:
-    options, overrides = split(sys.argv[1:], OPTIONS)
-    draws = int(options["draws"])
+@benchmark("demo")
+def main(
+    overrides: list[str],
+    cases: int = 8,
+    draws: int = 2,
+    steps: int = 20,
+    realisations: int = 8192,
+    device: str = "auto",
+) -> dict[str, Any]:
     if draws < 2:
         raise UserError(f"draws={draws}: a variance takes two or more")
-    result: dict[str, object] = dict(gaussian_field.measure(int(options["realisations"])))
-    demo = Demo(overrides, options["device"])
-    cases = demo.held_out(int(options["cases"]))
-    bar = tqdm(cases, desc="drawing", unit="patient", disable=not sys.stderr.isatty())
-    measured = [measure(demo.sampler, case, draws, int(options["steps"])) for case in bar]
-    result |= average(measured) | {"cases": len(cases), "draws": draws, "steps": int(options["steps"])}
-    print(json.dumps(result))
+    toy = gaussian_field.measure(realisations)
+    demo = Demo(overrides, device)
+    held_out = tqdm(demo.held_out(cases), "drawing", unit="patient", disable=None)
+    found = [measure(demo.sampler, case, draws, steps) for case in held_out]
+    model = {f"model_{name}": round(mean(one[name] for one in found), 3) for name in found[0]}
+    return toy | model | {"cases": len(found), "draws": draws, "steps": steps}
 
 
 if __name__ == "__main__":

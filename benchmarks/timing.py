@@ -1,9 +1,8 @@
 """Real training, for some steps, with a clock beside it."""
 
 import gc
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from benchmarks.measure import now
 from benchmarks.workbench import Workbench
 from common.memory import peak_bytes
 from pipeline.devices import fast_float32
@@ -19,25 +19,6 @@ from pipeline.settings import plain
 from pipeline.training.throughput import FetchClock
 
 KEPT = ("average", "guard", "stop", "throughput")  # callbacks that take part in every step
-
-# Dense bf16 FLOP/s by the maker's data sheets; the first name that a GPU's name contains (H200 is in GH200, too)
-PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What training did, from the end of the warm-up to its last step.
-
-    step_ms: median. data_wait: share of the time. peak_gb: of tensors on a GPU, else of the process since it began;
-    reserved_gb: what torch took of the GPU, None on a CPU.
-    """
-
-    samples_per_s: float
-    it_per_s: float
-    step_ms: float
-    data_wait: float
-    peak_gb: float
-    reserved_gb: float | None
 
 
 class StepClock(pl.Callback):
@@ -52,31 +33,35 @@ class StepClock(pl.Callback):
         self.waited: list[float] = []  # seconds in all
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        step, last = trainer.global_step, trainer.max_steps
+        step, device = trainer.global_step, trainer.strategy.root_device
         if step < self.warmup:
             return
-        device = trainer.strategy.root_device
-        if device.type == "cuda" and step in (self.warmup, last):
-            torch.cuda.synchronize(device)
+        waits = step in (self.warmup, trainer.max_steps)
+        self.ends.append(now(device if waits else torch.device("cpu")))
+        self.waited.append(self.clock.waited_s)
         if device.type == "cuda" and step == self.warmup:  # what cuDNN took to try its algorithms does not count
             torch.cuda.reset_peak_memory_stats(device)
-        self.ends.append(time.perf_counter())
-        self.waited.append(self.clock.waited_s)
 
-    def speed(self, batch_size: int, device: torch.device) -> Speed:
+    def speed(self, batch_size: int, device: torch.device) -> dict[str, Any]:
+        """What training did, from the end of the warm-up to its last step.
+
+        step_ms: median. data_wait: share of the time. peak_gb: of tensors on a GPU, else of the process since it
+        began; reserved_gb: what torch took of the GPU, None on a CPU.
+        """
         seconds, steps = self.ends[-1] - self.ends[0], len(self.ends) - 1
-        on_gpu = device.type == "cuda"
-        return Speed(
-            samples_per_s=steps * batch_size / seconds,
-            it_per_s=steps / seconds,
-            step_ms=1000 * median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False)),
-            data_wait=(self.waited[-1] - self.waited[0]) / seconds,
-            peak_gb=peak_bytes(device) / 1e9,
-            reserved_gb=torch.cuda.max_memory_reserved(device) / 1e9 if on_gpu else None,
-        )
+        return {
+            "samples_per_s": steps * batch_size / seconds,
+            "it_per_s": steps / seconds,
+            "step_ms": 1000 * median(later - earlier for earlier, later in pairwise(self.ends)),
+            "data_wait": (self.waited[-1] - self.waited[0]) / seconds,
+            "peak_gb": peak_bytes(device) / 1e9,
+            "reserved_gb": torch.cuda.max_memory_reserved(device) / 1e9 if device.type == "cuda" else None,
+        }
 
 
-def train(bench: Workbench, device: torch.device, warmup: int, steps: int, settings: Sequence[str] = ()) -> Speed:
+def train(
+    bench: Workbench, device: torch.device, warmup: int, steps: int, settings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train with the script's own Trainer, callbacks and loader; nothing is validated, logged or saved."""
     cfg = bench.settings(f"model.max_steps={warmup + steps}", *settings)
     cfg.model.patches_per_volume = (warmup + steps) * cfg.model.batch_size  # one epoch
@@ -84,8 +69,7 @@ def train(bench: Workbench, device: torch.device, warmup: int, steps: int, setti
     free_memory(device)
     module, data = bench.build(cfg)
     clock = StepClock(warmup)
-    trainer = quiet_trainer(cfg, device, clock)
-    trainer.fit(module, data)
+    quiet_trainer(cfg, device, clock).fit(module, data)
     return clock.speed(cfg.model.batch_size, device)
 
 
@@ -99,8 +83,7 @@ def free_memory(device: torch.device) -> None:
 
 def quiet_trainer(cfg: DictConfig, device: torch.device, clock: StepClock) -> pl.Trainer:
     """The configured Trainer on one device, with the callbacks that take part in every step."""
-    kept = [instantiate(cfg.callbacks[name]) for name in KEPT if name in cfg.callbacks]
-    changes: dict[str, Any] = {
+    changes = {
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "devices": 1,
         "num_nodes": 1,
@@ -110,12 +93,7 @@ def quiet_trainer(cfg: DictConfig, device: torch.device, clock: StepClock) -> pl
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
+        "callbacks": [*(instantiate(cfg.callbacks[name]) for name in KEPT if name in cfg.callbacks), clock],
+        "profiler": clock.clock,
     }
-    settings = {k: v for k, v in plain(cfg.trainer).items() if k not in ("_target_", "callbacks", "profiler")}
-    return pl.Trainer(**settings | changes, callbacks=[*kept, clock], profiler=clock.clock)
-
-
-def mfu(flop_per_sample: float, speed: Speed, gpu: str) -> tuple[float | None, float | None]:
-    """Share of the GPU's dense bf16 peak that the network's own operations use, and that peak; None if unknown."""
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in gpu), None)
-    return (None, None) if peak is None else (flop_per_sample * speed.samples_per_s / peak, peak)
+    return pl.Trainer(**{k: v for k, v in plain(cfg.trainer).items() if k != "_target_"} | changes)

@@ -19,69 +19,56 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from benchmarks.model_card import META, codec, denoiser, denoiser_gflop, gflop, parameters
-from benchmarks.options import reports_mistakes, split
-from benchmarks.timing import free_memory, mfu, train
+from benchmarks import against_monai
+from benchmarks.command import benchmark
+from benchmarks.measure import stamp
+from benchmarks.networks import codec_figures, denoiser_figures
+from benchmarks.timing import free_memory, train
 from benchmarks.workbench import Workbench, workbench
 from common.errors import UserError
-from common.geometry import STEP
-from pipeline.checkpoints import checkpoint
 from pipeline.devices import pick_device
 
-DEFAULTS = {
-    "stage": "ddpm",
-    "device": "auto",
-    "steps": "",
-    "warmup": "",
-    "compare": "onthefly,perceptual,monai",
-    "variants": "",
-}
 COMPARISONS = ("onthefly", "perceptual", "monai")
 TRAINING_PASSES = 3  # forward, and twice as much backward
 ON_CPU = ["model.precision=32-true", "model.num_workers=0"]
-OF_STAGE: dict[str, list[str]] = {
-    "ddpm": [],
-    "vqgan": ["model.disc_start=0"],
-}  # the discriminators at work, as in most of the training
+OF_STAGE = {"ddpm": [], "vqgan": ["model.disc_start=0"]}  # the discriminators at work, as in most of the training
 CACHED = "dataset.latents=always"
 PERCEPTUAL = ["model.perceptual_weight=0.05", "model.perceptual_ckpt=random", "model.perceptual_every=1"]
+# Dense bf16 FLOP/s by the maker's data sheets; the first name that a GPU's name contains (H200 is in GH200, too)
+PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}
 
 log = logging.getLogger(__name__)
 
 
-def card(bench: Workbench, settings: list[str]) -> dict[str, Any]:
+def size(bench: Workbench, settings: Sequence[str]) -> dict[str, float]:
     """Parameters of the trained network, and GFLOP of its forward pass of one patch."""
     cfg = bench.settings(*settings)
-    patch = list(cfg.model.patch_size)
-    if bench.stage == "vqgan":
-        vqgan = codec(cfg)
-        code = torch.empty(1, vqgan.embedding_dim, *(n // STEP for n in patch), device=META)
-        image = torch.empty(1, 1, *patch, device=META)
-        both = gflop(lambda: vqgan.encode(image)) + gflop(lambda: vqgan.decode(code))
-        return {"params_ours": parameters(vqgan), "gflop_ours": both}
-    encoder = bench.xray_encoder(cfg)
-    network = denoiser(cfg, encoder)
-    return {
-        "params_ours": parameters(network),
-        "gflop_ours": denoiser_gflop(network, encoder, [n // STEP for n in patch]),
-    }
+    if bench.stage == "ddpm":
+        found = denoiser_figures(cfg)
+        return {"params_ours": found["unet3d_params"], "gflop_ours": found["unet3d_gflop"]}
+    found = codec_figures(cfg)
+    both = found["encoder_gflop"] + found["decoder_gflop"]
+    return {"params_ours": found["vqgan_autoencoder_params"], "gflop_ours": both}
 
 
-def speeds(bench: Workbench, device: torch.device, warmup: int, steps: int, settings: list[str]) -> dict[str, Any]:
+def speeds(bench: Workbench, device: torch.device, warmup: int, steps: int, settings: Sequence[str]) -> dict[str, Any]:
     """Training as configured, on cached latents in stage 2, with these settings besides."""
     log.info("training %s", " ".join(settings))
-    speed = train(bench, device, warmup, steps, [*([CACHED] if bench.stage == "ddpm" else []), *settings])
-    result = asdict(speed) | card(bench, settings)
+    cached = [CACHED] if bench.stage == "ddpm" else []
+    result = train(bench, device, warmup, steps, [*cached, *settings]) | size(bench, settings)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    result["mfu"], result["peak_flops"] = mfu(TRAINING_PASSES * 1e9 * result["gflop_ours"], speed, gpu)
-    return result | {"batch_size": bench.settings(*settings).model.batch_size, "steps": steps, "gpu": gpu}
+    used = mfu(TRAINING_PASSES * 1e9 * result["gflop_ours"] * result["samples_per_s"], gpu)
+    return result | used | {"batch_size": bench.settings(*settings).model.batch_size, "steps": steps, "gpu": gpu}
+
+
+def mfu(flop_per_s: float, gpu: str) -> dict[str, float | None]:
+    """Share of the GPU's dense bf16 peak that the network's own operations use, and that peak; None if unknown."""
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in gpu), None)
+    return {"mfu": peak and flop_per_s / peak, "peak_flops": peak}
 
 
 def variant(bench: Workbench, device: torch.device, warmup: int, steps: int, settings: str) -> dict[str, Any]:
@@ -100,18 +87,16 @@ def comparisons(
     if "onthefly" in wanted:
         log.info("the same with latents encoded on the fly")
         slow = train(bench, device, 1, min(steps, 20), ["dataset.latents=never"])
-        result["ratio_cached_over_onthefly"] = cached["samples_per_s"] / slow.samples_per_s
-        result["samples_per_s_onthefly"] = slow.samples_per_s
+        result["ratio_cached_over_onthefly"] = cached["samples_per_s"] / slow["samples_per_s"]
+        result["samples_per_s_onthefly"] = slow["samples_per_s"]
     if "perceptual" in wanted:
         log.info("the same with the perceptual loss")
         result["ratio_perceptual"] = perceptual_ratio(bench, device, 1 / cached["it_per_s"], min(steps, 20))
     if "monai" in wanted:
         log.info("beside MONAI's DiffusionModelUNet")
-        from benchmarks.against_monai import compare  # here: MONAI is needed for nothing else
-
         free_memory(device)
         module, data = bench.build(bench.settings(CACHED, "model.num_workers=0"))
-        result |= compare(module, next(iter(data.train_dataloader())), device, steps)
+        result |= against_monai.compare(module, next(iter(data.train_dataloader())), device, steps)
     return result
 
 
@@ -119,52 +104,45 @@ def perceptual_ratio(bench: Workbench, device: torch.device, seconds: float, ste
     """Samples/s with the perceptual loss over those without, whose step takes `seconds`; one of `every` has it."""
     every = bench.settings().model.perceptual_every
     due = train(bench, device, 1, steps, [CACHED, *PERCEPTUAL])
-    return every * seconds / ((every - 1) * seconds + 1 / due.it_per_s)
+    return every * seconds / ((every - 1) * seconds + 1 / due["it_per_s"])
 
 
 def chosen(stage: str, names: str) -> list[str]:
-    """The comparisons asked for; only stage 2 has any.
-
-    Raises:
-        ValueError: a name that there is not.
-    """
+    """The comparisons asked for; only stage 2 has any. UserError for a name or a stage that there is not."""
+    if stage not in OF_STAGE:
+        raise UserError(f"stage must be ddpm or vqgan, got {stage!r}")
     wanted = [name for name in names.split(",") if name not in ("", "none")]
     if not set(wanted) <= set(COMPARISONS):
         raise UserError(f"compare takes any of {','.join(COMPARISONS)}, or none; got {names!r}")
-    if "monai" in wanted and not all(map(find_spec, ("monai", "einops"))):
-        raise UserError("compare=monai needs MONAI: pip install monai einops; or leave it out with compare=onthefly")
     return wanted if stage == "ddpm" else []
 
 
-@reports_mistakes("train_ddpm")
-def main() -> None:
-    own, overrides = split(sys.argv[1:], DEFAULTS)
-    if own["stage"] not in ("ddpm", "vqgan"):
-        raise UserError(f"stage must be ddpm or vqgan, got {own['stage']!r}")
-    wanted, device = chosen(own["stage"], own["compare"]), pick_device(own["device"])
-    on_gpu = device.type == "cuda"
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+@benchmark("train_ddpm")
+def main(
+    overrides: list[str],
+    stage: str = "ddpm",
+    device: str = "auto",
+    steps: int = 0,
+    warmup: int = 0,
+    compare: str = ",".join(COMPARISONS),
+    variants: str = "",
+) -> dict[str, Any]:
+    wanted, where = chosen(stage, compare), pick_device(device)
+    on_gpu = where.type == "cuda"
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for message in (".*does not have many workers.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", message=message)
-    warmup, steps = int(own["warmup"] or (20 if on_gpu else 1)), int(own["steps"] or (100 if on_gpu else 3))
-    defaults = [*OF_STAGE[own["stage"]], *([] if on_gpu else ON_CPU)]
-    with workbench(own["stage"], [*defaults, *overrides]) as bench:
-        result = speeds(bench, device, warmup, steps, [])
+    before, timed = warmup or (20 if on_gpu else 1), steps or (100 if on_gpu else 3)
+    with workbench(stage, [*OF_STAGE[stage], *([] if on_gpu else ON_CPU), *overrides]) as bench:
+        result = speeds(bench, where, before, timed, [])
         log.info("%s", json.dumps(rounded(result)))  # whatever becomes of the rest
-        result |= comparisons(bench, device, steps, wanted, result)
-        others = {name: variant(bench, device, warmup, steps, name) for name in own["variants"].split(";") if name}
+        result |= comparisons(bench, where, timed, wanted, result)
+        others = {name: variant(bench, where, before, timed, name) for name in variants.split(";") if name}
         precision = bench.settings().trainer.precision
-    about = {
-        "command": " ".join(["python -m benchmarks.train_step", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "stage": own["stage"],
-        "device": str(device),
-        "precision": precision,
-        "versions": checkpoint.versions(),
-    }
-    variants = {"variants": {name: rounded(figures) for name, figures in others.items()}} if others else {}
-    print(json.dumps(about | rounded(result) | variants))
+    command = " ".join(["python -m benchmarks.train_step", *sys.argv[1:]])
+    about = {"command": command, "stage": stage, "device": str(where), "precision": precision} | stamp()
+    several = {"variants": {name: rounded(figures) for name, figures in others.items()}} if others else {}
+    return about | rounded(result) | several
 
 
 def rounded(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,8 @@ validation loss of each learning rate), params_ours and params_monai.
 """
 
 import itertools
-import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,11 +29,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-import run_demo
 import train_ddpm_patches_4gpu
-from benchmarks.model_card import parameters
-from benchmarks.monai_unet import monai_unet
-from benchmarks.options import composed, reports_mistakes, split
+from benchmarks import demo_model
+from benchmarks.against_monai import monai_unet
+from benchmarks.command import benchmark, composed
+from benchmarks.measure import parameters
 from common.errors import UserError
 from dataset.datamodule import PatchDataModule
 from ddpm.denoiser import PatchDenoiser
@@ -44,22 +42,9 @@ from ddpm.module import PatchDDPM
 from ddpm.position import AXIS_FEATURES, axis_waves
 from ddpm.unet3d import TIME_SCALE, two_linear
 
-DEFAULTS = {
-    "demo": "outputs/demo",
-    "seconds": "180",
-    "seeds": "3",
-    "lrs": "1e-3,2e-3,4e-3,8e-3",
-    "channels": "16,32,64",
-    "res_blocks": "2",
-}
 # Ours, at MONAI's parameters: as fast as MONAI's with widths of 24, 48 and 96; and enough patches for a steady figure
-OURS = [
-    "model.batch_size=4",
-    "model.dim=24",
-    "model.num_res_blocks=2",
-    "model.middle_blocks=2",
-    "model.val_patches_per_volume=8",
-]
+OURS = "model.batch_size=4 model.dim=24 model.num_res_blocks=2 model.middle_blocks=2 model.val_patches_per_volume=8"
+CHANNELS, RES_BLOCKS = "16,32,64", 2  # of MONAI's
 WARMUP, FINAL = 0.05, 0.01  # share of the time; share of the learning rate at its end
 TOLERANCE = 0.05  # between the parameters of both
 
@@ -109,12 +94,11 @@ def demo_settings(folder: str, overrides: Sequence[str]) -> DictConfig:
         FileNotFoundError: no finished demo in the folder.
     """
     root = Path(folder).absolute()
-    needed = [root / "data" / "store" / "latents" / "latents.json", root / "vqgan" / "checkpoints" / "last.ckpt"]
+    made = demo_model.stages([f'dir="{root}"'])
+    needed = [made["encode_latents.py"].product / "latents.json", made["train_vqgan_patches_4gpu.py"].product]
     if not all(path.is_file() for path in needed):
         raise FileNotFoundError(f"no finished demo in {root}; python run_demo.py 'dir=\"{root}\"' makes one")
-    demo = composed("demo", [f'dir="{root}"'])
-    (stage,) = (stage for stage in run_demo.stages(demo) if stage.script == "train_ddpm_patches_4gpu.py")
-    return composed("train_ddpm", [*stage.command[1:], *OURS, *overrides])
+    return composed("train_ddpm", [*made["train_ddpm_patches_4gpu.py"].command[1:], *OURS.split(), *overrides])
 
 
 def learning_rate(done: float) -> float:
@@ -159,10 +143,10 @@ def validate(module: PatchDDPM, data: PatchDataModule) -> float:
     return total / len(data.val)
 
 
-def check_sizes(ours: int, theirs: int) -> None:
-    if abs(ours / theirs - 1) > TOLERANCE:
+def check_sizes(ours: int, monai: int) -> None:
+    if abs(ours / monai - 1) > TOLERANCE:
         raise UserError(
-            f"the two need equal parameters (within {TOLERANCE:.0%}), got {ours:,} (ours) and {theirs:,} (MONAI);"
+            f"the two need equal parameters (within {TOLERANCE:.0%}), got {ours:,} (ours) and {monai:,} (MONAI);"
             " change channels=, res_blocks=, model.dim= or model.middle_blocks="
         )
 
@@ -184,17 +168,17 @@ class Contest:
         return trained
 
 
-def compare(cfg: DictConfig, own: dict[str, str]) -> dict[str, Any]:
-    contest = Contest(*train_ddpm_patches_4gpu.build(cfg), float(own["seconds"]), cfg.model.ema_decay)
-    channels = [int(width) for width in own["channels"].split(",")]
-    monai = partial(ConditionedMonai, channels=channels, num_res_blocks=int(own["res_blocks"]))
+def compare(
+    cfg: DictConfig, seconds: float, seeds: int, lrs: Sequence[float], channels: Sequence[int], res_blocks: int
+) -> dict[str, Any]:
+    contest = Contest(*train_ddpm_patches_4gpu.build(cfg), seconds, cfg.model.ema_decay)
+    monai = partial(ConditionedMonai, channels=channels, num_res_blocks=res_blocks)
     makers: dict[str, Callable[[], PatchDenoiser]] = {
         "ours": lambda: instantiate(cfg.module.denoiser, _convert_="all"),
         "monai": lambda: instantiate(cfg.module.denoiser, unet=monai, _convert_="all"),
     }
     sizes = {name: parameters(make()) for name, make in makers.items()}
-    check_sizes(sizes["ours"], sizes["monai"])
-    lrs, seeds = [float(lr) for lr in own["lrs"].split(",")], int(own["seeds"])
+    check_sizes(**sizes)
     grids = {name: {lr: contest.run(name, make, seeds, lr).val_loss for lr in lrs} for name, make in makers.items()}
     best = {name: min(grid, key=grid.__getitem__) for name, grid in grids.items()}
     trained = [
@@ -209,14 +193,21 @@ def compare(cfg: DictConfig, own: dict[str, str]) -> dict[str, Any]:
             f"grid_{name}": {f"{lr:g}": round(loss, 5) for lr, loss in grids[name].items()},
             f"params_{name}": sizes[name],
         }
-    return result | {"seconds": contest.seconds, "threads": torch.get_num_threads(), "weights": "averaged"}
+    return result | {"seconds": seconds, "threads": torch.get_num_threads(), "weights": "averaged"}
 
 
-@reports_mistakes("train_ddpm")
-def main() -> None:
-    own, overrides = split(sys.argv[1:], DEFAULTS)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    print(json.dumps(compare(demo_settings(own["demo"], overrides), own)))
+@benchmark("train_ddpm")
+def main(
+    overrides: list[str],
+    demo: str = "outputs/demo",
+    seconds: float = 180.0,
+    seeds: int = 3,
+    lrs: str = "1e-3,2e-3,4e-3,8e-3",
+    channels: str = CHANNELS,
+    res_blocks: int = RES_BLOCKS,
+) -> dict[str, Any]:
+    rates, widths = [float(lr) for lr in lrs.split(",")], [int(width) for width in channels.split(",")]
+    return compare(demo_settings(demo, overrides), seconds, seeds, rates, widths, res_blocks)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor
 
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from benchmarks.model_card import META, partner, without_files
-from benchmarks.options import composed
-from common.geometry import Triple, latent_shape, triple
+from benchmarks.command import composed
+from benchmarks.networks import NO_DATA, without_files, write_random_codec
+from common.geometry import latent_shape, triple
 from dataset.phantom.data_set import make_phantom_data
 from dataset.store.latents import LatentWriter
-from medclip_cond.encoders import XrayEncoder
-from pipeline.checkpoints import checkpoint
 from pipeline.checkpoints.frozen import Frozen, latent_source
-from pipeline.checkpoints.parts import describe
 from pipeline.settings import plain
 from pipeline.training.data import open_store
 
@@ -42,7 +37,7 @@ class Workbench:
     """
 
     def __init__(self, folder: Path, stage: str, overrides: Sequence[str]) -> None:
-        self.folder, self.stage = folder, stage
+        self.stage = stage
         self.overrides = [
             f"dataset.root={folder}/data",
             "dataset.split={train: 0.5, val: 0.5}",
@@ -50,12 +45,13 @@ class Workbench:
             f"run_dir={folder}/run",
             *overrides,
         ]
-        wanted = composed(f"train_{stage}", ["dataset.root=.", *overrides])
+        wanted = composed(f"train_{stage}", [NO_DATA, *overrides])
         shape = [n + ROOM for n in wanted.model.patch_size]
         spacing = [EXTENT_MM / n for n in shape]
         make_phantom_data(folder / "data", VOLUMES, shape_range=[shape, shape], spacing_range=[spacing, spacing])
         if stage == "ddpm":
-            self.overrides.append(f"model.vqgan_ckpt={self._write_codec(wanted)}")
+            write_random_codec(folder / "vqgan.ckpt", wanted)
+            self.overrides.append(f"model.vqgan_ckpt={folder}/vqgan.ckpt")
             self._write_latents()
 
     def settings(self, *more: str) -> DictConfig:
@@ -64,11 +60,6 @@ class Workbench:
         if self.stage == "ddpm":
             cfg.xray_encoder = without_files(plain(cfg.xray_encoder))
         return cfg
-
-    def xray_encoder(self, cfg: DictConfig) -> XrayEncoder:
-        """The encoder without storage, for its sizes."""
-        with META:
-            return instantiate(cfg.xray_encoder, _convert_="all")
 
     def build(self, cfg: DictConfig) -> tuple[Any, Any]:
         """Module and data of the training script; nothing has to be measured or fitted at its start."""
@@ -82,33 +73,17 @@ class Workbench:
             ddpm.latent_scale.std.fill_(1)
         return ddpm, data
 
-    def _write_codec(self, wanted: DictConfig) -> Path:
-        width = f"model.embedding_dim={wanted.model.diffusion_num_channels}"
-        stage1 = composed("train_vqgan", ["dataset.root=.", f"model={partner(wanted)}", width])
-        vqgan = instantiate(stage1.module.vqgan, _convert_="all")
-        meta = {
-            "format": checkpoint.FORMAT,
-            "stage": "vqgan",
-            "parts": describe({"vqgan": plain(stage1.module.vqgan)}),
-            "hu_window": plain(wanted.dataset.hu_window),
-        }
-        state = {f"vqgan.{name}": tensor for name, tensor in vqgan.state_dict().items()}
-        path = self.folder / "vqgan.ckpt"
-        torch.save({"xray2ctpa": meta, "state_dict": state}, path)
-        return path
-
     def _write_latents(self) -> None:
         cfg = self.settings()
         torch.manual_seed(cfg.seed)
         frozen, store = Frozen.load(cfg), open_store(cfg.dataset)
-        source = latent_source(frozen.codec, frozen.encoder, cfg.dataset)
-        writer, eye = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges), frozen.encoder
-        tokens = torch.randn(eye.grid[0] * eye.grid[1], eye.token_dim)
+        source, encoder = latent_source(frozen.codec, frozen.encoder, cfg.dataset), frozen.encoder
+        writer = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges)
+        tokens = torch.randn(encoder.grid[0] * encoder.grid[1], encoder.token_dim)
         for case in store.cases:
             shape = latent_shape(case.shape, triple(cfg.model.patch_size))
-            tiles: list[tuple[Triple, Tensor]] = [((0, 0, 0), torch.randn(frozen.codec.channels, *shape))]
-            writer.write(case, shape, tiles)
-            writer.write_xray(case, tokens, torch.randn(eye.pooled_dim))
+            writer.write(case, shape, [((0, 0, 0), torch.randn(frozen.codec.channels, *shape))])
+            writer.write_xray(case, tokens, torch.randn(encoder.pooled_dim))
         writer.finish(store.cases)
 
 

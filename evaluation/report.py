@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from common.atomic import write_text
 from common.notice import NOTICE
 from common.page import html_page
 from evaluation.controls import FEWEST_FOR_INTERVAL, Controls, ControlScores
@@ -22,14 +23,15 @@ class CaseRow:
     picture: Image.Image | None = None
 
 
-def report_html(
+def write_report(
+    path: Path,
     title: str,
     summary: Mapping[str, object],
     controls: Controls | None,
     cases: Sequence[CaseRow],
     settings: Mapping[str, object],
-) -> str:
-    """The page's text. It loads nothing from elsewhere and runs no script.
+) -> None:
+    """Write the page under a temporary name, then rename. It loads nothing from elsewhere and runs no script.
 
     Args:
         summary: headline numbers, name -> value.
@@ -37,6 +39,17 @@ def report_html(
         settings: what the numbers depend on: window, spacing, checkpoint and its hash, sampler, versions;
             groups within it appear as `group.name`.
     """
+    write_text(Path(path), report_html(title, summary, controls, cases, settings))
+
+
+def report_html(
+    title: str,
+    summary: Mapping[str, object],
+    controls: Controls | None,
+    cases: Sequence[CaseRow],
+    settings: Mapping[str, object],
+) -> str:
+    """The page's text; arguments as in `write_report`."""
     names = list(dict.fromkeys(name for case in cases for name in case.numbers))
     scores = [_scores("PSNR, dB", controls.psnr), _scores("SSIM", controls.ssim)] if controls else []
     return html_page(

@@ -1,14 +1,14 @@
-"""The command lines of the benchmarks that take no Hydra settings."""
+"""The command lines of benchmarks: their own options, and the overrides of the config that they measure."""
 
-import shlex
+import json
 import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import phantom_figure, real_data
-from benchmarks.options import composed, own
+from benchmarks import measure, phantom_figure, real_data
+from benchmarks.command import benchmark, composed
 
 CONFIGS = {
     "prepare_data.py": "prepare_data",
@@ -19,8 +19,33 @@ CONFIGS = {
 }
 
 
-def test_options_not_given_have_their_defaults():
-    assert own(["size=8"], {"out": "here", "size": "4"}) == {"out": "here", "size": "8"}
+@benchmark("train_ddpm")
+def main(overrides: list[str], steps: int = 1, rate: float = 2.0, device: str = "cpu") -> dict:
+    return {"options": [steps, rate, device], "dim": composed("train_ddpm", ["dataset.root=.", *overrides]).model.dim}
+
+
+@pytest.fixture
+def start(monkeypatch):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+        main()
+
+    return call
+
+
+def test_options_stand_beside_overrides_and_have_defaults_and_kinds(start, capsys):
+    start("rate=1e-3", "model.dim=8", "steps=3")
+    assert json.loads(capsys.readouterr().out) == {"options": [3, 0.001, "cpu"], "dim": 8}
+
+
+@pytest.mark.parametrize("word", ["steps=many", "steps", "batch_size=3", "model.dim"])
+def test_a_word_that_cannot_be_is_one_message(start, word, capsys):
+    with pytest.raises(SystemExit) as stop:
+        start(word)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert word.split("=")[0] in said
 
 
 @pytest.mark.parametrize("benchmark", [phantom_figure, real_data], ids=lambda module: module.__name__)
@@ -38,8 +63,18 @@ def test_an_unknown_option_is_refused_with_those_there_are(benchmark, word, else
 
 def test_a_folder_with_spaces_stays_one_word(tmp_path):
     target = tmp_path / "two words"
-    real_data.timed("x", shlex.join(["-c", "import sys; open(sys.argv[1], 'w')", str(target)]))
+    script = tmp_path / "write a file.py"
+    script.write_text("import sys; open(sys.argv[1], 'w')")
+    seconds, _ = measure.run(str(script), [str(target)])
     assert target.is_file()
+    assert seconds > 0
+
+
+def test_a_command_that_fails_ends_the_benchmark_with_its_status(tmp_path):
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    with pytest.raises(SystemExit) as stop:
+        measure.run(str(tmp_path / "fails.py"), [])
+    assert stop.value.code == 3
 
 
 def test_the_commands_on_real_data_name_settings_that_their_scripts_have():

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import model_card
-from benchmarks.options import composed, split
+from benchmarks import measure, model_card
 from tests.tiny import load
 
 
@@ -56,7 +55,7 @@ def test_every_published_xray_encoder_has_a_card(card):
 
 def test_a_multiply_add_counts_as_two_operations():
     layer = nn.Linear(1000, 1000, bias=False)
-    assert model_card.gflop(lambda: layer(torch.empty(1000, 1000))) == pytest.approx(2)
+    assert measure.gflop(lambda: layer(torch.empty(1000, 1000))) == pytest.approx(2)
 
 
 def test_the_checkpoint_has_the_predicted_size(card, workshop):
@@ -68,11 +67,8 @@ def test_the_checkpoint_has_the_predicted_size(card, workshop):
     assert predicted["checkpoint_mb"] == pytest.approx(4 * floats / 1e6, abs=0.06)
 
 
-def test_a_benchmarks_own_options_stand_beside_overrides():
-    own, rest = split(["steps=3", "model.dim=8"], {"steps": "1", "device": "cpu"})
-    assert own == {"steps": "3", "device": "cpu"}
-    assert rest == ["model.dim=8"]
-    assert composed("train_ddpm", ["dataset.root=.", *rest]).model.dim == 8
+def test_another_stage_1_can_be_chosen(card):
+    assert card("vqgan=vqgan_patches_4gpu_8ch")["vqgan"] == "vqgan_patches_4gpu_8ch"
 
 
 def test_a_mistake_is_one_message(monkeypatch, capsys):

@@ -6,9 +6,10 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 
-from benchmarks.loading import link_patients, open_patients, private_bytes
+from benchmarks.loading import link_patients, open_patients
 from dataset.store.store import VolumeStore, write_manifest, write_square_xray, write_volume
 from tests.test_store import stored_case
 
@@ -20,10 +21,10 @@ def read_from_all(folder, results):
     """Private memory before and after reading a patch of every patient."""
     data = open_patients(folder, SIDE)
     _ = data[0]
-    before = private_bytes("self")
+    before = psutil.Process().memory_full_info().uss
     for patient in range(PATIENTS):
         assert data[patient * data.patches_per_volume]["ct"].shape == (1, SIDE, SIDE, SIDE)
-    results.put((before, private_bytes("self")))
+    results.put((before, psutil.Process().memory_full_info().uss))
 
 
 def test_a_worker_keeps_little_of_a_thousand_patients(tmp_path):
@@ -42,16 +43,14 @@ def test_a_worker_keeps_little_of_a_thousand_patients(tmp_path):
     results = context.Queue()
     worker = context.Process(target=read_from_all, args=(tmp_path / "many", results))
     worker.start()
-    before, after = results.get(timeout=120)
+    before, after = results.get(timeout=900)
     worker.join()
     assert after - before < PATIENTS * len(content) / 3
 
 
 @pytest.mark.slow
 def test_the_benchmark_prints_what_it_measured(tmp_path, monkeypatch, capfd):
-    pytest.importorskip("monai", reason="the comparison needs monai")
-    pytest.importorskip("indexed_gzip", reason="the comparison needs indexed_gzip")
-    from benchmarks import patch_loading
+    from benchmarks import patch_loading  # here: the worker above starts without MONAI
 
     settings = [f"out={tmp_path}", "size=48,64,56", "patch=32", "seconds=0.1"]
     monkeypatch.setattr(patch_loading, "PATIENTS", 5)
@@ -59,7 +58,7 @@ def test_the_benchmark_prints_what_it_measured(tmp_path, monkeypatch, capfd):
     patch_loading.main()
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     rates = result["crops_per_s"]
-    assert set(rates) == {"nifti", "indexed_gzip", "monai", "store", "latents64", "latents8"}
+    assert set(rates) == {"nifti", "monai", "store", "latents64", "latents8"}
     assert result["ratio_store_vs_nifti"] == pytest.approx(rates["store"] / rates["nifti"], rel=0.05)
     assert result["ratio_latent_vs_nifti"] == pytest.approx(rates["latents64"] / rates["nifti"], rel=0.05)
     assert result["ratio_store_vs_monai"] == pytest.approx(rates["store"] / rates["monai"], rel=0.05)

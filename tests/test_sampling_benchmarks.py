@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 
 import nibabel as nib
@@ -11,11 +10,12 @@ import pytest
 import torch
 
 import run_demo
-from benchmarks import few_steps, full_volume
-from benchmarks.demo_model import Demo, HeldOut, as_unit
-from benchmarks.random_model import write_random_model
+from benchmarks import few_steps, full_volume, measure
+from benchmarks.demo_model import Demo, HeldOut
+from benchmarks.networks import write_random_model
 from benchmarks.seams import Windows
 from common.tensor_hash import tensor_hash
+from dataset.intensity import hu_to_unit
 from ddpm.generator import Grid, XrayInput
 from pipeline.sampling.ct_sampler import CTSampler
 
@@ -69,36 +69,29 @@ def test_few_steps_are_compared_at_equal_evaluations(sampler):
 
 
 def test_gradient_energy_sums_the_squared_slopes():
-    d, h, w = torch.meshgrid(*[torch.arange(6.0)] * 3, indexing="ij")
+    d, h, w = np.mgrid[:6.0, :6.0, :6.0]
     assert few_steps.gradient_energy(2 * d - h + 3 * w) == pytest.approx(4 + 1 + 9)
 
 
 def test_few_steps_against_many(sampler):
     grid = Grid((18, 17, 20), (1.0, 1.0, 1.0))
     real = np.random.default_rng(0).integers(-1000, 1000, grid.shape, dtype=np.int16)
-    demo = type("Demo", (), {"sampler": sampler})()
-    result = few_steps.compare(demo, [HeldOut(XRAY, grid, real)], few_steps.plans(few=4, many=8))
+    result = few_steps.compare(sampler, [HeldOut(XRAY, grid, real)], few_steps.plans(few=4, many=8))
     assert result.keys() == {"ddim", "dpmpp_2m", "heun"}
     drawn = {name: sampler.draw(XRAY, grid, plan, 0) for name, plan in few_steps.plans(4, 8).items()}
     error = np.mean((drawn["heun"].astype(float) - real) ** 2)
     assert result["heun"]["psnr_few"] == pytest.approx(10 * math.log10(2000**2 / error), abs=1e-3)
-    energy = {name: few_steps.gradient_energy(as_unit(hu, (-1000, 1000))) for name, hu in drawn.items()}
+    energy = {name: few_steps.gradient_energy(hu_to_unit(hu, (-1000, 1000))) for name, hu in drawn.items()}
     assert result["ddim"]["gradient_energy_ratio"] == pytest.approx(energy["ddim"] / energy["many"], abs=1e-4)
     assert result["ddim"]["evaluations_ratio"] == 2
 
 
 def test_a_demo_that_is_not_there_is_trained_with_the_same_settings(tmp_path, monkeypatch):
     started = []
-
-    def run(command, **options):
-        started.append(command[1:])
-        return subprocess.CompletedProcess(command, 3)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(SystemExit) as stop:
+    monkeypatch.setattr(measure, "run", lambda script, settings: started.append((script, *settings)))
+    with pytest.raises(FileNotFoundError):  # since nothing was trained
         Demo(["experiment=demo_ci", f"dir={tmp_path}"], "cpu")
-    assert stop.value.code == 3
-    assert started == [[run_demo.__file__, "experiment=demo_ci", f"dir={tmp_path}"]]
+    assert started == [(run_demo.__file__, "experiment=demo_ci", f"dir={tmp_path}")]
 
 
 def test_seams_are_looked_for_where_the_sampler_has_its_windows(sampler):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import train_step
-from benchmarks.timing import Speed, StepClock, mfu, train
+from benchmarks import against_monai, measure, train_step
+from benchmarks.timing import StepClock, train
 from benchmarks.workbench import workbench
 from tests.tiny import DDPM, VQGAN
 
@@ -29,9 +29,9 @@ def test_the_training_script_trains_on_cached_latents_and_on_the_fly(bench):
         assert key in next(iter(data.train_dataloader()))
         assert module.latent_scale.is_known  # or its measurement would count as a step
     speed = train(bench, CPU, 1, 2, ["dataset.latents=always", "model.batch_size=3"])
-    assert speed.samples_per_s == pytest.approx(3 * speed.it_per_s)
-    assert 0 <= speed.data_wait < 1
-    assert speed.reserved_gb is None
+    assert speed["samples_per_s"] == pytest.approx(3 * speed["it_per_s"])
+    assert 0 <= speed["data_wait"] < 1
+    assert speed["reserved_gb"] is None
 
 
 def test_the_frozen_networks_have_the_sizes_of_the_settings(bench):
@@ -55,7 +55,7 @@ def test_random_frozen_networks_stay_those_of_the_cache():
 
 def test_steps_are_timed_after_the_warm_up(monkeypatch):
     now = SimpleNamespace(t=0.0)
-    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: now.t)
+    monkeypatch.setattr("benchmarks.measure.time.perf_counter", lambda: now.t)
     clock = StepClock(warmup=2)
     trainer = SimpleNamespace(global_step=0, max_steps=5, strategy=SimpleNamespace(root_device=CPU))
     for seconds, waited in ((100, 90), (50, 10), (1, 0.5), (2, 0.5), (6, 0.5)):
@@ -64,39 +64,32 @@ def test_steps_are_timed_after_the_warm_up(monkeypatch):
         clock.clock.waited_s += waited
         clock.on_train_batch_end(trainer)
     speed = clock.speed(batch_size=4, device=CPU)
-    assert (speed.it_per_s, speed.samples_per_s, speed.step_ms) == (3 / 9, 4 * 3 / 9, 2000)
-    assert speed.data_wait == pytest.approx(1.5 / 9)
-
-
-def speed_of(samples_per_s, it_per_s=1.0):
-    return Speed(samples_per_s, it_per_s, 0.0, 0.0, 0.0, None)
+    assert (speed["it_per_s"], speed["samples_per_s"], speed["step_ms"]) == (3 / 9, 4 * 3 / 9, 2000)
+    assert speed["data_wait"] == pytest.approx(1.5 / 9)
 
 
 def test_mfu_is_the_share_of_the_chips_peak():
-    share, peak = mfu(98.9e12, speed_of(4), "NVIDIA H200")
-    assert (share, peak) == (pytest.approx(0.4), 989e12)
-    assert mfu(1e12, speed_of(1), "NVIDIA H100 PCIe")[1] == 756e12
-    assert mfu(1e12, speed_of(1), "Some Other GPU") == (None, None)
+    assert train_step.mfu(4 * 98.9e12, "NVIDIA H200") == {"mfu": pytest.approx(0.4), "peak_flops": 989e12}
+    assert train_step.mfu(1e12, "NVIDIA H100 PCIe")["peak_flops"] == 756e12
+    assert train_step.mfu(1e12, "Some Other GPU") == {"mfu": None, "peak_flops": None}
 
 
 def test_the_perceptual_loss_counts_once_in_its_pauses(bench, monkeypatch):
-    monkeypatch.setattr(train_step, "train", lambda *_: speed_of(1, it_per_s=0.5))  # a step with it takes 2 s
+    monkeypatch.setattr(train_step, "train", lambda *_: {"it_per_s": 0.5})  # a step with it takes 2 s
     assert bench.settings().model.perceptual_every == 8
     assert train_step.perceptual_ratio(bench, CPU, seconds=1, steps=1) == pytest.approx(8 / 9)
 
 
 def test_memory_kept_for_backward_is_counted_once_and_without_parameters():
-    saved_bytes = pytest.importorskip("benchmarks.against_monai", exc_type=ImportError).saved_bytes
     layer, x = nn.Linear(8, 8, bias=False), torch.randn(16, 8)
 
     def loss():
         return (layer(x).square() * x).sum()  # keeps x twice, and the product
 
-    assert saved_bytes(loss, layer) == 2 * 16 * 8 * 4
+    assert measure.saved_bytes(loss, layer) == 2 * 16 * 8 * 4
 
 
 def test_monai_takes_the_same_batch(bench, monkeypatch):
-    against_monai = pytest.importorskip("benchmarks.against_monai", exc_type=ImportError)
     small = against_monai.monai_unet
     monkeypatch.setattr(
         against_monai, "monai_unet", lambda i, o: small(i, o, channels=(32, 32), num_res_blocks=1, norm_num_groups=8)
@@ -109,7 +102,6 @@ def test_monai_takes_the_same_batch(bench, monkeypatch):
 
 
 def test_monais_network_has_the_parameters_that_were_agreed_on():
-    against_monai = pytest.importorskip("benchmarks.against_monai", exc_type=ImportError)
     with torch.device("meta"):
         network = against_monai.monai_unet(64, 64)
     assert against_monai.parameters(network) == pytest.approx(149.3e6, rel=1e-3)

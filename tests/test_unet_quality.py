@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-pytest.importorskip("monai", reason="MONAI is for benchmarks only: pip install monai")
-
-from benchmarks import unet_quality  # noqa: E402
-from benchmarks.options import composed  # noqa: E402
-from benchmarks.unet_quality import DEFAULTS, ConditionedMonai, check_sizes, demo_settings, learning_rate  # noqa: E402
+from benchmarks import unet_quality
+from benchmarks.command import composed
+from benchmarks.unet_quality import ConditionedMonai, check_sizes, demo_settings, learning_rate
 
 
 def inputs():
@@ -59,8 +57,7 @@ def test_without_a_demo_it_says_what_makes_one(tmp_path):
 def test_both_train_and_are_validated_on_the_same(workshop, tiny_latents, monkeypatch):
     monkeypatch.setattr(unet_quality, "TOLERANCE", 10.0)
     cfg = composed("train_ddpm", [*workshop.ddpm, f"dataset.latents_dir={tiny_latents}"])
-    own = DEFAULTS | {"seconds": "0.3", "seeds": "2", "lrs": "1e-3,2e-3", "channels": "32,32", "res_blocks": "1"}
-    result = unet_quality.compare(cfg, own)
+    result = unet_quality.compare(cfg, seconds=0.3, seeds=2, lrs=[1e-3, 2e-3], channels=[32, 32], res_blocks=1)
     for name in ("ours", "monai"):
         assert len(result[f"val_loss_{name}"]) == len(result[f"it_per_s_{name}"]) == 2
         assert all(0 < loss < 10 for loss in result[f"val_loss_{name}"])
@@ -72,9 +69,9 @@ def test_both_train_and_are_validated_on_the_same(workshop, tiny_latents, monkey
 
 def test_the_default_sizes_are_equal():
     with torch.device("meta"):
-        widths = [int(n) for n in DEFAULTS["channels"].split(",")]
-        theirs = ConditionedMonai(51, 4, 145, 64, widths, int(DEFAULTS["res_blocks"]))
-        cfg = composed("train_ddpm", ["model.dim_mults=[1,2,4]", *unet_quality.OURS])
+        widths = [int(n) for n in unet_quality.CHANNELS.split(",")]
+        theirs = ConditionedMonai(51, 4, 145, 64, widths, unet_quality.RES_BLOCKS)
+        cfg = composed("train_ddpm", ["model.dim_mults=[1,2,4]", *unet_quality.OURS.split()])
         ours = torch.nn.Module()
         ours.unet = unet_quality.instantiate(cfg.module.denoiser.unet)(51, 4, 145, 64)
     check_sizes(unet_quality.parameters(ours), unet_quality.parameters(theirs))
