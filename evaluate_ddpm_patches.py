@@ -21,7 +21,7 @@ from ddpm.plan import check_whole
 from evaluation.common_grid import CommonGrid, choose_grid, to_grid
 from evaluation.controls import Controls, compare_with_controls, correlation, finite
 from evaluation.metrics import find_presets
-from evaluation.report import CaseRow, write_report
+from evaluation.report import CaseRow, report_html
 from pipeline.cli import script
 from pipeline.devices import fast_float32
 from pipeline.ranks import joined, wait_for_all
@@ -100,7 +100,7 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfi
     }
     report = folder / "report.html"
     rows = [CaseRow(c.patient_id, c.numbers, c.picture) for c in compared]
-    write_report(report, "X-ray → CTPA", summary, controls, rows, settings)
+    write_text(report, report_html("X-ray → CTPA", summary, controls, rows, settings))
     details = {
         "summary": summary,
         "controls": controls.as_dict() if controls else None,

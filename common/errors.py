@@ -1,6 +1,8 @@
 """Which errors are a user's to mend, and which do not speak of a file at all."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,3 +31,21 @@ def of_the_machine(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno not in (None, errno.EINVAL)
     return isinstance(error, MemoryError)
+
+
+@contextmanager
+def refusing_damage(path: Path, rule: str, remedy: str, quote: bool = True) -> Iterator[None]:
+    """What a reader raises on damaged bytes, an open list, becomes a BadFileError; the machine's errors pass.
+
+    Args:
+        quote: the reader's own words; not where they may hold tags of a patient.
+    """
+    try:
+        yield
+    except BadFileError:
+        raise
+    except Exception as error:
+        if of_the_machine(error):
+            raise
+        found = f"a truncated or damaged one ({(quote and str(error)) or type(error).__name__})"
+        raise BadFileError(path, rule, found, remedy) from None

@@ -36,11 +36,10 @@ def sizes(values: Any, name: str) -> Triple:
 
 def lengths(values: Any, name: str = "spacing") -> Spacing:
     """Three lengths in mm, or one for all three axes, as a tuple; UserError if they are not all above zero."""
-    if isinstance(values, Real) and not isinstance(values, bool):
-        values = (values,) * 3
-    d, h, w = (float(v) for v in _three(values, name, Real, "lengths > 0 (mm)"))
+    three = (values,) * 3 if isinstance(values, Real) and not isinstance(values, bool) else values
+    d, h, w = (float(v) for v in _three(three, name, Real, "lengths > 0 (mm)"))
     if not all(np.isfinite(v) and v > 0 for v in (d, h, w)):
-        raise UserError(f"{name} needs three lengths > 0 (mm) in the order d, h, w, got {[d, h, w]}")
+        raise UserError(f"{name} needs three lengths > 0 (mm) in the order d, h, w, or one, got {values}")
     return d, h, w
 
 

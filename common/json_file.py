@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.errors import BadFileError
+from common.errors import refusing_damage
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -13,7 +13,5 @@ def read_json(path: Path, remedy: str) -> Any:
     Raises:
         FileNotFoundError: no such file. BadFileError: not JSON; says what to do.
     """
-    try:
+    with refusing_damage(path, "a JSON file is whole", remedy):
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadFileError(path, "a JSON file is whole", f"a damaged one ({error})", remedy) from error

@@ -1,10 +1,12 @@
 """Attention of the 3D UNet: among its own voxels, and from voxels to the tokens of the X-ray."""
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ddpm.layers import inverse_rms, zero_init
+from common.norm import RMSNorm
+from ddpm.layers import zero_init
 from ddpm.position import AXIS_FEATURES
 
 GEOMETRY_LOGIT = 4.0  # at the start, a token exactly where the voxel projects outweighs a far one by about e^4
@@ -19,35 +21,24 @@ def num_heads(channels: int) -> int:
 
 
 def to_rows(x: Tensor) -> Tensor:
-    """(B, C, d, h, w) -> (B, d*h*w, C)."""
-    return x.flatten(2).transpose(1, 2)
+    return rearrange(x, "b c d h w -> b (d h w) c")
 
 
 def to_volume(rows: Tensor, like: Tensor) -> Tensor:
-    """(B, d*h*w, C) -> the shape of `like` (B, C, d, h, w)."""
-    return rows.transpose(1, 2).reshape(like.shape)
-
-
-class RowNorm(nn.Module):
-    """RMS normalisation of rows (B, N, C) over their channels, with a learned gain."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return rows * (inverse_rms(rows, -1) * self.gain)
+    """Inverse of `to_rows`, for a volume of the shape of `like`."""
+    d, h, w = like.shape[2:]
+    return rearrange(rows, "b (d h w) c -> b c d h w", d=d, h=h, w=w)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Multi-head attention of rows (B, N, C) to rows (B, M, C) -> (B, N, C)."""
-    q, k, v = (rows.unflatten(2, (heads, -1)).transpose(1, 2) for rows in (queries, keys, values))
+    q, k, v = (rearrange(rows, "b n (h c) -> b h n c", h=heads) for rows in (queries, keys, values))
     if q.device.type == "cpu":  # whose backward pass takes two to three times as long in half precision
         with torch.autocast("cpu", enabled=False):
             rows = scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
     else:
         rows = scaled_dot_product_attention(q, k, v)
-    return rows.transpose(1, 2).flatten(2)
+    return rearrange(rows, "b h n c -> b n (h c)")
 
 
 class SelfAttention(nn.Module):
@@ -56,7 +47,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = num_heads(channels)
-        self.norm = RowNorm(channels)
+        self.norm = RMSNorm(channels, axes=0)
         self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.out = zero_init(nn.Linear(channels, channels))
 
@@ -75,8 +66,8 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, token_dim: int) -> None:
         super().__init__()
         self.heads = num_heads(channels)
-        self.norm = RowNorm(channels)
-        self.token_norm = RowNorm(token_dim)
+        self.norm = RMSNorm(channels, axes=0)
+        self.token_norm = RMSNorm(token_dim, axes=0)
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_kv = nn.Linear(token_dim, 2 * channels, bias=False)
         self.query_place = nn.Linear(3 * AXIS_FEATURES, channels, bias=False)  # z, y, x

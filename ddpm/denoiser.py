@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from ddpm.layers import inverse_rms
+from common.norm import inverse_rms
 from ddpm.position import COORDINATE_CHANNELS, PATCH_EMBEDDING_DIM, coordinate_channels, patch_embedding
 
 CONDITIONS = ("pooled", "tokens", "lifted")

@@ -1,18 +1,12 @@
 """Building blocks of the 3D UNet: per-voxel normalisation, residual blocks, changes of resolution."""
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import silu
 
-EPSILON = 1e-5
-
-
-def inverse_rms(x: Tensor, dim: int) -> Tensor:
-    """1 / root mean square of x over `dim` (kept, size 1), computed in at least float32, in x's dtype."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=wide)
-    return (norm.square() / x.shape[dim] + EPSILON).rsqrt().to(x.dtype)
+from common.norm import inverse_rms
 
 
 class _NormScaleShiftSilu(torch.autograd.Function):
@@ -104,6 +98,5 @@ class UpMerge(nn.Module):
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """coarse (B, C', d, h, w) and skip (B, C, 2d, 2h, 2w) -> (B, C, 2d, 2h, 2w)."""
         coarse, fine = self.from_coarse(coarse), self.from_skip(skip)
-        d, h, w = coarse.shape[2:]
-        cells = fine.unflatten(4, (w, 2)).unflatten(3, (h, 2)).unflatten(2, (d, 2))
-        return (cells + coarse[:, :, :, None, :, None, :, None]).reshape(fine.shape)
+        cells = rearrange(fine, "b c (d i) (h j) (w k) -> b c d i h j w k", i=2, j=2, k=2)
+        return (cells + rearrange(coarse, "b c d h w -> b c d 1 h 1 w 1")).reshape(fine.shape)

@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool3d, pad
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
-from ddpm.attention import CrossAttention, SelfAttention
+from ddpm.attention import CrossAttention, SelfAttention, to_rows
 from ddpm.layers import NormSilu, ResBlock, UpMerge, zero_init
 from ddpm.position import axis_waves
 
@@ -221,6 +221,6 @@ class UNet3D(nn.Module):
             if level not in self.cross_levels:
                 inputs.append(())
                 continue
-            places = axis_waves(avg_pool3d(positions, 2**level).flatten(2).transpose(1, 2))
+            places = axis_waves(to_rows(avg_pool3d(positions, 2**level)))
             inputs.append((places, tokens, token_places))
         return inputs

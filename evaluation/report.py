@@ -8,7 +8,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.atomic import write_text
 from common.notice import NOTICE
 from common.page import html_page
 from evaluation.controls import FEWEST_FOR_INTERVAL, Controls, ControlScores
@@ -23,25 +22,6 @@ class CaseRow:
     picture: Image.Image | None = None
 
 
-def write_report(
-    path: Path,
-    title: str,
-    summary: Mapping[str, object],
-    controls: Controls | None,
-    cases: Sequence[CaseRow],
-    settings: Mapping[str, object],
-) -> None:
-    """Write the page under a temporary name, then rename. It loads nothing from elsewhere and runs no script.
-
-    Args:
-        summary: headline numbers, name -> value.
-        controls: None where there are too few cases for them.
-        settings: what the numbers depend on: window, spacing, checkpoint and its hash, sampler, versions;
-            groups within it appear as `group.name`.
-    """
-    write_text(Path(path), report_html(title, summary, controls, cases, settings))
-
-
 def report_html(
     title: str,
     summary: Mapping[str, object],
@@ -49,7 +29,14 @@ def report_html(
     cases: Sequence[CaseRow],
     settings: Mapping[str, object],
 ) -> str:
-    """The page's text; arguments as in `write_report`."""
+    """The page's text. It loads nothing from elsewhere and runs no script.
+
+    Args:
+        summary: headline numbers, name -> value.
+        controls: None where there are too few cases for them.
+        settings: what the numbers depend on: window, spacing, checkpoint and its hash, sampler, versions;
+            groups within it appear as `group.name`.
+    """
     names = list(dict.fromkeys(name for case in cases for name in case.numbers))
     scores = [_scores("PSNR, dB", controls.psnr), _scores("SSIM", controls.ssim)] if controls else []
     return html_page(

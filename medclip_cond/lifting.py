@@ -7,17 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, pixel_unshuffle, silu
 
 from common.errors import UserError
-
-
-class PixelNorm(nn.Module):
-    """RMS normalisation of each pixel of (B, C, h, w) over its channels, with a learned gain."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt() * self.gain
+from common.norm import RMSNorm
 
 
 class PyramidLevel(nn.Module):
@@ -28,9 +18,9 @@ class PyramidLevel(nn.Module):
         # kernel 4 with padding 1 centres a pixel on the 2 x 2 it replaces; kernel 3 would shift it
         kernel, stride = (4, 2) if halve else (3, 1)
         self.enter = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=1)
-        self.norm1 = PixelNorm(channels)
+        self.norm1 = RMSNorm(channels, axes=2)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = PixelNorm(channels)
+        self.norm2 = RMSNorm(channels, axes=2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = silu(self.norm1(self.enter(x)))

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def test_one_length_stands_for_all_axes():
 
 @pytest.mark.parametrize("values", [-1, 0, [1, 1, 0], [1, float("nan"), 1], [1, float("inf"), 1], "1", [1, 2], True])
 def test_what_is_no_length_is_refused(values):
-    with pytest.raises(UserError, match="spacing needs three lengths"):
+    with pytest.raises(UserError, match=rf"spacing needs three lengths.*got {re.escape(repr(values))}"):
         lengths(values)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.atomic import write_text
 from common.planes import planes_at
 from common.voxel_file import VoxelFile, box_of
 from evaluation.pictures import (
@@ -16,7 +17,7 @@ from evaluation.pictures import (
     save_png,
     to_grey,
 )
-from evaluation.report import write_report
+from evaluation.report import report_html
 from tests.disk import largest_file
 
 AIR, TISSUE = -1000.0, 1000.0
@@ -119,7 +120,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(name, tmp_path):
     grain = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
     write = {
         "picture.png": lambda: save_png(Image.fromarray(grain), path),
-        "report.html": lambda: write_report(path, "t", {}, None, [], {"long": "x" * 50_000}),
+        "report.html": lambda: write_text(path, report_html("t", {}, None, [], {"long": "x" * 50_000})),
     }
     with largest_file(20_000), pytest.raises(OSError, match=re.escape(str(path))):
         write[name]()

@@ -10,7 +10,8 @@ import pytest
 from common.errors import BadFileError
 from dataset.prepare import prepare_case
 from dataset.prepare.cases import find_cases
-from dataset.prepare.prepare import _in_pool, prepare
+from dataset.prepare.prepare import prepare
+from dataset.prepare.processes import results_of
 from dataset.scans.volume_io import write_ct
 from dataset.store.store import VolumeStore
 from pipeline.cli import USER_MISTAKES
@@ -52,7 +53,7 @@ def test_a_damaged_record_is_named_and_its_case_prepared_anew(root, tmp_path, ca
 def test_a_damaged_file_of_the_store_is_named(root, tmp_path, name):
     prepare(root, tmp_path / "store")
     (tmp_path / "store" / name).write_text('{"a": "')
-    with pytest.raises(BadFileError, match=rf"store/{name}: a JSON file is whole; got a damaged one .*emove"):
+    with pytest.raises(BadFileError, match=rf"store/{name}: a JSON file is whole; got .*damaged one .*emove"):
         prepare(root, tmp_path / "store")
 
 
@@ -104,7 +105,7 @@ def kill_itself(case):
 def test_a_killed_process_is_a_message_with_the_setting_to_lower(root, tmp_path):
     cases, _ = find_cases(root, None, "*_pa_drr.png", tmp_path / "store", make_xray=False)
     with pytest.raises(ChildProcessError, match=r"got dataset\.prepare_workers=1\. Lower it") as caught:
-        list(_in_pool(cases[:1], kill_itself, 1))
+        list(results_of(kill_itself, cases[:1], 1, "%d of %d"))
     assert isinstance(caught.value, USER_MISTAKES)
 
 

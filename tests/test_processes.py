@@ -13,7 +13,7 @@ sys.path.insert(0, {root!r})
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from os.path import basename
-from dataset.processes import without_script
+from dataset.prepare.processes import without_script
 
 print("script loaded", flush=True)
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.atomic import write_text
 from common.notice import NOTICE
 from evaluation.controls import compare_with_controls
-from evaluation.report import CaseRow, report_html, show, write_report
+from evaluation.report import CaseRow, report_html, show
 
 WINDOW = (-1000.0, 1000.0)
 VOID = {"meta", "img", "br", "link"}
@@ -121,9 +122,9 @@ def test_values_are_shown_with_the_digits_that_matter(value, text):
 
 def test_the_file_is_written_whole_or_not_at_all(tmp_path, controls):
     path = tmp_path / "sub" / "report.html"
-    write_report(path, "t", {}, controls, [], {})
+    write_text(path, report_html("t", {}, controls, [], {}))
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     with pytest.raises(AttributeError):
-        write_report(path, "t", {}, controls, ["not a case"], {})
+        write_text(path, report_html("t", {}, controls, ["not a case"], {}))
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

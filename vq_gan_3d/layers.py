@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from common.norm import RMSNorm
 
-class ChannelRMSNorm(nn.Module):
-    """Scales the channel vector of every voxel to unit root mean square, then by a learned gain per channel.
-
-    Statistics never cross voxels, so the result at a voxel does not depend on the tile it is computed in.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> same shape and dtype; the mean square is taken in float32 at least."""
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        scale = torch.rsqrt(length.square() / x.shape[1] + self.eps)
-        return x * scale.to(x.dtype) * self.gain.to(x.dtype)
+NORM_EPSILON = 1e-6
 
 
 class Residual(nn.Module):
@@ -41,7 +28,7 @@ class ResBlock(Residual):
 
     def __init__(self, channels: int) -> None:
         body = nn.Sequential(
-            ChannelRMSNorm(channels),
+            RMSNorm(channels, axes=3, eps=NORM_EPSILON),
             nn.Conv3d(channels, channels, 3, padding=1),
             nn.SiLU(),
             nn.Conv3d(channels, channels, 1),
@@ -66,39 +53,31 @@ class _ByFactor(nn.Module):
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
+        self.sides = {"i": factor, "j": factor, "k": factor}
 
 
 class SpaceToChannels(_ByFactor):
-    """(B, C, f·D, f·H, f·W) -> (B, C·f³, D, H, W): every f³ block of voxels becomes one voxel's channels."""
+    """Every block of `factor`³ voxels becomes one voxel's channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        f = self.factor
-        b, c, d, h, w = x.shape
-        x = x.reshape(b, c, d // f, f, h // f, f, w // f, f)
-        return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * f**3, d // f, h // f, w // f)
+        return rearrange(x, "b c (d i) (h j) (w k) -> b (c i j k) d h w", **self.sides)
+
+
+class ChannelsToSpace(_ByFactor):
+    """Inverse of `SpaceToChannels`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b (c i j k) d h w -> b c (d i) (h j) (w k)", **self.sides)
 
 
 class RepeatVoxels(_ByFactor):
-    """(B, C, d, h, w) with each voxel `factor` times along each axis: nearest up-sampling.
+    """Each voxel `factor` times along each axis: nearest up-sampling.
 
     torch's own becomes float32 under a GPU's autocast, at the decoder's largest tensors.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        f = self.factor
-        b, c, d, h, w = x.shape
-        cells = x[:, :, :, None, :, None, :, None].expand(b, c, d, f, h, f, w, f)
-        return cells.reshape(b, c, d * f, h * f, w * f)
-
-
-class ChannelsToSpace(_ByFactor):
-    """Inverse of `SpaceToChannels`: (B, C·f³, D, H, W) -> (B, C, f·D, f·H, f·W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        f = self.factor
-        b, c, d, h, w = x.shape
-        x = x.reshape(b, c // f**3, f, f, f, d, h, w)
-        return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // f**3, d * f, h * f, w * f)
+        return repeat(x, "b c d h w -> b c (d i) (h j) (w k)", **self.sides)
 
 
 def crop(x: Tensor, margin: int) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -198,10 +199,9 @@ class VectorQuantizer(Quantizer):
         self.books.initialize(self._vectors(z.detach().float()))
 
     def _vectors(self, z: Tensor) -> Tensor:
-        """(B, C, d, h, w) -> (groups, B·d·h·w, C / groups)."""
-        return z.movedim(1, -1).reshape(-1, self.groups, self.dim // self.groups).transpose(0, 1)
+        return rearrange(z, "b (g c) d h w -> g (b d h w) c", g=self.groups)
 
     def _latent(self, vectors: Tensor, like: Tensor) -> Tensor:
         """Inverse of `_vectors` for a latent of the shape of `like`."""
-        b, c, d, h, w = like.shape
-        return vectors.transpose(0, 1).reshape(b, d, h, w, c).movedim(-1, 1)
+        b, _, d, h, w = like.shape
+        return rearrange(vectors, "g (b d h w) c -> b (g c) d h w", b=b, d=d, h=h, w=w)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from common.norm import RMSNorm
 from vq_gan_3d.group_norm import RecordedGroupNorm
 from vq_gan_3d.layers import (
-    ChannelRMSNorm,
     ChannelsToSpace,
     RepeatVoxels,
     Residual,
@@ -46,7 +46,7 @@ def input_interval(layer: nn.Module, output: Interval) -> Interval:
         return low * layer.factor, high * layer.factor + layer.factor - 1
     if isinstance(layer, ChannelsToSpace | RepeatVoxels):
         return low // layer.factor, high // layer.factor
-    if isinstance(layer, ChannelRMSNorm | RecordedGroupNorm | nn.SiLU):
+    if isinstance(layer, RMSNorm | RecordedGroupNorm | nn.SiLU):
         return output
     raise TypeError(f"receptive field of {type(layer).__name__} is not known; add its rule to {__name__}")
 

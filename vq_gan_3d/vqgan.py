@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.geometry import STEP
+from common.norm import RMSNorm
 from vq_gan_3d.codebook import from_rank_zero
-from vq_gan_3d.layers import ChannelRMSNorm, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
+from vq_gan_3d.layers import NORM_EPSILON, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin
 
@@ -72,7 +74,7 @@ class Decoder(nn.Module):
                 *(ResBlock(half) for _ in range(num_blocks[1])),
             ),
             nn.Sequential(
-                ChannelRMSNorm(half),
+                RMSNorm(half, axes=3, eps=NORM_EPSILON),
                 nn.Conv3d(half, full * 2**3, 3, padding=1),
                 ChannelsToSpace(2),
                 nn.SiLU(),
@@ -218,7 +220,8 @@ def block_components(patches: Tensor, num_components: int) -> tuple[Tensor, Tens
 
     Columns beyond the 64th are zero. The scale is the root mean square of the scores over the components.
     """
-    blocks = SpaceToChannels(STEP)(patches.double()).movedim(1, -1).flatten(0, -2)
+    pattern = "b 1 (d i) (h j) (w k) -> (b d h w) (i j k)"
+    blocks = rearrange(patches.double(), pattern, i=STEP, j=STEP, k=STEP)
     mean = blocks.mean(0)
     centred = blocks - mean
     variance, vectors = torch.linalg.eigh(centred.T @ centred / len(blocks))

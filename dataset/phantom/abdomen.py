@@ -55,11 +55,11 @@ def paint_abdomen(canvas: Canvas, cavity: np.ndarray, anatomy: Anatomy, rng: np.
     room = canvas.cover(inside + 3.5)
     canvas.paint(box, room, anatomy.fat_hu - 5, "abdomen")
     abdomen = Abdomen(canvas, anatomy, room)
-    level, left_dome = anatomy.breath_lift, anatomy.dome_left + anatomy.breath_lift
+    level = anatomy.breath_lift
     _paint_bowel(abdomen, rng)
     abdomen.paint_ellipsoid([-150 + level, -52, -58], (52, 26, 28), 170, "kidneys")
     abdomen.paint_ellipsoid([-142 + level, -50, 70], (52, 26, 28), 170, "kidneys")
-    abdomen.paint_ellipsoid([left_dome - 36, -40, 92], (42, 42, 32), 115, "spleen")
+    abdomen.paint_ellipsoid([anatomy.dome(1) - 36, -40, 92], (42, 42, 32), 115, "spleen")
     _paint_stomach(abdomen, rng)
     _paint_liver(abdomen)
 
@@ -67,10 +67,9 @@ def paint_abdomen(canvas: Canvas, cavity: np.ndarray, anatomy: Anatomy, rng: np.
 def _paint_liver(abdomen: Abdomen) -> None:
     """A right lobe that fills the right dome and a thinner left lobe before the stomach, run into each other."""
     canvas, anatomy = abdomen.canvas, abdomen.anatomy
-    d, h, w = abdomen.room.shape
-    box = (slice(0, d), slice(0, h), slice(0, w))
+    box = (slice(0, len(abdomen.room)), *canvas.whole[1:])
     grid = canvas.grid(box)
-    dome = anatomy.dome_right + anatomy.breath_lift
+    dome = anatomy.dome(-1)
     right = ellipsoid(grid, anatomy.place([dome - 56, -98, -60]), np.array([98, 86, 70]) * anatomy.scale)
     left = ellipsoid(grid, anatomy.place([dome - 40, -128, 14]), np.array([36, 44, 68]) * anatomy.scale)
     blend = np.float32(20)  # mm: a smooth minimum
@@ -82,7 +81,7 @@ def _paint_liver(abdomen: Abdomen) -> None:
 def _paint_stomach(abdomen: Abdomen, rng: np.random.Generator) -> None:
     """Wall, contents, and gas in front, where it rises to in a patient lying on the back."""
     anatomy = abdomen.anatomy
-    centre = anatomy.place([anatomy.dome_left + anatomy.breath_lift - 44, -108, 60])
+    centre = anatomy.place([anatomy.dome(1) - 44, -108, 60])
     radii = np.array([42, 44, 40]) * anatomy.girth
     abdomen.paint_mm(centre, radii, 70, "stomach")
     abdomen.paint_mm(centre, radii, 25, "stomach", wall=4)

@@ -70,6 +70,10 @@ class Anatomy:
         """Factor for radii of organs that grow with the body."""
         return float(np.cbrt(self.scale.prod()))
 
+    def dome(self, side: float) -> float:
+        """Height of the diaphragm on one side (-1 right, +1 left) at the patient's breath."""
+        return (self.dome_right if side < 0 else self.dome_left) + self.breath_lift
+
     def place(self, points: Sequence | np.ndarray) -> np.ndarray:
         """Reference points (..., 3) -> this patient's mm, sideways with the spine's bow."""
         placed = np.asarray(points, np.float64) * self.scale

@@ -59,7 +59,7 @@ def _paint_bodies(canvas: Canvas, box: tuple[slice, slice, slice], anatomy: Anat
 def _paint_arch(canvas: Canvas, anatomy: Anatomy, number: int, height: float) -> None:
     """Pedicles, laminae, transverse and spinous process around the canal of one vertebra."""
     g = anatomy.girth * (1.12 if number < T1 - 11 else 1.0)
-    y, x = float(spine_y(height, anatomy)), float(anatomy.sway(np.float64(height)))
+    y, x = float(spine_y(height, anatomy)), float(anatomy.sway(height))
     thoracic = T1 - 12 < number <= T1
     reach = (36 if thoracic else 40) * anatomy.width_scale
     down = 22 if thoracic else 4
@@ -68,7 +68,7 @@ def _paint_arch(canvas: Canvas, anatomy: Anatomy, number: int, height: float) ->
         return np.array([height + dz, y + dy * g, x + dx])
 
     canal = np.stack([at(-16, 19.5, 0), at(16, 19.5, 0)])
-    canvas.tube(canal, np.array([8.5, 8.5]) * g, 15)  # cord and fluid
+    canvas.tube(canal, 8.5 * g, 15)  # cord and fluid
     pieces = []
     for side in (-1, 1):
         joint = at(2, 20, side * 13 * g)
@@ -91,11 +91,8 @@ def rib_path(anatomy: Anatomy, wall: Wall, number: int, side: int) -> np.ndarray
     from_back = np.radians(17) + (reach - np.radians(17)) * t
     z = (start - RIB_FALL[number - 1] * (0.12 * t + 0.88 * t**1.15)) * anatomy.height_scale
     path = wall.ribs.point(z, np.pi / 2 - side * from_back)
-    spine = [
-        z[0] + 1,
-        float(spine_y(z[0], anatomy)) + 8 * anatomy.girth,
-        anatomy.sway(z[0]) + side * 17 * anatomy.girth,
-    ]
+    g = anatomy.girth
+    spine = [z[0] + 1, float(spine_y(z[0], anatomy)) + 8 * g, anatomy.sway(z[0]) + side * 17 * g]
     return np.concatenate([[spine], path])
 
 
@@ -118,12 +115,10 @@ def _paint_cartilage(canvas: Canvas, anatomy: Anatomy, wall: Wall, end: np.ndarr
     z = np.array([end[0], end[0] - 4 + 0.3 * upward, min(end[0] - 2 + upward, 118) * 1.0])
     start = np.arctan2(end[1] - wall.ribs.axis[0], end[2] - wall.ribs.axis[1])
     middle = -np.pi / 2 + side * 0.17
-    angle = (
-        np.array([start, 0.5 * (start + middle), middle])
-        if side > 0
-        else np.array([start % (2 * np.pi), 0.5 * (start % (2 * np.pi) + middle % (2 * np.pi)), middle % (2 * np.pi)])
-    )
-    canvas.tube(wall.ribs.point(z, angle), np.full(3, 4.2 * anatomy.girth), 80 + 170 * anatomy.calcified, "ribs")
+    if side < 0:
+        start, middle = start % (2 * np.pi), middle % (2 * np.pi)
+    angle = np.array([start, 0.5 * (start + middle), middle])
+    canvas.tube(wall.ribs.point(z, angle), 4.2 * anatomy.girth, 80 + 170 * anatomy.calcified, "ribs")
 
 
 def paint_sternum(canvas: Canvas, anatomy: Anatomy) -> None:
@@ -151,16 +146,16 @@ def paint_shoulders(canvas: Canvas, anatomy: Anatomy, wall: Wall, polar: PolarGr
             [[112, -138, side * 20], [119, -138, side * 45], [131, -118, side * 80], [142, -88, side * 118]]
         )
         line = smooth_path(collar, 8)
-        canvas.tube(line, np.full(len(line), 6.2), anatomy.cortex_hu * 0.85, "clavicles")
-        canvas.tube(line, np.full(len(line), 3.6), anatomy.spongiosa_hu, "clavicles")
+        canvas.tube(line, 6.2, anatomy.cortex_hu * 0.85, "clavicles")
+        canvas.tube(line, 3.6, anatomy.spongiosa_hu, "clavicles")
         head, shaft = anatomy.place([[140, -68, side * 138], [196, -72, side * 158]])
-        canvas.tube(np.stack([head, head + 1]), np.full(2, 22.0), anatomy.cortex_hu * 0.6, "humeri")
+        canvas.tube(np.stack([head, head + 1]), 22.0, anatomy.cortex_hu * 0.6, "humeri")
         canvas.tube(np.stack([head, shaft]), np.array([14.0, 11.0]), anatomy.cortex_hu * 0.9, "humeri")
-        canvas.tube(np.stack([head, head + 1]), np.full(2, 19.0), anatomy.spongiosa_hu * 0.8, "humeri")
+        canvas.tube(np.stack([head, head + 1]), 19.0, anatomy.spongiosa_hu * 0.8, "humeri")
         heights = np.array([100, 108, 116]) * anatomy.height_scale
         spine = wall.ribs.point(heights, np.pi / 2 - side * np.array([0.6, 0.85, 1.1]), 24.0)
         ridge = smooth_path([*spine, anatomy.place([138, -52, side * 128])])
-        canvas.tube(ridge, np.full(len(ridge), 4.5), anatomy.cortex_hu * 0.8, "scapulae")
+        canvas.tube(ridge, 4.5, anatomy.cortex_hu * 0.8, "scapulae")
     _paint_blades(canvas, anatomy, wall, polar)
 
 

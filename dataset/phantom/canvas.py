@@ -42,13 +42,9 @@ class Canvas:
 
     def box(self, low: Point, high: Point) -> Box | None:
         """The voxels within [low, high] mm, or None where that misses the volume."""
-        sides = []
-        for axis, lo, hi in zip(self.axes, low, high, strict=True):
-            first, last = np.searchsorted(axis, (lo - self.edge, hi + self.edge))
-            if first == last:
-                return None
-            sides.append(slice(int(first), int(last)))
-        return sides[0], sides[1], sides[2]
+        ends = zip(self.axes, low, high, strict=True)
+        d, h, w = (slice(*np.searchsorted(axis, (lo - self.edge, hi + self.edge)).tolist()) for axis, lo, hi in ends)
+        return None if any(side.start == side.stop for side in (d, h, w)) else (d, h, w)
 
     def grid(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(z, y, x) of a box, shaped to broadcast: (d, 1, 1), (1, h, 1), (1, 1, w)."""
@@ -67,11 +63,11 @@ class Canvas:
             self.labels[box][cover > 0.5] = LABEL_ID[label]
 
     def tube(
-        self, points: np.ndarray, radii: np.ndarray, hu: float, label: str | None = None, tall: float = 1.0
+        self, points: np.ndarray, radii: np.ndarray | float, hu: float, label: str | None = None, tall: float = 1.0
     ) -> None:
-        """Paint a chain of tapered capsules through `points` (n, 3) with `radii` (n,), both mm."""
-        segments = np.concatenate([points[:-1], points[1:], radii[:-1, None], radii[1:, None]], 1)
-        self.capsules(segments, hu, label, tall)
+        """Paint a chain of tapered capsules through `points` (n, 3) with `radii` (n,), or one, both mm."""
+        wide = np.broadcast_to(radii, len(points))[:, None]
+        self.capsules(np.concatenate([points[:-1], points[1:], wide[:-1], wide[1:]], 1), hu, label, tall)
 
     def capsules(self, segments: np.ndarray, hu: float, label: str | None = None, tall: float = 1.0) -> None:
         """Paint the union of tapered capsules, rows of (z, y, x of one end, of the other, radius, radius).
@@ -128,17 +124,16 @@ class Canvas:
         # A tube thinner than a voxel is drawn a voxel wide, fainter by the ratio of the cross-sections.
         drawn = np.maximum(radius, np.float32(0.5 * self.edge))
         share = self.cover(np.sqrt(distance2) - drawn) * (radius / drawn) ** 2
-        share *= _outer(inside)
+        share *= _combined(np.multiply, inside)
         _, h, w = cover.shape
-        flat = _outer([index[0] * (h * w), np.ones_like(index[1]), np.ones_like(index[2])])
-        flat = flat + (index[1] * w)[:, None, :, None] + index[2][:, None, None, :]
+        flat = _combined(np.add, (index[0] * (h * w), index[1] * w, index[2]))
         np.maximum.at(cover.reshape(-1), flat.reshape(-1), share.reshape(-1))
 
 
-def _outer(factors: Sequence[np.ndarray]) -> np.ndarray:
-    """Products (n, d, h, w) of (n, d), (n, h) and (n, w)."""
-    z, y, x = factors
-    return z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
+def _combined(operation: np.ufunc, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Sums or products (n, d, h, w) of (n, d), (n, h) and (n, w)."""
+    z, y, x = parts
+    return operation(operation(z[:, :, None, None], y[:, None, :, None]), x[:, None, None, :])
 
 
 def along_segments(points: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,9 +150,7 @@ def along_segments(points: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray) -
     length2 = np.maximum((step**2).sum(1), np.float32(1e-6))[:, None, None, None]
     offset = [axis - start[:, None] for axis, start in zip(points, a.T, strict=True)]
     along = [o * d[:, None] for o, d in zip(offset, step.T, strict=True)]
-    dot = along[0][:, :, None, None] + along[1][:, None, :, None] + along[2][:, None, None, :]
-    squares = [o * o for o in offset]
-    far = squares[0][:, :, None, None] + squares[1][:, None, :, None] + squares[2][:, None, None, :]
+    dot, far = _combined(np.add, along), _combined(np.add, [o * o for o in offset])
     t = np.clip(dot / length2, 0, 1)
     return t, np.maximum(far - t * (2 * dot - t * length2), 0)
 

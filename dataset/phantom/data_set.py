@@ -3,12 +3,9 @@
 import csv
 import io
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +17,32 @@ from dataset.phantom.anatomy import draw_anatomy
 from dataset.phantom.film import XraySettings, phantom_xray
 from dataset.phantom.thorax import render
 from dataset.prepare.cases import CASE_TABLE
-from dataset.prepare.processes import single_threaded, without_script
+from dataset.prepare.processes import results_of
 from dataset.scans.volume_io import write_ct
 from dataset.scans.xray_io import write_xray
 
 SETTINGS = "phantom_settings.json"
 TRUTH_TABLE = "truth.csv"
 VERSION = 2  # raise it when the same seed gives other pictures: sets made before are then refused
-AXES = ("LPS", "LAS", "RAS", "LPI", "SAL")
-
-_log = logging.getLogger(__name__)
-Range = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """What shapes the cases of a set; ranges are (smallest, largest), each (d, h, w). Keys of the phantom config.
+    """What shapes the cases of a set. Keys of the phantom config.
 
-    Spacing within the slice is the same for rows and columns where their ranges are.
+    shape_range, spacing_range: smallest and largest (d, h, w), voxels and mm. Spacing within the slice is the same for
+        rows and columns where their ranges are.
+    axes: orientations of the written arrays; each case takes one.
+    embolism_share: share of patients with a pulmonary embolism (`target` 1).
+    xray: default: parallel rays through the CT, no faults.
     """
 
-    seed: int
-    shape_range: Sequence[Sequence[int]]
-    spacing_range: Range
-    axes: Sequence[str]
-    embolism_share: float
-    xray: XraySettings
+    seed: int = 0
+    shape_range: Sequence[Sequence[int]] = ((60, 56, 64), (72, 64, 72))
+    spacing_range: Sequence[Sequence[float]] = ((4.4, 4.6, 4.6), (5.2, 5.2, 5.2))
+    axes: Sequence[str] = ("LPS", "LAS", "RAS", "LPI", "SAL")
+    embolism_share: float = 0.5
+    xray: XraySettings = XraySettings()
 
     def __post_init__(self) -> None:
         for name, pair in (("shape_range", self.shape_range), ("spacing_range", self.spacing_range)):
@@ -62,45 +59,30 @@ class PhantomSettings:
         return json.loads(json.dumps({"version": VERSION, **asdict(self)}))
 
 
-def make_phantom_data(
-    root: Path | str,
-    num_cases: int,
-    seed: int = 0,
-    shape_range: Sequence[Sequence[int]] = ((60, 56, 64), (72, 64, 72)),
-    spacing_range: Range = ((4.4, 4.6, 4.6), (5.2, 5.2, 5.2)),
-    axes: Sequence[str] = AXES,
-    embolism_share: float = 0.5,
-    xray: XraySettings | Mapping[str, Any] | None = None,
-    num_workers: int = 0,
-) -> Path:
+def make_phantom_data(root: Path | str, num_cases: int, num_workers: int = 0, **settings: Any) -> Path:
     """Write `root/pairs.csv` with a CT and an X-ray per case, and `root/truth.csv` with organ volumes in ml.
 
     Case i depends on (seed, i) alone: the same call writes nothing anew, a larger `num_cases` adds cases.
 
     Args:
         root: folder, made if missing.
-        shape_range, spacing_range: smallest and largest (d, h, w), voxels and mm.
-        axes: orientations of the written arrays; each case takes one.
-        embolism_share: share of patients with a pulmonary embolism (`target` 1).
-        xray: an `XraySettings` or its keys; default: parallel rays through the CT, no faults.
         num_workers: processes; 0 works in this one.
+        settings: those of `PhantomSettings`; `xray` may be a mapping, too.
 
     Returns:
         The path of pairs.csv.
 
     Raises:
-        ValueError: bad settings, or `root` holds a set made with others.
+        ValueError: bad settings, or `root` holds a set made with others. ChildProcessError: a process was killed.
     """
     if num_cases < 1:
         raise UserError(f"num_cases must be at least 1, got {num_cases}")
-    settings = PhantomSettings(seed, shape_range, spacing_range, axes, embolism_share, XraySettings.of(xray))
+    wanted = PhantomSettings(**settings | {"xray": XraySettings.of(settings.get("xray"))})
     root = Path(root)
-    _claim(root, settings)
+    _claim(root, wanted)
     missing = [i for i in range(num_cases) if not _truth_path(root, i).is_file()]
-    every = max(1, len(missing) // 5)
-    for done, _ in enumerate(_results(missing, root, settings, num_workers), start=1):
-        if done % every == 0 or done == len(missing):
-            _log.info("phantom CTs: %d of %d", done, len(missing))
+    for _ in results_of(partial(write_case, root=root, settings=wanted), missing, num_workers, "phantom CTs: %d of %d"):
+        pass
     return _write_tables(root, num_cases)
 
 
@@ -136,17 +118,6 @@ def case_id(index: int) -> str:
 
 def _truth_path(root: Path, index: int) -> Path:
     return root / case_id(index) / f"{case_id(index)}_truth.json"
-
-
-def _results(indices: list[int], root: Path, settings: PhantomSettings, num_workers: int) -> Iterator[None]:
-    work = partial(write_case, root=root, settings=settings)
-    if num_workers < 1 or len(indices) < 2:
-        yield from map(work, indices)
-        return
-    with ProcessPoolExecutor(min(num_workers, len(indices)), get_context("spawn")) as pool:
-        with single_threaded(), without_script():  # processes start as tasks are submitted
-            results = pool.map(work, indices)
-        yield from results
 
 
 def write_case(index: int, root: Path, settings: PhantomSettings) -> None:

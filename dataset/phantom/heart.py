@@ -9,6 +9,7 @@ from dataset.phantom.anatomy import Anatomy
 from dataset.phantom.canvas import Canvas, smooth_path, turned_ellipsoid
 from dataset.phantom.wall import spine_y
 
+Tube = tuple[np.ndarray, np.ndarray]  # middle line (n, 3) and radii (n,)
 _CENTRE = np.array([-10.0, -106.0, 33.0])  # of the heart, reference
 _DOMES = -28.0  # mean reference height of the diaphragm
 _LONG = np.array([-0.55, -0.42, 0.72])  # from the base to the tip
@@ -55,12 +56,12 @@ class HeartFrame:
 
 @dataclass(frozen=True)
 class GreatVessels:
-    """Middle lines (n, 3) and radii (n,) of the vessels that leave the heart."""
+    """The vessels that leave the heart."""
 
-    aorta: tuple[np.ndarray, np.ndarray]
-    trunk: tuple[np.ndarray, np.ndarray]
-    right_artery: tuple[np.ndarray, np.ndarray]
-    left_artery: tuple[np.ndarray, np.ndarray]
+    aorta: Tube
+    trunk: Tube
+    right_artery: Tube
+    left_artery: Tube
 
     @staticmethod
     def of(anatomy: Anatomy) -> "GreatVessels":
@@ -79,25 +80,15 @@ class GreatVessels:
         )
 
 
-def _aorta(anatomy: Anatomy, heart: HeartFrame) -> tuple[np.ndarray, np.ndarray]:
+def _aorta(anatomy: Anatomy, heart: HeartFrame) -> Tube:
     top, out = anatomy.aorta_top, anatomy.aorta_bulge
     shift = anatomy.mediastinum_shift
     ascending = [heart.at([4, -108, 14]), heart.at([24, -114, 0])]
     arch = [[58, -117, -10 - 0.4 * out], [top - 8, -110, -3], [top, -93, 15], [top - 8, -70, 24 + 0.6 * out]]
     arch_mm = anatomy.place(np.array(arch) + [0, 0, 0.5 * shift])
-    down = []
-    for z, x in (
-        (52, 25 + out),
-        (20, 22 + out),
-        (-20, 17 + 0.7 * out),
-        (-70, 9),
-        (-120, 4),
-        (-190, 1),
-        (-250, 0),
-    ):
-        height = z * anatomy.height_scale
-        y = float(spine_y(height, anatomy)) - 29 * anatomy.depth_scale
-        down.append([height, y, x * anatomy.width_scale + float(anatomy.sway(np.float64(height)))])
+    course = [(52, 25 + out), (20, 22 + out), (-20, 17 + 0.7 * out), (-70, 9), (-120, 4), (-190, 1), (-250, 0)]
+    height, x = np.array(course).T * [[anatomy.height_scale], [anatomy.width_scale]]
+    down = np.stack([height, spine_y(height, anatomy) - 29 * anatomy.depth_scale, x + anatomy.sway(height)], -1)
     points = smooth_path([*ascending, *arch_mm, *down], 6)
     place = np.linspace(0, 1, len(points))
     radii = np.interp(place, [0, 0.12, 0.3, 0.5, 1.0], [16, 16.5, 14.5, 12.5, 9.5])
@@ -169,8 +160,7 @@ def _paint_oesophagus(canvas: Canvas, anatomy: Anatomy) -> None:
     height, x = np.array([[170, 2], [120, 6], [70, 3], [20, 4], [-30, 12], [-70, 22]], np.float64).T
     z = height * anatomy.height_scale
     knots = np.stack([z, spine_y(z, anatomy) - 24 * anatomy.girth, x + anatomy.sway(z)], -1)
-    line = smooth_path(knots)
-    canvas.tube(line, np.full(len(line), 7.5 * anatomy.girth), 40, "oesophagus")
+    canvas.tube(smooth_path(knots), 7.5 * anatomy.girth, 40, "oesophagus")
 
 
 def _paint_large_veins(canvas: Canvas, anatomy: Anatomy) -> None:
@@ -200,4 +190,4 @@ def _paint_arch_branches(canvas: Canvas, anatomy: Anatomy) -> None:
         ([(-2, -80, 16), (18, -82, 24), (34, -86, 36), (42, -90, 72)], 5.0),
     ):
         line = smooth_path(anatomy.place(np.array(course) + [anatomy.aorta_top, 0, 0]))
-        canvas.tube(line, np.full(len(line), wide * anatomy.girth), anatomy.aorta_hu, "aorta")
+        canvas.tube(line, wide * anatomy.girth, anatomy.aorta_hu, "aorta")

@@ -63,7 +63,7 @@ def diaphragm(anatomy: Anatomy, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _dome(anatomy: Anatomy, side: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    top = (anatomy.dome_right if side < 0 else anatomy.dome_left) + anatomy.breath_lift
+    top = anatomy.dome(side)
     sideways = (x * side / anatomy.width_scale - 55) / 72
     lateral, medial = np.clip(sideways, 0, None), np.clip(-sideways, 0, None)
     backward = (y / anatomy.depth_scale + 95) / 105
@@ -175,7 +175,7 @@ def _paint_effusion(canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, depth: f
 def _paint_consolidation(canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, rng: np.random.Generator) -> None:
     """A dense area with an uneven border inside one lung."""
     side, height, radius = anatomy.consolidation
-    low = (anatomy.dome_right if side < 0 else anatomy.dome_left) + anatomy.breath_lift
+    low = anatomy.dome(side)
     centre = anatomy.place([low + height * (anatomy.apex_right - low), rng.uniform(-120, -40), side * 70])
     box = canvas.box(centre - 1.5 * radius, centre + 1.5 * radius)
     if box is None:

@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from glob import escape
+from operator import itemgetter
 from pathlib import Path
 
 from common.errors import UserError
 from dataset.prepare.case_table import CASE_TABLE, cases_of_table
-from dataset.store.case import Case, Problem, relative_to
+from dataset.store.case import Case, Problem, relative_to, sharing
 
 CT_PATTERNS = ("{id}.nii.gz", "{id}.nii")
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -136,15 +136,8 @@ def _odd_files(cases: Iterable[Case], root: Path) -> list[Problem]:
 
 def _shared_ids(cases: Iterable[Case]) -> list[Problem]:
     """Ids used twice, also by names that differ in case only: some file systems hold them for the same."""
-    same: dict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        same[case.patient_id.lower()].append(case)
-    return [
-        Problem(case.patient_id, case.ct.name, *_why_shared(group))
-        for group in same.values()
-        if len(group) > 1
-        for case in group
-    ]
+    groups = sharing(cases, lambda case: case.patient_id.lower())
+    return [Problem(case.patient_id, case.ct.name, *_why_shared(group)) for group in groups for case in group]
 
 
 def _why_shared(group: list[Case]) -> tuple[str, str, str]:
@@ -158,20 +151,10 @@ def _why_shared(group: list[Case]) -> tuple[str, str, str]:
 
 
 def _shared_files(cases: Iterable[Case], root: Path) -> list[Problem]:
-    users: dict[Path, list[str]] = defaultdict(list)
-    for case in cases:
-        for path in (case.ct, case.xray):
-            if path is not None:
-                users[path].append(case.patient_id)
+    rule, remedy = "a file belongs to one patient", "Correct it."
+    uses = {(path, case.patient_id): None for case in cases for path in (case.ct, case.xray) if path is not None}
     return [
-        Problem(
-            patient,
-            relative_to(root, path),
-            "a file belongs to one patient",
-            f"used by {', '.join(ids)}",
-            "Correct it.",
-        )
-        for path, ids in users.items()
-        if len(set(ids)) > 1
-        for patient in ids
+        Problem(patient, relative_to(root, path), rule, f"used by {', '.join(user for _, user in group)}", remedy)
+        for group in sharing(uses, itemgetter(0))
+        for path, patient in group
     ]

@@ -1,13 +1,14 @@
 """What is suspicious about a CT or an X-ray that could be read, and the table that says so."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
 from dataset.scans.slice_order import odd_slices
 from dataset.scans.volume_io import Volume
 from dataset.scans.xray_io import MIN_SIDE, Xray
-from dataset.store.case import Problem
+from dataset.store.case import Problem, sharing
 
 _AIR_HU, _MIN_AIR = -500, 0.01
 _TISSUE_HU, _MIN_TISSUE = (-200, 200), 0.05
@@ -78,20 +79,11 @@ def check_xray(patient_id: str, path: str, xray: Xray) -> list[Problem]:
 
 def shared_content(patients: Sequence[tuple[str, str]], what: str) -> list[Problem]:
     """Patients (id, fingerprint) with the same content: it would leak from one split into another."""
-    by_content: dict[str, list[str]] = {}
-    for patient_id, content in patients:
-        by_content.setdefault(content, []).append(patient_id)
+    rule, remedy = f"every patient has another {what}", "Keep one of them."
     return [
-        Problem(
-            patient_id,
-            what,
-            f"every patient has another {what}",
-            f"that of {', '.join(ids)}",
-            "Keep one of them.",
-        )
-        for ids in by_content.values()
-        if len(ids) > 1
-        for patient_id in ids
+        Problem(patient_id, what, rule, f"that of {', '.join(name for name, _ in group)}", remedy)
+        for group in sharing(patients, itemgetter(1))
+        for patient_id, _ in group
     ]
 
 

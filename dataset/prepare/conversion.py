@@ -14,6 +14,7 @@ import numpy as np
 
 from common.atomic import write_text
 from common.errors import UserError
+from common.geometry import Spacing, lengths
 from common.json_file import read_json
 from common.locks import exclusive
 from dataset.scans.dicom_io import dicom_geometry
@@ -28,7 +29,6 @@ MEDIAN = "median"
 MEDIAN_FILE = "spacing.json"  # the median that was chosen: later cases do not move it
 _MEDIAN_LOCK = ".spacing.lock"
 _SAME = 1e-4  # relative; headers round
-Spacing = tuple[float, float, float]
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +51,7 @@ class Conversion:
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str) and self.spacing != MEDIAN:
             raise UserError(f"dataset.spacing is null, one or three lengths in mm, or {MEDIAN}, got {self.spacing!r}")
-        if isinstance(self.spacing, tuple) and not (
-            len(self.spacing) == 3 and all(_is_length(s) for s in self.spacing)
-        ):
-            raise UserError(f"dataset.spacing needs one or three positive lengths (d, h, w) in mm, got {self.spacing}")
-        if self.xray_source_mm is not None and not _is_length(self.xray_source_mm):
+        if self.xray_source_mm is not None and not 0 < self.xray_source_mm < np.inf:
             raise UserError(
                 "dataset.make_xray_source_mm is a distance in mm (a film is taken from about 1700),"
                 f" or null for parallel rays; got {self.xray_source_mm}"
@@ -76,13 +72,7 @@ class Conversion:
 
 def parse_spacing(value: float | str | Sequence[float] | None) -> Spacing | str | None:
     """A config's value: null, a word, one length or three."""
-    if value is None or isinstance(value, str):
-        return value
-    lengths = [value] * 3 if isinstance(value, int | float) else list(value)
-    if len(lengths) != 3 or any(isinstance(n, str) for n in lengths):
-        raise UserError(f"dataset.spacing needs one or three lengths (d, h, w) in mm, got {value}")
-    d, h, w = (float(n) for n in lengths)
-    return d, h, w
+    return value if value is None or isinstance(value, str) else lengths(value, "dataset.spacing")
 
 
 def with_known_spacing(conversion: Conversion, cases: Iterable[Case], store: Path) -> Conversion:
@@ -144,7 +134,3 @@ def _nifti_geometry(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape (x, y, z) and affine of a NIfTI file, without reading a voxel."""
     image: Any = nib.load(path)
     return image.shape[:3], image.affine
-
-
-def _is_length(value: float) -> bool:
-    return bool(np.isfinite(value)) and value > 0

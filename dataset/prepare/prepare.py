@@ -1,16 +1,9 @@
 """A data set on disk -> a store that training reads (dataset/store.py). Parallel, resumable, on many machines."""
 
-import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-
-from tqdm import tqdm
 
 from common.atomic import remove_abandoned
 from common.errors import UserError
@@ -22,7 +15,7 @@ from dataset.prepare.conversion_file import warn_of_change, write_conversion
 from dataset.prepare.examine import Examined, xray_source
 from dataset.prepare.prepare_case import prepare_case
 from dataset.prepare.prepare_report import summary, write_reports
-from dataset.prepare.processes import single_threaded, without_script
+from dataset.prepare.processes import results_of
 from dataset.prepare.shards import Shard
 from dataset.store.case import Case, Problem, relative_to
 from dataset.store.records import Record, fresh_record, tried_record
@@ -35,8 +28,6 @@ SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 UNCHANGED = Conversion()
 _MERGE_LOCK = ".prepare.lock"
 Work = Callable[[Case], Record]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,9 +104,8 @@ def _records(
             remaining.append(case)
         else:
             records[case.patient_id] = known
-    results = _in_pool(remaining, work, num_workers) if num_workers > 0 else _in_process(remaining, work)
-    for patient_id, record in _with_progress(results, len(remaining)):
-        records[patient_id] = record
+    for case, record in results_of(work, remaining, num_workers, "prepared %d of %d cases"):
+        records[case.patient_id] = record
     return records, len(remaining)
 
 
@@ -127,41 +117,6 @@ def _add_others(records: dict[str, Record], cases: Sequence[Case], store: Path, 
             if found is not None:
                 records[case.patient_id] = found
     return len(cases) - len(records)
-
-
-def _in_process(cases: Sequence[Case], work: Work) -> Iterator[tuple[str, Record]]:
-    for case in cases:
-        yield case.patient_id, work(case)
-
-
-def _in_pool(cases: Sequence[Case], work: Work, num_workers: int) -> Iterator[tuple[str, Record]]:
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(cases) or 1), mp_context=context) as pool:
-        with single_threaded(), without_script():
-            futures = {pool.submit(work, case): case.patient_id for case in cases}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                "a preparation process was killed, most likely for want of memory (each needs about four"
-                f" times the size of a volume); got dataset.prepare_workers={num_workers}. Lower it (0: no other"
-                " processes) and run this again: finished cases are kept."
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _with_progress(results: Iterator[tuple[str, Record]], total: int) -> Iterator[tuple[str, Record]]:
-    """A bar on a terminal, else about ten log lines."""
-    if sys.stderr.isatty():
-        yield from tqdm(results, total=total, desc="preparing", unit="case")
-        return
-    every = max(1, total // 10)
-    for done, result in enumerate(results, start=1):
-        if done % every == 0 or done == total:
-            _log.info("prepared %d of %d cases", done, total)
-        yield result
 
 
 def duplicates(records: Mapping[str, Record | Examined]) -> list[Problem]:

@@ -1,11 +1,63 @@
-"""Worker processes that start fast and leave the other cores alone."""
+"""Work spread over processes that start fast and leave the other cores alone."""
 
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import TypeVar
+
+from tqdm import tqdm
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+def results_of(
+    work: Callable[[Item], Result], items: Sequence[Item], num_workers: int, done: str
+) -> Iterator[tuple[Item, Result]]:
+    """Every item with what `work` makes of it, as soon as it is ready.
+
+    Args:
+        num_workers: processes; 0 works in this one.
+        done: about ten log lines such as "prepared %d of %d cases"; on a terminal stands a bar instead.
+
+    Raises:
+        ChildProcessError: a process was killed.
+    """
+    results = _in_pool(work, items, num_workers) if num_workers > 0 else ((item, work(item)) for item in items)
+    if sys.stderr.isatty():
+        yield from tqdm(results, total=len(items), unit="case")
+        return
+    every = max(1, len(items) // 10)
+    for count, result in enumerate(results, start=1):
+        if count % every == 0 or count == len(items):
+            _log.info(done, count, len(items))
+        yield result
+
+
+def _in_pool(work: Callable[[Item], Result], items: Sequence[Item], num_workers: int) -> Iterator[tuple[Item, Result]]:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(num_workers, len(items) or 1), mp_context=context) as pool:
+        with single_threaded(), without_script():  # processes start as tasks are submitted
+            futures = {pool.submit(work, item): item for item in items}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a worker process was killed, most likely for want of memory (each needs about four times the size of"
+                f" a volume); got dataset.prepare_workers={num_workers}. Lower it (0: no other processes) and run this"
+                " again: finished cases are kept."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from common.errors import BadFileError, of_the_machine
+from common.errors import BadFileError, refusing_damage
 from dataset.scans.dicom_file import quiet_pydicom
 from dataset.scans.dicom_slices import EXPORT, Slice, find_slices
 
@@ -121,18 +121,10 @@ def _read_voxels(slices: list[Slice]) -> np.ndarray:
 
 def _stored_values(path: Path, rows: int, columns: int) -> np.ndarray:
     """Stored numbers (frames, rows, columns), decompressed."""
-    try:
-        with quiet_pydicom():
-            values = pydicom.dcmread(path).pixel_array
+    rule = "the voxels of a DICOM file are whole and in a compression that an installed decoder reads"
+    remedy = f"{EXPORT} If it is compressed, install python-gdcm or export it uncompressed."
+    with refusing_damage(path, rule, remedy, quote=False), quiet_pydicom():
+        values = pydicom.dcmread(path).pixel_array
         if values.shape[-2:] != (rows, columns):  # colours, for instance
             raise ValueError
         return values.reshape(-1, rows, columns)
-    except Exception as error:  # as above
-        if of_the_machine(error):
-            raise
-        raise BadFileError(
-            path,
-            "the voxels of a DICOM file are whole and in a compression that an installed decoder reads",
-            f"a {type(error).__name__} while decoding",
-            f"{EXPORT} If it is compressed, install python-gdcm or export it uncompressed.",
-        ) from None

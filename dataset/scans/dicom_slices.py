@@ -14,7 +14,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from common.errors import BadFileError, of_the_machine
+from common.errors import BadFileError, refusing_damage
 from dataset.scans.dicom_file import quiet_pydicom
 
 EXPORT = "Export the series again, complete and alone, into a folder of its own."
@@ -72,23 +72,12 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _read_headers(path: Path) -> Iterator[Slice]:
     """The slices of one file; none if it holds another kind of object."""
-    try:
-        with quiet_pydicom():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-            if _is_page(header) or header.Modality != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
-                return
-            yield from _slices_of(header, path)
-    except BadFileError:
-        raise
-    except Exception as error:  # what pydicom raises on damaged bytes is an open list; its text may hold tags
-        if of_the_machine(error):
-            raise
-        raise BadFileError(
-            path,
-            "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale",
-            f"a damaged or other file ({type(error).__name__})",
-            EXPORT,
-        ) from None
+    rule = "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale"
+    with refusing_damage(path, rule, EXPORT, quote=False), quiet_pydicom():
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+        if _is_page(header) or header.Modality != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
+            return
+        yield from _slices_of(header, path)
 
 
 def _is_page(header: pydicom.Dataset) -> bool:

@@ -10,7 +10,7 @@ from isal import igzip
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.orientations import aff2axcodes
 
-from common.errors import BadFileError, of_the_machine
+from common.errors import BadFileError, refusing_damage
 from common.geometry import triple
 from common.voxel_file import box_of
 from dataset.scans.dicom_io import read_dicom_folder
@@ -109,22 +109,12 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         stream = igzip.IGzipFile(fileobj=file) if compressed else file
-        try:
+        with refusing_damage(path, "a NIfTI file is whole", _DAMAGED):
             image = _open_nifti(stream)
             _check_header(image, path, compressed)
             proxy: Any = image.dataobj
             raw = np.asarray(proxy.get_unscaled())
             _check_end(stream, proxy, path, compressed)
-        except BadFileError:
-            raise
-        except Exception as error:  # what gzip, zlib and nibabel raise on damaged bytes is an open list
-            if of_the_machine(error):
-                raise
-            rule, found = (
-                "a NIfTI file is whole",
-                f"a truncated or damaged one ({error or type(error).__name__})",
-            )
-            raise BadFileError(path, rule, found, _DAMAGED) from error
     raw = raw.reshape(raw.shape[:3], order="F")
     return to_int16(raw, path, proxy.slope, proxy.inter), image.affine
 

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-from common.errors import BadFileError, of_the_machine
+from common.errors import BadFileError, refusing_damage
 from dataset.scans.dicom_file import quiet_pydicom
 
 _LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LAT", "LATERAL"}
@@ -26,19 +26,12 @@ def read_xray_dicom(path: Path, check_size: Callable[[tuple[int, int]], None]) -
     Raises:
         BadFileError: damaged, a lateral view, or several frames. OSError, MemoryError: it cannot be read now.
     """
-    try:
-        with quiet_pydicom():
-            dataset = pydicom.dcmread(path)
-            check_size((int(dataset.Columns), int(dataset.Rows)))
-            _check_view(dataset, path)
-            return _image(dataset), _pixel_mm(dataset)
-    except BadFileError:
-        raise
-    except Exception as error:  # what pydicom raises on damaged bytes is an open list; its text may hold tags
-        if of_the_machine(error):
-            raise
-        rule, found = "an X-ray is a whole DICOM image", f"a {type(error).__name__} while reading it"
-        raise BadFileError(path, rule, found, f"{_EXPORT} If compressed, install python-gdcm.") from None
+    rule, remedy = "an X-ray is a whole DICOM image", f"{_EXPORT} If compressed, install python-gdcm."
+    with refusing_damage(path, rule, remedy, quote=False), quiet_pydicom():
+        dataset = pydicom.dcmread(path)
+        check_size((int(dataset.Columns), int(dataset.Rows)))
+        _check_view(dataset, path)
+        return _image(dataset), _pixel_mm(dataset)
 
 
 def _check_view(dataset: pydicom.Dataset, path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from common.atomic import replacing, write_text
-from common.errors import BadFileError, UserError
+from common.errors import BadFileError, UserError, refusing_damage
 from dataset.scans.deep_png import deep_grey, is_deep
 from dataset.scans.dicom_file import is_dicom
 from dataset.scans.xray_dicom import read_xray_dicom
@@ -193,14 +193,12 @@ def _with_sidecar(xray: Xray, path: Path) -> Xray:
     """The X-ray with what its sidecar says, if there is one."""
     if not path.is_file():
         return xray
-    try:
+    with refusing_damage(path, _SIDECAR_RULE, _SIDECAR_REMEDY, quote=False):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content and _SIDECAR_KEYS.isdisjoint(content):  # of dcm2niix, for instance
             return replace(xray, foreign_sidecar=True)
         affine = None if content["affine"] is None else np.array(content["affine"], dtype=float)
         synthetic = bool(content["synthetic"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadFileError(path, _SIDECAR_RULE, f"a {type(error).__name__}", _SIDECAR_REMEDY) from error
     if affine is not None and (affine.shape != (2, 3) or not np.isfinite(affine).all()):
         raise BadFileError(path, _SIDECAR_RULE, f"affine {affine.tolist()}", _SIDECAR_REMEDY)
     return replace(xray, affine=xray.affine if affine is None else affine, synthetic=synthetic)

@@ -1,7 +1,11 @@
 """A case of a data set on disk, and what can be wrong with it."""
 
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,14 @@ class Problem:
     found: str
     remedy: str
     fatal: bool = True
+
+
+def sharing(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """The items whose key another one has, too, together."""
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def relative_to(root: Path, path: Path) -> str:

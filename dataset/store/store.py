@@ -22,20 +22,19 @@ import numpy as np
 
 from common.atomic import write_text
 from common.errors import UserError
+from common.geometry import Region, Spacing, Triple, slices
 from common.recent import Recent
-from dataset.scans.measure import Triple
-from dataset.scans.xray_io import scale_xray
+from dataset.scans.xray_io import KIND_FULL_SCALE, scale_xray
 from dataset.store.split import SPLITS
 from dataset.store.stored_array import open_array, write_array
 
 MANIFEST = "manifest.jsonl"
 XRAY_SIZE = 512
-_XRAY_FULL_SCALE = 65535
+_XRAY_FULL_SCALE = KIND_FULL_SCALE["uint16"]
 _OPEN_VOLUMES = 8  # each open array keeps its pages and index in memory
 _CHUNK = 64  # voxels along each axis of a volume
 
 Matrix = tuple[tuple[float, ...], ...]
-Box = tuple[Triple, Triple]
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,12 @@ class StoredCase:
     split: str
     target: float | None
     shape: Triple
-    spacing: tuple[float, float, float]
+    spacing: Spacing
     affine: Matrix
     source_axes: str
     source_affine: Matrix
     hu_percentiles: tuple[float, ...]
-    body_box: Box
+    body_box: Region
     ct_source: str
     xray_source: str
     source_hash: str
@@ -98,8 +97,7 @@ class Store(ABC):
         """The box of `size` voxels (d, h, w) from `start`, int16; it must lie inside the volume."""
         if any(s < 0 or n < 1 or s + n > total for s, n, total in zip(start, size, case.shape, strict=True)):
             raise ValueError(f"box from {start} of size {size} is not inside {case.patient_id} of {case.shape}")
-        box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-        return self._volume(case)[box]
+        return self._volume(case)[slices(start, size)]
 
     def read_xray(self, case: StoredCase, ranges: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
         """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind.
