@@ -9,8 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dataset.prepare.prepare import PrepareReport, prepare
-from dataset.prepare.prepare_report import REPORT
+from dataset.prepare.reports import REPORT
+from dataset.prepare.run import PrepareReport, prepare
 from dataset.prepare.shards import Shard, parse_shard, shard_of_environment
 from pipeline.cli import script
 from pipeline.settings import prepare_arguments

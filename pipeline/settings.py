@@ -23,7 +23,7 @@ def plain(config: Any) -> Any:
 
 
 def prepare_arguments(dataset: DictConfig) -> dict[str, Any]:
-    """Of `dataset.prepare.prepare.prepare`. ValueError if there is to be no store."""
+    """Of `dataset.prepare.run.prepare`. ValueError if there is to be no store."""
     if dataset.store is None:
         raise UserError("dataset.store=null reads the files themselves; this needs a folder, dataset.store=FOLDER")
     return source_arguments(dataset) | {"store": dataset.store, "num_workers": dataset.prepare_workers}

@@ -176,7 +176,7 @@ def test_the_root_holds_commands_alone():
         ("from dataset.prepare import cases", "dataset/store/store.py", "imports dataset.prepare.cases"),
         ("from ddpm import ema", "dataset/store/store.py", "imports ddpm.ema"),
         ("from dataset.prepare import cases", "dataset/datamodule.py", "imports dataset.prepare.cases"),
-        ("import dataset.phantom.thorax", "dataset/prepare/prepare.py", "imports dataset.phantom.thorax"),
+        ("import dataset.phantom.thorax", "dataset/prepare/run.py", "imports dataset.phantom.thorax"),
         ("from pipeline.training import run", "dataset/sampler.py", "imports pipeline.training.run"),
         ("from pipeline.checkpoints import parts", "pipeline/cli.py", "imports pipeline.checkpoints.parts"),
         ("from pipeline.training.run import fit", "pipeline/checkpoints/parts.py", "imports pipeline.training.run.fit"),

@@ -8,7 +8,7 @@ import prepare_data
 import train_vqgan_patches_4gpu
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.prepare.conversion_file import check_conversion
-from dataset.prepare.prepare import prepare
+from dataset.prepare.run import prepare
 from dataset.scans.volume_io import read_ct
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.store import VolumeStore, xray_path

@@ -11,7 +11,7 @@ import prepare_data
 import train_ddpm_patches_4gpu
 from dataset.prepare.conversion import Conversion
 from dataset.prepare.file_store import FileStore
-from dataset.prepare.prepare import prepare
+from dataset.prepare.run import prepare
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 from tests import damage

@@ -10,7 +10,7 @@ import pytest
 from common.errors import of_the_machine
 from dataset.prepare import examine
 from dataset.prepare.file_store import FileStore
-from dataset.prepare.prepare import prepare
+from dataset.prepare.run import prepare
 from dataset.scans import volume_io
 from tests import damage
 

@@ -9,7 +9,7 @@ import pytest
 
 from dataset.prepare.cases import find_cases
 from dataset.prepare.conversion import Conversion, with_known_spacing
-from dataset.prepare.prepare import XRAY_PATTERN, prepare
+from dataset.prepare.run import XRAY_PATTERN, prepare
 from tests.dicom_files import COLUMN_MM, ROW_MM, STEP, write_series
 from tests.pairs import add_case, add_ct, thorax
 

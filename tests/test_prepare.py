@@ -6,8 +6,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from dataset.prepare import examine, prepare_case
-from dataset.prepare.prepare import prepare
+from dataset.prepare import examine, one_case
+from dataset.prepare.run import prepare
 from dataset.scans.volume_io import read_ct, write_ct
 from dataset.scans.xray_io import read_xray, write_xray
 from dataset.store.store import VolumeStore
@@ -88,8 +88,8 @@ def test_an_interrupted_run_goes_on_and_leaves_no_half_file(root, tmp_path, monk
             raise KeyboardInterrupt
         write_square_xray(folder, patient_id, image, source_hash)
 
-    write_square_xray = prepare_case.write_square_xray
-    monkeypatch.setattr(prepare_case, "write_square_xray", stop_at_p3)
+    write_square_xray = one_case.write_square_xray
+    monkeypatch.setattr(one_case, "write_square_xray", stop_at_p3)
     with pytest.raises(KeyboardInterrupt):
         prepare(root, store)
     assert not (store / "manifest.jsonl").exists()
@@ -194,7 +194,7 @@ def test_an_unreadable_source_is_reported_and_tried_again(root, tmp_path, monkey
     def fail(case):
         raise PermissionError(13, "Permission denied", str(case.ct))
 
-    monkeypatch.setattr(prepare_case, "source_stamp", fail)
+    monkeypatch.setattr(one_case, "source_stamp", fail)
     with pytest.raises(ValueError, match=r"p0\.nii\.gz.*Permission denied"):
         prepare(root, tmp_path / "store")
     monkeypatch.undo()

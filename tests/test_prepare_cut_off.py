@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from common.errors import BadFileError
-from dataset.prepare import prepare_case
+from dataset.prepare import one_case
 from dataset.prepare.cases import find_cases
-from dataset.prepare.prepare import prepare
 from dataset.prepare.processes import results_of
+from dataset.prepare.run import prepare
 from dataset.scans.volume_io import write_ct
 from dataset.store.store import VolumeStore
 from pipeline.cli import USER_MISTAKES
@@ -70,7 +70,7 @@ def test_a_replaced_ct_whose_preparation_is_interrupted_is_never_served_with_the
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_case, "write_square_xray", stop)
+    monkeypatch.setattr(one_case, "write_square_xray", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(root, store)
     monkeypatch.undo()

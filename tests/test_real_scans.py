@@ -9,7 +9,7 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 
-from dataset.prepare.prepare import prepare
+from dataset.prepare.run import prepare
 from dataset.scans.volume_io import read_ct, write_ct
 from dataset.scans.xray_io import read_xray, to_square
 from dataset.store.store import VolumeStore

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.prepare.prepare import prepare
-from dataset.prepare.report_page import report_page
+from dataset.prepare.reports import report_page
+from dataset.prepare.run import prepare
 from dataset.prepare.thumbnails import HEIGHT, coronal_view, thumbnail_path, write_thumbnail
 from dataset.scans.volume_io import read_ct, write_ct
 from dataset.scans.xray_io import Xray, write_xray
@@ -132,8 +132,8 @@ def test_the_page_loads_nothing_and_runs_nothing(root, tmp_path):
 def test_pictures_are_limited_and_an_id_leads_nowhere_else(root, tmp_path, monkeypatch):
     store = tmp_path / "store"
     cases = prepare(root, store).cases
-    monkeypatch.setattr("dataset.prepare.report_page._MAX_GOOD_PICTURES", 2)
-    monkeypatch.setattr("dataset.prepare.report_page._MAX_PROBLEM_PICTURES", 1)
+    monkeypatch.setattr("dataset.prepare.reports._MAX_GOOD_PICTURES", 2)
+    monkeypatch.setattr("dataset.prepare.reports._MAX_PROBLEM_PICTURES", 1)
     problems = [Problem(name, "f", "rule", "found", "do") for name in ("p0", "p0", "p1", "../thumbnails/p2")]
     page = Page(report_page(store, cases, problems))
     assert len(page.pictures) == 1 + 2

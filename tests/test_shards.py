@@ -3,8 +3,8 @@ import logging
 import pytest
 
 import prepare_data
-from dataset.prepare import prepare_case
-from dataset.prepare.prepare import prepare
+from dataset.prepare import one_case
+from dataset.prepare.run import prepare
 from dataset.prepare.shards import Shard, parse_shard, shard_of_environment
 from dataset.store.store import VolumeStore
 from tests.pairs import add_case
@@ -62,14 +62,14 @@ def test_a_plain_run_after_the_shards_merges_and_makes_the_rest(root, tmp_path):
 def test_an_interrupted_shard_goes_on(root, tmp_path, monkeypatch):
     store = tmp_path / "store"
     prepare(root, store, shard=Shard(2, 2))
-    write_volume = prepare_case.write_volume
+    write_volume = one_case.write_volume
 
     def stop_at_p2(folder, patient_id, hu, source_hash):
         if patient_id == "p2":
             raise KeyboardInterrupt
         write_volume(folder, patient_id, hu, source_hash)
 
-    monkeypatch.setattr(prepare_case, "write_volume", stop_at_p2)
+    monkeypatch.setattr(one_case, "write_volume", stop_at_p2)
     with pytest.raises(KeyboardInterrupt):
         prepare(root, store, shard=Shard(1, 2))
     assert not (store / "manifest.jsonl").exists()
@@ -79,14 +79,14 @@ def test_an_interrupted_shard_goes_on(root, tmp_path, monkeypatch):
 
 
 def test_a_case_that_a_shard_cannot_read_does_not_keep_the_others_waiting(root, tmp_path, monkeypatch):
-    source_stamp = prepare_case.source_stamp
+    source_stamp = one_case.source_stamp
 
     def fail_at_p0(case):
         if case.patient_id == "p0":
             raise PermissionError(13, "Permission denied", str(case.ct))
         return source_stamp(case)
 
-    monkeypatch.setattr(prepare_case, "source_stamp", fail_at_p0)
+    monkeypatch.setattr(one_case, "source_stamp", fail_at_p0)
     store = tmp_path / "store"
     assert prepare(root, store, shard=Shard(1, 2)).missing == 2
     monkeypatch.undo()

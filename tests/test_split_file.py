@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dataset.prepare.prepare import prepare
+from dataset.prepare.run import prepare
 from dataset.store.split_file import warn_of_other_shares
 from dataset.store.store import VolumeStore
 from tests.pairs import add_case

@@ -78,7 +78,7 @@ def _from_folders(
 
 
 def _is_store(folder: Path) -> bool:
-    """Whether it is a prepared data set (dataset/store.py), finished or not."""
+    """Whether it is a prepared data set (dataset/store/store.py), finished or not."""
     return os.path.isfile(folder / "manifest.jsonl") or all(os.path.isdir(folder / n) for n in ("cases", "volumes"))
 
 

@@ -14,7 +14,7 @@ from dataset.prepare.cases import find_cases
 from dataset.prepare.checks import format_problems
 from dataset.prepare.conversion import MEDIAN, Conversion
 from dataset.prepare.examine import Examined, Pair, examine, pair_of, unreadable
-from dataset.prepare.prepare import SHARES, UNCHANGED, XRAY_PATTERN, duplicates
+from dataset.prepare.run import SHARES, UNCHANGED, XRAY_PATTERN, duplicates
 from dataset.store.case import Case
 from dataset.store.records import source_hash
 from dataset.store.split import assign_splits
@@ -33,7 +33,7 @@ class FileStore(Store):
     added or taken away between two runs, others may change theirs, unless a `split` column of pairs.csv says it.
 
     Args:
-        root: of the pairs. The others are those of `dataset.prepare.prepare.prepare`.
+        root: of the pairs. The others are those of `dataset.prepare.run.prepare`.
 
     Raises:
         FileNotFoundError: no such root. ValueError: no good case, or a spacing that only a store remembers.

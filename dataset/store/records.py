@@ -21,7 +21,7 @@ class Record:
     """How a case went.
 
     stamp: names, sizes and times of the source files; source_hash: their content.
-    recipe: what preparing changed of the case (dataset/conversion.py).
+    recipe: what preparing changed of the case (dataset/prepare/conversion.py).
     stored: None if a problem is fatal. Its split, target and sources are set anew for each manifest.
     ct_content, xray_content: fingerprints of what was read, to find duplicates.
     """

@@ -3,7 +3,7 @@
 STORE/manifest.jsonl    one StoredCase a line, ordered by patient_id
 STORE/volumes/ID.b2nd   blosc2 array int16 (D, H, W), HU, canonical frame; it carries its case's source_hash
 STORE/xrays/ID.b2nd     the same of uint16 (512, 512), the X-ray padded to a square, 0 to 65535
-STORE/cases/ID.json     how the preparation of a case went (dataset/records.py)
+STORE/cases/ID.json     how the preparation of a case went (dataset/store/records.py)
 STORE/report.txt        every problem of the data set; report.html shows pictures (thumbnails/ID.png) besides
 STORE/splits.json       every patient's split, once and for all; shares.json the shares of the first preparation
 STORE/conversion.json   spacing and crop of the stored arrays; spacing.json the median spacing, if it was asked for

@@ -12,7 +12,7 @@ from common.geometry import latent_shape, padded_shape, triple
 from common.locks import exclusive
 from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
-from dataset.prepare.prepare import prepare
+from dataset.prepare.run import prepare
 from dataset.store.latents import LatentCache, LatentSource, is_finished
 from dataset.store.store import MANIFEST, Store, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset

@@ -1,4 +1,4 @@
-"""A data set on disk -> a store that training reads (dataset/store.py). Parallel, resumable, on many machines."""
+"""A data set on disk -> a store that training reads (dataset/store/store.py). Parallel, resumable, on many machines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ from dataset.prepare.checks import shared_content
 from dataset.prepare.conversion import Conversion, with_known_spacing
 from dataset.prepare.conversion_file import warn_of_change, write_conversion
 from dataset.prepare.examine import Examined, xray_source
-from dataset.prepare.prepare_case import prepare_case
-from dataset.prepare.prepare_report import summary, write_reports
+from dataset.prepare.one_case import prepare_case
 from dataset.prepare.processes import results_of
+from dataset.prepare.reports import summary, write_reports
 from dataset.prepare.shards import Shard
 from dataset.store.case import Case, Problem, relative_to
 from dataset.store.records import Record, fresh_record, tried_record

@@ -1,6 +1,6 @@
 """Prepare one case: read, check, convert, measure, store. Runs in worker processes.
 
-Its record (dataset/records.py) is written last: a record means that the case is finished, for good or bad.
+Its record (dataset/store/records.py) is written last: a record means that the case is finished, for good or bad.
 """
 
 from dataclasses import replace

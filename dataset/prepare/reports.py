@@ -1,18 +1,41 @@
-"""The doctor's page: one HTML file that shows what is in a data set and what is wrong with it."""
+"""What preparing found, for people: STORE/report.txt, and report.html, which shows what is in a data set."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
+from common.atomic import write_text
 from common.page import html_page
+from dataset.prepare.checks import format_problems
 from dataset.prepare.thumbnails import thumbnail_path
 from dataset.scans.measure import HU_PERCENTILES
 from dataset.store.case import Problem
 from dataset.store.store import StoredCase
 
+REPORT = "report.txt"
+REPORT_PAGE = "report.html"
 _MAX_PROBLEM_PICTURES = 100  # a picture takes about 30 kB
 _MAX_GOOD_PICTURES = 24
+
+_log = logging.getLogger(__name__)
+
+
+def write_reports(store: Path, cases: Sequence[StoredCase], problems: Sequence[Problem]) -> None:
+    """Write both, each under a temporary name first. `cases` are the good ones."""
+    write_text(store / REPORT, summary(store, len(cases), problems) + "\n")
+    write_text(store / REPORT_PAGE, report_page(store, cases, problems))
+    _log.info("%d good cases, %d problems; to look at: %s", len(cases), len(problems), store / REPORT_PAGE)
+
+
+def summary(store: Path, num_good: int, problems: Sequence[Problem]) -> str:
+    """The plain report: counts, then a table of the problems."""
+    if not problems:
+        return f"{num_good} good cases, no problems."
+    bad = len({problem.patient_id for problem in problems if problem.fatal})
+    head = f"{num_good} good cases, {bad} left out, {len(problems)} problems (also in {store / REPORT}):"
+    return f"{head}\n\n{format_problems(problems)}"
 
 
 def report_page(store: Path, cases: Sequence[StoredCase], problems: Sequence[Problem]) -> str:
@@ -25,7 +48,7 @@ def report_page(store: Path, cases: Sequence[StoredCase], problems: Sequence[Pro
     shown, omitted = _with_pictures(store, problems)
     spread = cases[:: -(-len(cases) // _MAX_GOOD_PICTURES) or 1]  # evenly over the ids
     return html_page(
-        Path(__file__).with_suffix(".html.j2"),
+        Path(__file__).with_name("report.html.j2"),
         title="Data report",
         summary=_summary_rows(cases, problems),
         rules=Counter(problem.rule for problem in problems).most_common(),
