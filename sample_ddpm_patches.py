@@ -1,85 +1,27 @@
 """Draw CTs from chest X-rays: `python sample_ddpm_patches.py xray=chest.png output=ct.nii.gz ckpt=...`."""
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig, ListConfig
-from tqdm import tqdm
 
 from common.errors import BadFileError, UserError
-from common.voxel_file import box_of
 from ddpm.generator import SamplingPlan, Team
 from ddpm.plan import check_whole
 from pipeline.cli import script
 from pipeline.devices import fast_float32
 from pipeline.ranks import joined, wait_for_all
+from pipeline.sampling.call import sample
 from pipeline.sampling.ct_sampler import CTSampler, Placement, plan_of
 from pipeline.sampling.drawing import Drawing
 from pipeline.sampling.estimate import estimate
-from pipeline.sampling.files import all_paths, jobs, prepare_folder, stem_of, write_sample
+from pipeline.sampling.files import all_paths, jobs, prepare_folder
+
+__all__ = ["main", "sample"]  # the command, and the same as a Python call
 
 log = logging.getLogger(__name__)
-
-
-def sample(
-    xray: str | Path,
-    ckpt: str | Path | CTSampler,
-    output: str | Path | None = None,
-    *,
-    shape: Sequence[int] | None = None,
-    spacing: Sequence[float] | float | None = None,
-    reference: str | Path | None = None,
-    steps: int = 50,
-    sampler: str = "ddim",
-    mode: str = "auto",
-    guidance: float = 1.0,
-    guidance_interval: Sequence[float] = (0.0, 1.0),
-    window_batch: int | str = "auto",
-    latent_device: str = "auto",
-    bf16: bool = False,
-    xray_fov_mm: float | None = None,
-    seed: int = 42,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one CT from one X-ray, for notebooks.
-
-    Args:
-        xray: PNG, JPEG or DICOM image, frontal, head up.
-        ckpt: stage-2 checkpoint, or a loaded `CTSampler` to draw several.
-        output: NIfTI to write, with a JSON and a preview PNG beside it; None writes nothing.
-        shape, spacing: voxels and mm (or one number of mm) in (d, h, w) order; the training volumes' median if None.
-        reference: a CT whose grid, axes and position to take instead.
-        steps, sampler, mode, guidance, guidance_interval, window_batch, latent_device, bf16: see
-            `ddpm.plan.SamplingPlan`.
-        xray_fov_mm: side of the square X-ray in the patient, where the file does not tell; None: as in training.
-        seed: the same seed draws the same CT.
-
-    Returns:
-        int16 HU (D, H, W), axes foot→head, front→back, patient right→left, and its affine (4, 4), voxel (w, h, d) →
-        RAS mm.
-
-    Raises:
-        ValueError: settings that cannot be, a file that is no X-ray. OSError: an output that cannot be written.
-    """
-    plan = SamplingPlan(steps, sampler, mode, guidance, window_batch, bf16, guidance_interval, latent_device)
-    model = ckpt if isinstance(ckpt, CTSampler) else CTSampler(ckpt)
-    place = model.placement(shape, spacing, reference)
-    if output is not None:
-        stem_of(Path(output))  # refuses a name before the drawing
-        prepare_folder(Path(output).parent, place.grid.shape, 1)
-    seen = model.load_xray(xray, xray_fov_mm)
-    plan = model.generator.settle(plan, seen, place.grid)
-    total = model.evaluations(place.grid, plan)
-    with tqdm(total=total, desc=Path(xray).name, unit="eval", disable=not sys.stderr.isatty()) as bar:
-        hu = model.draw(seen, place.grid, plan, seed, bar.update)
-    if output is not None:
-        drawing = Drawing(model, place, plan, seed)
-        facts = drawing.facts(Path(xray), seen) | {"seed": seed}
-        write_sample(Path(output), box_of(hu), place, seen.xray[0].numpy(), facts, drawing.run_facts())
-    return hu, place.affine
 
 
 @script("sample_ddpm")

@@ -27,8 +27,8 @@ REFERENCE = "many"
 def plans(few: int, many: int) -> dict[str, SamplingPlan]:
     """By name; all but the reference evaluate the network `few` times (Heun's method twice a step, but for two)."""
     steps = {"ddim": few, "dpmpp_2m": few, "heun": few // 2 + 1}
-    chosen = {name: SamplingPlan(n, name, window_batch=8) for name, n in steps.items()}
-    return chosen | {REFERENCE: SamplingPlan(many, "ddim", window_batch=8)}
+    chosen = {name: SamplingPlan(n, name, "fused", window_batch=8) for name, n in steps.items()}
+    return chosen | {REFERENCE: SamplingPlan(many, "ddim", "fused", window_batch=8)}
 
 
 def gradient_energy(volume: np.ndarray) -> float:

@@ -81,7 +81,8 @@ class Field:
 
     def draw(self, mode: str, size: int = SIZE, seed: int = 0) -> Tensor:
         grid = Grid((STEP, STEP, STEP * size), (1.0, 1.0, 1.0))
-        return self.generator.latent(NO_XRAY, grid, SamplingPlan(STEPS, mode=mode), seed)[:, None].flatten(1, 2)
+        plan = SamplingPlan(STEPS, mode=mode, bf16=False)
+        return self.generator.latent(NO_XRAY, grid, plan, seed)[:, None].flatten(1, 2)
 
     def draw_with_own_noise(self, seed: int = 0) -> Tensor:
         """Windows drawn apart from noise of their own, then averaged: the guide's way to the letter."""

@@ -108,6 +108,7 @@ class VolumeGenerator(nn.Module):
             raise UserError(f"processes share the windows of mode=fused only, got mode={plan.mode}")
         if plan.latent_device == "cuda" and not on_gpu:
             raise UserError("latent_device=cuda needs the network on a GPU too (device=cuda)")
+        plan = replace(plan, bf16=team.agree(self.in_bf16(plan)))
         size = 4 * self.denoiser.latent_channels * shape[0] * shape[1] * shape[2]
         if plan.latent_device == AUTO:
             beside = team.agree(on_gpu and gpu_memory.latents_fit(size, self.device))
@@ -119,6 +120,12 @@ class VolumeGenerator(nn.Module):
             one = self.window_of(xray, grid, replace(plan, window_batch=1, guidance=1.0))
             plan = replace(plan, window_batch=gpu_memory.windows_that_fit(one, reserved, self.device))
         return plan
+
+    def in_bf16(self, plan: SamplingPlan) -> bool:
+        """Whether the network is evaluated in bfloat16."""
+        if plan.bf16 != AUTO:
+            return bool(plan.bf16)
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
     @torch.no_grad()
     def window_of(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> Callable[[], Tensor]:
@@ -141,7 +148,9 @@ class VolumeGenerator(nn.Module):
         yield from self.codec.decode_tiles(latent, tile)
 
     def evaluations(self, grid: Grid, plan: SamplingPlan, team: Team | None = None) -> int:
-        """Calls of `progress` while a latent is drawn, on the team's first member."""
+        """Calls of `progress` while a latent is drawn, on the team's first member. The plan must be settled."""
+        if plan.mode == AUTO:
+            raise ValueError("mode=auto is no mode yet; VolumeGenerator.settle chooses one")
         looks = max(plan.steps, 2 * plan.steps - 2) if plan.sampler == "heun" else plan.steps
         windows = self.windows(grid)
         if plan.mode != "fused":
@@ -168,7 +177,7 @@ class VolumeGenerator(nn.Module):
         return self.denoiser.encode_condition(pooled, tokens, grid, image, affine, drop)  # type: ignore[arg-type]
 
     def _predictor(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> PredictWindows:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.bf16 is True):
             return GuidedDenoiser(self.denoiser, self.condition(xray), grid, plan, self.device)
 
 

@@ -26,7 +26,7 @@ class GuidedDenoiser:
     def __call__(self, x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
         guided = self.plan.guides(float(t[0]))
         x, t, coords = x.to(self.device), t.to(self.device), coords.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16 is True):
             if not guided:
                 return self._predict(x, t, coords, self.condition[:1])
             if self.plan.batch == 1:

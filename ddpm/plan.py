@@ -51,7 +51,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How to draw. `VolumeGenerator.settle` replaces every "auto".
+    """How to draw; the defaults are those of config/sampling. `VolumeGenerator.settle` replaces every "auto".
 
     steps: of the sampler, a name in `ddpm.samplers.SAMPLERS`.
     mode: "whole" (the whole latent per step), "fused" (windows, blended at every step) or "independent" (windows
@@ -59,17 +59,17 @@ class SamplingPlan:
     guidance: 1 follows the X-ray as trained, more exaggerates it (classifier-free guidance, Ho & Salimans 2021).
     window_batch: windows that the network sees at once; with guidance each counts twice, with and without X-ray, and
         a batch of 1 sees them one after the other. "auto": as many as fit into the GPU's free memory; 1 on a CPU.
-    bf16: evaluate the network in bfloat16.
+    bf16: evaluate the network in bfloat16; "auto": on GPUs that have it.
     guidance_interval: (lowest, highest) time t, 0 clean and 1 noise, at which guidance acts (Kynkäänniemi et al. 2024).
     latent_device: where the latent and its sums live, "cpu" or "cuda"; "auto": beside the network if they fit there.
     """
 
-    steps: int
+    steps: int = 50
     sampler: str = "ddim"
-    mode: str = "fused"
+    mode: str = AUTO
     guidance: float = 1.0
-    window_batch: int | str = 1
-    bf16: bool = False
+    window_batch: int | str = AUTO
+    bf16: bool | str = AUTO
     guidance_interval: Sequence[float] = (0.0, 1.0)
     latent_device: str = AUTO
 
@@ -80,6 +80,8 @@ class SamplingPlan:
             raise UserError(f"mode must be one of {[*MODES, AUTO]}, got {self.mode!r}")
         if self.latent_device not in ("cpu", "cuda", AUTO):
             raise UserError(f"latent_device must be auto, cpu or cuda, got {self.latent_device!r}")
+        if self.bf16 not in (True, False, AUTO):
+            raise UserError(f"bf16 must be auto, true or false, got {self.bf16!r}")
         check_whole("steps", self.steps)
         if self.window_batch != AUTO and not _is_whole(self.window_batch):
             raise UserError(f"window_batch must be auto or a whole number from 1, got {self.window_batch!r}")

@@ -53,7 +53,6 @@ def register_resolvers() -> None:
         "three_quarters": lambda sizes: ListConfig(three_quarters(sizes)),  # plain lists cannot be resolved in place
         "latent_size": lambda voxels: int(voxels) // STEP,
         "precision": _precision,
-        "gpu_bf16": _gpu_bf16,
         "local_processes": _local_processes,  # of torchrun
         "nodes": _nodes,
         "processes": lambda: min(16, os.cpu_count() or 1),

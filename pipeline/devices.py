@@ -1,6 +1,8 @@
 """Which device a single process works on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -33,3 +35,14 @@ def fast_float32() -> None:
     """On GPUs, float32 matrix products in TF32, as cuDNN's convolutions have it by default."""
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
+
+
+@contextmanager
+def computing_as_commands() -> Iterator[None]:
+    """Within it float32 is as commands have it, afterwards as it was."""
+    before = torch.get_float32_matmul_precision()
+    fast_float32()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -193,14 +193,19 @@ def test_a_folder_that_may_not_be_written(drawing, refused, monkeypatch):
 
 def test_the_python_call_refuses_an_output_before_it_draws(workshop, elsewhere, monkeypatch):
     model = CTSampler(workshop.ddpm_ckpt, device="cpu")
-    monkeypatch.setattr(model, "draw", lambda *_: pytest.fail("nothing is drawn"))
+    monkeypatch.setattr(model.generator, "latent", lambda *_: pytest.fail("nothing is drawn"))
     for output, said in (("ct.mha", ".nii.gz"), ("/proc/cts/ct.nii.gz", "/proc")):
         with pytest.raises((ValueError, OSError), match=said):
             sample_ddpm_patches.sample(workshop.xray, model, output, shape=(16, 16, 16), steps=1)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"shape": 64}, {"steps": 2.5}, {"guidance_interval": 0.5}, {"spacing": "1"}], ids=str
+    "wrong",
+    [
+        *({"shape": 64}, {"steps": 2.5}, {"guidance_interval": 0.5}, {"spacing": "1"}, {"bf16": "yes"}),
+        *({"num_samples": 0}, {"decode_tile": 1.5}, {"device": "tpu"}),
+    ],
+    ids=str,
 )
 def test_the_python_call_names_a_value_of_another_type(wrong, workshop):
     (name,) = wrong

@@ -178,22 +178,15 @@ def test_too_little_room_is_seen_before_the_drawing(drawing, monkeypatch, capsys
     assert "no room" in capsys.readouterr().err
 
 
-def test_streaming_gives_the_voxels_of_the_python_call(drawing, workshop):
-    drawing(decode_tile=2, output="ct.nii")
-    hu, affine = sample_ddpm_patches.sample(workshop.xray, workshop.ddpm_ckpt, shape=(20, 24, 18), steps=2, seed=42)
-    assert np.abs(read_ct("ct.nii").hu - hu).max() <= 1  # tiles agree to rounding
-    np.testing.assert_allclose(read_ct("ct.nii").affine, affine)
+def test_tiles_agree_to_rounding(drawing):
+    drawing()
+    drawing(decode_tile=2, output="tiled.nii")
+    assert np.abs(read_ct("tiled.nii").hu - read_ct("ct.nii.gz").hu).max() <= 1
 
 
 def test_one_number_of_spacing_holds_for_all_axes(drawing):
     drawing(spacing=9, steps=1)
     assert json.loads(Path("ct.json").read_text())["spacing"] == [9, 9, 9]
-
-
-def test_a_python_call_without_a_seed_draws_the_commands_ct(drawing, workshop):
-    drawing()
-    hu, _ = sample_ddpm_patches.sample(workshop.xray, workshop.ddpm_ckpt, shape=(20, 24, 18), steps=2)
-    assert np.abs(read_ct("ct.nii.gz").hu - hu).max() <= 1
 
 
 @pytest.mark.slow

@@ -110,11 +110,13 @@ def test_a_plan_that_cannot_be(wrong, said):
 
 
 def test_auto_is_settled_before_counting(generator):
-    plan = SamplingPlan(4, mode="auto", window_batch="auto")
-    with pytest.raises(ValueError, match="settle"):
-        generator.evaluations(GRID, replace(plan, mode="fused"))
+    plan = SamplingPlan(4)
+    for unsettled in (plan, replace(plan, mode="fused")):
+        with pytest.raises(ValueError, match="settle"):
+            generator.evaluations(GRID, unsettled)
     settled = generator.settle(plan, XRAY, GRID)
-    assert (settled.mode, settled.window_batch, settled.latent_device) == ("fused", 1, "cpu")
+    assert settled == SamplingPlan(4, mode="fused", window_batch=1, latent_device="cpu", bf16=False)
+    assert generator.settle(replace(plan, bf16=True), XRAY, GRID).bf16
     assert generator.settle(settled, XRAY, GRID) == settled
     assert generator.settle(plan, XRAY, Grid((16, 10, 12), (1.0, 1.0, 1.0))).mode == "whole"
     with pytest.raises(ValueError, match="device=cuda"):

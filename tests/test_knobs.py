@@ -36,7 +36,7 @@ def test_without_patches_a_volume_is_trained_on_and_drawn_whole(workshop, elsewh
     xray = model.load_xray(workshop.xray)
     for shape in shapes:
         grid = Grid(shape, (9.0, 9.0, 9.0))
-        assert model.generator.settle(SamplingPlan(1, mode="auto"), xray, grid).mode == "whole"
+        assert model.generator.settle(SamplingPlan(1), xray, grid).mode == "whole"
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -58,7 +58,7 @@ def test_stride_changes_the_windows_of_sampling(workshop, elsewhere):
     run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.stride=[8,8,8]", "model.max_steps=1")
     default, finer = CTSampler(workshop.ddpm_ckpt), CTSampler(DDPM_CKPT)
     assert (default.meta["stride"], finer.meta["stride"]) == ([12, 12, 12], [8, 8, 8])
-    grid, plan = Grid((40, 16, 16), (9.0, 9.0, 9.0)), SamplingPlan(steps=1)
+    grid, plan = Grid((40, 16, 16), (9.0, 9.0, 9.0)), SamplingPlan(steps=1, mode="fused", window_batch=1)
     assert default.evaluations(grid, plan) == 3  # starts 0, 12, 24
     assert finer.evaluations(grid, plan) == 4  # starts 0, 8, 16, 24
 

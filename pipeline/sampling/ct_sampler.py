@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
@@ -143,16 +143,9 @@ class CTSampler:
         """Batches of windows that the network will see."""
         return self.generator.evaluations(grid, plan)
 
-    def draw(
-        self,
-        xray: XrayInput,
-        grid: Grid,
-        plan: SamplingPlan,
-        seed: int,
-        progress: Callable[[], Any] = lambda: None,
-    ) -> np.ndarray:
+    def draw(self, xray: XrayInput, grid: Grid, plan: SamplingPlan, seed: int) -> np.ndarray:
         """One CT: int16 HU (D, H, W) within the training's HU window."""
-        return self.decode(self.generator.latent(xray, grid, plan, seed, progress), grid.shape)
+        return self.decode(self.generator.latent(xray, grid, plan, seed), grid.shape)
 
     def decode(self, latent: torch.Tensor, shape: Triple, tile: int = TILE) -> np.ndarray:
         """A latent (C, d, h, w) → int16 HU, cropped to `shape`; tile by tile, so that only the result is large."""

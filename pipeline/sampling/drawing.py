@@ -3,15 +3,18 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from common.voxel_file import VoxelFile
 from ddpm.generator import SamplingPlan, Team, XrayInput
+from ddpm.plan import check_whole
 from pipeline.checkpoints import checkpoint
 from pipeline.ranks import rank_and_world
 from pipeline.sampling.ct_sampler import TILE, CTSampler, Placement
@@ -52,18 +55,31 @@ class Drawing:
     tile: int = TILE
     team: Team = Team()
 
+    def __post_init__(self) -> None:
+        check_whole("num_samples", self.num_samples)
+        check_whole("decode_tile", self.tile, " (latent voxels)")
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.num_samples)
+
+    def volumes(self, image: Path) -> Iterator[np.ndarray]:
+        """An X-ray's CTs, int16 HU (D, H, W), in memory; nothing is written."""
+        xray = self._look(image)
+        for seed in self.seeds:
+            yield self.model.decode(self._latent(xray, seed, image.name), self.place.grid.shape, self.tile)
+
     def draw(self, image: Path, target: Path) -> None:
         """Draw what is not finished of an X-ray's CTs; of a team, only the first process writes.
 
         Raises:
             BadFileError: (a ValueError) an X-ray that is none. OSError: an output that cannot be written.
         """
-        xray = self.model.load_xray(image, self.xray_fov_mm)
-        self.plan = self.model.generator.settle(self.plan, xray, self.place.grid, self.team)
+        xray = self._look(image)
         common = self.facts(image, xray)
         drawn = 0
         paths = sample_paths(target, self.num_samples)
-        for seed, path in enumerate(paths, self.seed):
+        for seed, path in zip(self.seeds, paths, strict=True):
             facts = common | {"seed": seed}
             if self.team.agree(is_finished(path, facts)):
                 log.info("%s is finished, skipped", path)
@@ -71,7 +87,7 @@ class Drawing:
             self._draw_one(path, xray, facts, image.name)
             drawn += 1
         if self.num_samples > 1 and self.team.rank == 0:
-            facts = common | {"seeds": [self.seed + i for i in range(self.num_samples)]}
+            facts = common | {"seeds": list(self.seeds)}
             means = zip(statistic_paths(target), ("mean", "std"), strict=True)
             if drawn or not all(is_finished(path, {**facts, "statistic": name}) for path, name in means):
                 write_statistics(paths, target, self.place.grid.shape, facts, self.run_facts())
@@ -101,12 +117,21 @@ class Drawing:
             "evaluations": generator.evaluations(self.place.grid, self.plan),
         } | {key: getattr(self.plan, key) for key in _RUN_SETTINGS}
 
-    def _draw_one(self, path: Path, xray: XrayInput, facts: Mapping[str, Any], name: str) -> None:
-        started, generator, grid = time.monotonic(), self.model.generator, self.place.grid
+    def _look(self, image: Path) -> XrayInput:
+        xray = self.model.load_xray(image, self.xray_fov_mm)
+        self.plan = self.model.generator.settle(self.plan, xray, self.place.grid, self.team)
+        return xray
+
+    def _latent(self, xray: XrayInput, seed: int, name: str) -> Tensor:
+        generator, grid = self.model.generator, self.place.grid
         total = generator.evaluations(grid, self.plan, self.team)
         hidden = rank_and_world()[0] > 0 or not sys.stderr.isatty()
         with tqdm(total=total, desc=name, unit="eval", disable=hidden) as bar:
-            latent = generator.latent(xray, grid, self.plan, facts["seed"], bar.update, self.team)
+            return generator.latent(xray, grid, self.plan, seed, bar.update, self.team)
+
+    def _draw_one(self, path: Path, xray: XrayInput, facts: Mapping[str, Any], name: str) -> None:
+        started, grid = time.monotonic(), self.place.grid
+        latent = self._latent(xray, facts["seed"], name)
         if self.team.rank > 0:
             return
         with VoxelFile(grid.shape, path.parent) as voxels:

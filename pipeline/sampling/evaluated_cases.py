@@ -137,7 +137,7 @@ class Evaluation:
         return {
             "case": case.to_json(),
             "model": self.model.hashes | {key: meta[key] for key in ("hu_window", "xray_ranges", "xray_fov_mm")},
-            "plan": plan_facts(self.plan),
+            "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
             "grid": asdict(self.grid),
             "presets": [preset.name for preset in self.presets],
