@@ -1,0 +1,110 @@
+"""Every command line of README.md and docs/ is one that the project has; those of the README's table run, tiny."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests import pages, tiny
+from tests.pages import PAGES, README, ROOT, Call, call_of
+from tests.test_docs import composed
+
+LINES = sorted({line for page in PAGES for line in pages.commands(page)} - {"python -m benchmarks.NAME"})
+SHELL = ("export", "source")
+OTHERS = ("tensorboard", "pip")  # programs of the environment
+TWO_STEPS = ["steps=2", "device=cpu"]
+TINY = {  # what each command needs besides to take seconds
+    "prepare_data.py": ["dataset.prepare_workers=0"],
+    "train_vqgan_patches_4gpu.py": tiny.VQGAN,
+    "encode_latents.py": [*tiny.FROZEN, tiny.PATCHES[0]],
+    "train_ddpm_patches_4gpu.py": tiny.DDPM,
+    "sample_ddpm_patches.py": TWO_STEPS,
+    "evaluate_ddpm_patches.py": TWO_STEPS,
+    "export_model.py": [],
+}
+
+
+def calls():
+    return {line: call_of(shlex.split(line, comments=True)) for line in LINES}
+
+
+def of_python(call):
+    """A launcher's call as that of the script that it starts."""
+    if not call.program.endswith(".sh"):
+        return call
+    started = re.search(r"(?:launch\.sh|python) (\w+\.py)", (ROOT / call.program).read_text(encoding="utf-8"))
+    return Call(started[1], call.arguments) if started else call
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_is_one_that_there_is(line, elsewhere, capsys):
+    call = calls()[line]
+    if call.program.endswith(".sh"):
+        assert os.access(ROOT / call.program, os.X_OK)
+    call = of_python(call)
+    if call.program.endswith(".py"):
+        asked = () if "--cfg" in call.arguments else ("--cfg", "job")
+        tiny.run(import_module(call.program.removesuffix(".py")), *call.arguments, *asked)
+        assert capsys.readouterr().out
+    elif call.program.startswith("benchmarks."):
+        source = Path(find_spec(call.program).origin).read_text(encoding="utf-8")
+        composed("train_ddpm", *(word for word in call.arguments if f'"{word.partition("=")[0]}": ' not in source))
+    elif not call.program.endswith(".sh"):
+        assert call.program in (*SHELL, *OTHERS)
+        files = [word for word in call.arguments if word.endswith(".txt")]
+        assert all((ROOT / name).is_file() for name in files)
+        assert call.program in SHELL or find_spec(call.program)
+
+
+def test_shell_scripts_can_be_read_and_started():
+    for path in ROOT.glob("*.sh"):
+        assert os.access(path, os.X_OK), path
+        subprocess.run(["bash", "-n", path], check=True)
+        assert max(map(len, path.read_text(encoding="utf-8").splitlines())) <= 120, path
+
+
+@pytest.mark.slow
+def test_the_tasks_of_the_readme_leave_what_it_says(tiny_data, elsewhere):
+    pairs = elsewhere / "pairs"
+    shutil.copytree(tiny_data.root, pairs)
+    shutil.rmtree(pairs / "store")
+    shutil.copy(tiny_data.xray, "chest.png")
+    (tasks,) = (table for table in pages.tables(README) if table.head == ("task", "command", "result"))
+    for _, command, result in tasks.rows:
+        call = of_python(call_of(shlex.split(command.strip("`"))))
+        if call.program in OTHERS:
+            continue
+        settings = [word.replace("/data/pairs", str(pairs)) for word in call.arguments]
+        tiny.run(import_module(call.program.removesuffix(".py")), *settings, *TINY[call.program])
+        made = [pairs.parent / name.replace("/data/", "") for name in pages.code_spans(result)]
+        for path in made:
+            assert path.exists() or (made[0] / path.name).exists(), f"{command} left no {path}"
+
+
+def test_the_script_of_the_docs_runs_in_another_folder(workshop, tmp_path):
+    script, *_ = pages.blocks(ROOT / "docs" / "python.md", "python")
+    assert len([line for line in script.splitlines() if line]) == 6
+    assert "from_store" in script
+    files = {"/data/pairs": workshop.root, "last.ckpt": workshop.ddpm_ckpt, "chest.png": workshop.xray}
+    for name, there in files.items():
+        assert f'"{name}"' in script
+        script = script.replace(f'"{name}"', f'"{there}"')
+    words, env = [sys.executable, "-c", script], os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([1, 128, 128, 128])" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.json", "ct.nii.gz", "ct.png"]
+
+
+def test_the_other_python_of_the_docs_runs(workshop, elsewhere):
+    shutil.copy(workshop.xray, "chest.png")
+    shutil.copy(workshop.ddpm_ckpt, "last.ckpt")
+    for code in pages.blocks(ROOT / "docs" / "python.md", "python")[1:]:
+        exec(code, {})
