@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds .venv beside this script from requirements.txt and installs the project into it. A second run finds it finished and ends at once.
+# Builds .venv beside this script from requirements.txt and installs the project into it. A second run finds it
+# finished and ends at once.
 #
 #   ./make_env.sh                            the newest of python3.13, 3.12, 3.11, python3 that works
 #   PYTHON=/opt/python3.12 ./make_env.sh     this interpreter (3.11 or newer)

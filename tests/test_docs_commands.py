@@ -8,13 +8,13 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
+from inspect import signature
 
 import pytest
 
 from tests import pages, tiny
 from tests.pages import PAGES, README, ROOT, Call, call_of
-from tests.test_docs import composed
+from tests.test_docs import SCRIPTS, composed, has
 
 LINES = sorted({line for page in PAGES for line in pages.commands(page)} - {"python -m benchmarks.NAME"})
 SHELL = ("export", "source")
@@ -54,8 +54,9 @@ def test_a_command_is_one_that_there_is(line, elsewhere, capsys):
         tiny.run(import_module(call.program.removesuffix(".py")), *call.arguments, *asked)
         assert capsys.readouterr().out
     elif call.program.startswith("benchmarks."):
-        source = Path(find_spec(call.program).origin).read_text(encoding="utf-8")
-        composed("train_ddpm", *(word for word in call.arguments if f'"{word.partition("=")[0]}": ' not in source))
+        known = signature(import_module(call.program).main).parameters
+        for key in (word.partition("=")[0] for word in call.arguments):
+            assert key in known or any(has(composed(name), key) for name in SCRIPTS), key
     elif not call.program.endswith(".sh"):
         assert call.program in (*SHELL, *OTHERS)
         files = [word for word in call.arguments if word.endswith(".txt")]
