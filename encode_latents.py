@@ -16,7 +16,7 @@ from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentWriter, is_finished
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
-from pipeline.checkpoints.frozen import Frozen, encoder_input, latent_source
+from pipeline.checkpoints.from_settings import Frozen, encoder_input, latent_source
 from pipeline.cli import script
 from pipeline.devices import pick_device
 from pipeline.ranks import rank_and_world

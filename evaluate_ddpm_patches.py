@@ -96,7 +96,7 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfi
         "common grid": f"{grid.shape} at {grid.spacing} mm",
         "denoiser hash": tensor_hash(model.generator.denoiser),
         "hu_window": list(model.hu_window),
-        "trained with": model.meta["versions"],
+        "trained with": model.description.versions,
     }
     report = folder / "report.html"
     rows = [CaseRow(c.patient_id, c.numbers, c.picture) for c in compared]

@@ -5,15 +5,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from common.atomic import replacing, write_text
 from common.errors import UserError
 from common.tensor_hash import tensor_hash
-from ddpm.generator import VolumeGenerator
-from pipeline.checkpoints import checkpoint
-from pipeline.checkpoints.model_card import model_card
+from pipeline.checkpoints.card import model_card
+from pipeline.checkpoints.networks import load_generator, write_export
 from pipeline.cli import script
 
 log = logging.getLogger(__name__)
@@ -24,24 +22,17 @@ def main(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     card_file = output.with_suffix(".md")
     _check_output(output, Path(cfg.ckpt), cfg.overwrite)
-    generator, meta = checkpoint.load_generator(cfg.ckpt, cfg.vqgan_ckpt, xray_weights=cfg.xray_weights)
-    hashes = tensor_hashes(generator)
-    card = model_card(generator, meta, hashes, cfg.licence, _read_metrics(cfg.metrics, hashes["denoiser"]))
+    generator, description = load_generator(cfg.ckpt, cfg.vqgan_ckpt, xray_weights=cfg.xray_weights)
+    denoiser = tensor_hash(generator.denoiser)
+    card = model_card(generator, description, denoiser, cfg.licence, _read_metrics(cfg.metrics, denoiser))
     with replacing(output) as partial:
-        _save(checkpoint.exported(generator, meta, card), partial, output)
-        again, _ = checkpoint.load_generator(partial)
-        if tensor_hashes(again) != hashes:
+        write_export(partial, generator, description, card)
+        again, _ = load_generator(partial)  # which compares the hashes of the other networks
+        if tensor_hash(again.denoiser) != denoiser:
             raise RuntimeError(f"{output} would not hold what {cfg.ckpt} does")
     write_text(card_file, card)
     log.info("%s (%.0f MB): weights, VQ-GAN and X-ray encoder", output, output.stat().st_size / 1e6)
     log.info("model card: %s", card_file)
-
-
-def tensor_hashes(generator: VolumeGenerator) -> dict[str, str]:
-    """Of each network, by its name."""
-    codec: Any = generator.codec
-    networks = {"denoiser": generator.denoiser, "VQ-GAN": codec.vqgan, "X-ray encoder": generator.xray_encoder}
-    return {name: tensor_hash(network) for name, network in networks.items()}
 
 
 def _check_output(output: Path, ckpt: Path, overwrite: bool) -> None:
@@ -52,14 +43,6 @@ def _check_output(output: Path, ckpt: Path, overwrite: bool) -> None:
     there = [str(path) for path in (output, output.with_suffix(".md")) if path.exists()]
     if there and not overwrite:
         raise UserError(f"{' and '.join(there)} would be replaced; overwrite=true does that, or choose another output")
-
-
-def _save(content: dict[str, Any], partial: Path, output: Path) -> None:
-    try:
-        with partial.open("wb") as file:  # not by name: torch would report a full disk as a bug
-            torch.save(content, file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(output)) from error
 
 
 def _read_metrics(path: str | None, denoiser_hash: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ a patch give what the whole volume gives.
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,21 @@ from common.errors import UserError
 from common.geometry import STEP, padded_shape, triple
 from dataset.intensity import check_window, hu_to_unit
 from dataset.scans.volume_io import read_ct
-from pipeline.checkpoints import checkpoint
-from pipeline.checkpoints.parts import build
+from pipeline.checkpoints.checkpoint import StoredCheckpoint, write
+from pipeline.checkpoints.description import ModelDescription
 from pipeline.checkpoints.restricted_pickle import load, plain_state
 from pipeline.cli import script
 from pipeline.devices import pick_device
 from pipeline.settings import plain
+from pipeline.versions import versions
 from vq_gan_3d.codec import FLOOR, FrozenCodec
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
 from vq_gan_3d.medicaldiffusion import Layout, codebook_range, find_settings, layout, renamed
 from vq_gan_3d.recording import record_volumes
 
 log = logging.getLogger(__name__)
+
+IMPORTED = {"layout": "medicaldiffusion", "norm": "group"}
 
 
 @script("import_vqgan")
@@ -40,8 +44,14 @@ def main(cfg: DictConfig) -> None:
     if output.exists() and not cfg.overwrite:
         raise UserError(f"{output} exists; overwrite=true replaces it, or give another output=")
     state, sizes = _read(cfg.ckpt)
-    description = _describe(sizes)
-    network = _network(description, renamed(state, axes), cfg.ckpt)
+    about = ModelDescription(
+        stage="vqgan",
+        parts={"vqgan": _describe(sizes)},
+        hu_window=window,
+        versions=versions(),
+        imported=IMPORTED | {"axes": axes, "codebook_minmax": list(codebook_range(state))},
+    )
+    network = _network(StoredCheckpoint(Path(cfg.ckpt), about, renamed(state, axes)))
     names = list(cfg.statistics_from) if isinstance(cfg.statistics_from, ListConfig) else [cfg.statistics_from]
     volumes = [_volume(name, window) for name in names]
     network.to(pick_device(cfg.device))
@@ -51,22 +61,8 @@ def main(cfg: DictConfig) -> None:
     for name, ct in zip(names, volumes, strict=True):
         log.info("the middle of %s through the codec and back: PSNR %.1f dB", name, _psnr(codec, ct, cfg.tile))
     log.info("with other axes than its training had, or another hu_window, that is lower")
-    meta = {
-        "format": checkpoint.FORMAT,
-        "stage": "vqgan",
-        "parts": {"vqgan": description},
-        "hu_window": list(window),
-        "versions": checkpoint.versions(),
-        "imported": {
-            "layout": "medicaldiffusion",
-            "norm": "group",
-            "axes": axes,
-            "codebook_minmax": list(codebook_range(state)),
-        },
-    }
-    weights = {f"vqgan.{name}": tensor.cpu() for name, tensor in codec.vqgan.state_dict().items()}
     with replacing(output) as temporary:
-        torch.save({"state_dict": weights, "xray2ctpa": meta}, temporary)
+        write(temporary, about, {"vqgan": codec.vqgan})
     log.info(
         "wrote %s; stage 2 takes it with model.vqgan_ckpt=%s model.diffusion_num_channels=%d 'dataset.hu_window=%s'",
         *(output, output, sizes.embedding_dim, list(window)),
@@ -91,36 +87,27 @@ def _axes(axes: str | None) -> str:
 
 def _read(path: str) -> tuple[Mapping[str, Tensor], Layout]:
     """The tensors of a Lightning checkpoint and the sizes of its network."""
-    content = load(path)
-    state = content.get("state_dict")
+    stored = load(path)
+    state = stored.get("state_dict")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is no Lightning checkpoint: it has no state_dict of tensors")
     try:
-        return state, layout(state, find_settings(plain_state(content.get("hyper_parameters"))))
+        return state, layout(state, find_settings(plain_state(stored.get("hyper_parameters"))))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def _describe(sizes: Layout) -> dict[str, Any]:
     """The network as `parts.build` takes it."""
-    quantizer = {"part": "VectorQuantizer", "n_codes": sizes.n_codes, "dim": sizes.embedding_dim}
-    return {
-        "part": "GroupNormVQGAN",
-        "n_hiddens": sizes.n_hiddens,
-        "embedding_dim": sizes.embedding_dim,
-        "groups": sizes.groups,
-        "quantizer": quantizer,
-    }
+    network = asdict(sizes)
+    quantizer = {"part": "VectorQuantizer", "n_codes": network.pop("n_codes"), "dim": sizes.embedding_dim}
+    return {"part": "GroupNormVQGAN", **network, "quantizer": quantizer}
 
 
-def _network(description: Mapping[str, Any], state: dict[str, Tensor], path: str) -> GroupNormVQGAN:
-    network: GroupNormVQGAN = build(description)
+def _network(stored: StoredCheckpoint) -> GroupNormVQGAN:
+    network: GroupNormVQGAN = stored.built("vqgan")
     recorded = {name: t for name, t in network.state_dict().items() if name.endswith((".mean", ".variance"))}
-    try:
-        network.load_state_dict(state | recorded)
-    except RuntimeError as error:
-        raise UserError(f"{path} holds a network of another shape: {' '.join(str(error).splitlines()[:4])}") from error
-    return network
+    return stored.load(network, {**stored.state, **recorded})
 
 
 def _volume(path: str, window: tuple[float, float]) -> Tensor:

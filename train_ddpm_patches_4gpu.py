@@ -8,8 +8,7 @@ from omegaconf import DictConfig
 from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
-from pipeline.checkpoints.description import ddpm_meta
-from pipeline.checkpoints.frozen import Frozen, encoder_input, latent_source
+from pipeline.checkpoints.from_settings import Frozen, describe_ddpm, encoder_input, latent_source
 from pipeline.cli import script
 from pipeline.training import run as training_run
 from pipeline.training.data import make_dataset, open_latents, open_store, settle_patch_size
@@ -42,7 +41,7 @@ def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
         codec=frozen.codec,
         xray_encoder=frozen.encoder,
         latent_scale=LatentScale(latents.mean, latents.std) if latents else None,
-        meta=ddpm_meta(cfg, store, frozen, source),
+        meta=describe_ddpm(cfg, store, frozen, source).to_plain(),
         _convert_="all",
     )
     cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"

@@ -6,9 +6,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dataset.datamodule import PatchDataModule
-from pipeline.checkpoints.description import common_meta
+from pipeline.checkpoints.from_settings import describe_vqgan
 from pipeline.cli import script
-from pipeline.settings import plain
 from pipeline.training import run as training_run
 from pipeline.training.data import make_dataset, open_store
 from vq_gan_3d.module import VQGANModule
@@ -25,9 +24,8 @@ def build(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
         cfg.model.batch_size,
         cfg.model.num_workers,
     )
-    meta = common_meta(cfg, "vqgan", {"vqgan": plain(cfg.module.vqgan)})
     log.info("%d training and %d validation patches an epoch", len(data.train), len(data.val))
-    return instantiate(cfg.module, meta=meta, _convert_="all"), data
+    return instantiate(cfg.module, meta=describe_vqgan(cfg).to_plain(), _convert_="all"), data
 
 
 @script("train_vqgan")

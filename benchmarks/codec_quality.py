@@ -32,7 +32,7 @@ from dataset.intensity import hu_to_unit, unit_to_hu
 from dataset.scans.resample import resample
 from dataset.scans.volume_io import read_ct, write_ct
 from evaluation.metrics import score, window_preset
-from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.networks import load_codec
 from pipeline.devices import pick_device
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.layers import ChannelsToSpace, SpaceToChannels
@@ -119,7 +119,7 @@ def measure(folder: Path, settings: Sequence[str], steps: int, test: Scan, devic
     places = [f"dataset.root={folder.parent}/data", f"run_dir={folder}", f"checkpoint_dir={folder}"]
     amount = [f"model.patches_per_volume={4 * steps}", f"model.max_steps={steps}"]
     seconds, _ = run("train_vqgan_patches_4gpu.py", [*places, *settings, *amount])
-    codec = checkpoint.load_codec(folder / "last.ckpt")[0].to(device)
+    codec = load_codec(folder / "last.ckpt")[0].to(device)
     started = time.monotonic()
     reconstruction, perplexity = reconstruct(codec, test.unit, device)
     bits = codec.vqgan.quantizer.bits

@@ -17,7 +17,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.memory import PeakMemory
-from pipeline.checkpoints import checkpoint
+from pipeline.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,4 +93,4 @@ def saved_bytes(loss: Callable[[], Tensor], network: nn.Module) -> int:
 
 def stamp() -> dict[str, Any]:
     """When, and with which versions, a figure was measured."""
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": checkpoint.versions()}
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}

@@ -13,14 +13,14 @@ from benchmarks.measure import gflop, parameters
 from common.atomic import replacing
 from common.geometry import STEP, triple
 from common.tensor_hash import tensor_hash
-from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
 from pipeline import cli
-from pipeline.checkpoints import checkpoint
-from pipeline.checkpoints.description import common_meta
+from pipeline.checkpoints.checkpoint import write
+from pipeline.checkpoints.description import GeneratorDescription, UsedCodec
+from pipeline.checkpoints.from_settings import describe_vqgan
 from pipeline.checkpoints.parts import build, describe
 from pipeline.settings import plain
-from vq_gan_3d.codec import FrozenCodec
+from pipeline.versions import versions
 
 META = torch.device("meta")
 NO_DATA = "dataset.root=."  # what the configs ask for, where no data is read
@@ -99,13 +99,10 @@ def denoiser_figures(cfg: DictConfig) -> dict[str, float]:
 
 def write_random_codec(path: Path, cfg: DictConfig) -> None:
     """A stage-1 checkpoint of `partner(cfg)` with as many channels as stage 2 wants."""
-    stage1 = partner(cfg, [f"model.embedding_dim={cfg.model.diffusion_num_channels}"])
-    meta = common_meta(stage1, "vqgan", {"vqgan": plain(stage1.module.vqgan)}) | {
-        "hu_window": plain(cfg.dataset.hu_window)
-    }
-    vqgan = build(meta["parts"]["vqgan"])
-    state = {f"vqgan.{name}": tensor for name, tensor in vqgan.state_dict().items()}
-    torch.save({"xray2ctpa": meta, "state_dict": state}, path)
+    window = f"dataset.hu_window={plain(cfg.dataset.hu_window)}"
+    stage1 = partner(cfg, [f"model.embedding_dim={cfg.model.diffusion_num_channels}", window])
+    description = describe_vqgan(stage1)
+    write(path, description, {"vqgan": build(description.parts["vqgan"])})
 
 
 def write_random_model(path: Path, small: bool, overrides: Sequence[str]) -> None:
@@ -123,31 +120,26 @@ def write_random_model(path: Path, small: bool, overrides: Sequence[str]) -> Non
     torch.manual_seed(0)
     parts = describe(
         {"xray_encoder": without_files(plain(cfg.xray_encoder)), "diffusion": plain(cfg.diffusion)}
-        | {"vqgan": plain(stage1.module.vqgan)}
+        | {"vqgan": plain(stage1.module.vqgan), "denoiser": plain(cfg.module.denoiser)}
     )
-    networks = build(parts)
-    encoder, channels = networks["xray_encoder"], cfg.model.diffusion_num_channels
-    cfg.module.denoiser.pooled_dim, cfg.module.denoiser.token_dim = encoder.pooled_dim, encoder.token_dim
-    parts["denoiser"] = describe(plain(cfg.module.denoiser))
-    generator = VolumeGenerator(
-        build(parts["denoiser"]),
-        networks["diffusion"],
-        LatentScale(torch.zeros(channels), torch.ones(channels)),
-        FrozenCodec(networks["vqgan"]),
-        encoder,
-        triple([n // STEP for n in cfg.model.patch_size]),
-        triple([n // STEP for n in cfg.model.stride]),
+    encoder, vqgan, channels = build(parts["xray_encoder"]), build(parts["vqgan"]), cfg.model.diffusion_num_channels
+    parts["denoiser"] |= {"pooled_dim": encoder.pooled_dim, "token_dim": encoder.token_dim}
+    parts["xray_encoder"] = encoder.network()
+    description = GeneratorDescription(
+        stage="model",
+        parts=parts,
+        hu_window=tuple(plain(cfg.dataset.hu_window)),
+        versions=versions(),
+        codec=UsedCodec(tensor_hash(vqgan)),
+        encoder_hash=tensor_hash(encoder),
+        patch_size=triple(cfg.model.patch_size),
+        stride=triple(cfg.model.stride),
+        shape=(604, 512, 512),
+        spacing=(0.7, 0.7, 0.7),
+        xray_ranges={},
+        xray_fov_mm=float(cfg.dataset.xray_fov_mm),
     )
-    meta = common_meta(cfg, "model", {}) | {
-        "parts": parts,
-        "shape": [604, 512, 512],
-        "spacing": [0.7, 0.7, 0.7],
-        "xray_ranges": {},
-        "xray_fov_mm": float(cfg.dataset.xray_fov_mm),
-        "patch_size": plain(cfg.model.patch_size),
-        "stride": plain(cfg.model.stride),
-        "codec": {"hash": tensor_hash(generator.codec.vqgan)},  # type: ignore[attr-defined]
-        "encoder_hash": tensor_hash(encoder),
-    }
+    scale = LatentScale(torch.zeros(channels), torch.ones(channels))
+    trained = {"denoiser": build(parts["denoiser"]), "latent_scale": scale}
     with replacing(path) as partial:
-        torch.save(checkpoint.exported(generator, meta, "Random weights, for benchmarks."), partial)
+        write(partial, description, {**trained, "vqgan": vqgan, "xray_encoder": encoder})

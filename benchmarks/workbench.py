@@ -19,7 +19,7 @@ from benchmarks.networks import NO_DATA, without_files, write_random_codec
 from common.geometry import latent_shape, triple
 from dataset.phantom.data_set import make_phantom_data
 from dataset.store.latents import LatentWriter
-from pipeline.checkpoints.frozen import Frozen, latent_source
+from pipeline.checkpoints.from_settings import Frozen, latent_source
 from pipeline.settings import plain
 from pipeline.training.data import open_store
 

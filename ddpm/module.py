@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from common.checkpoint_key import CHECKPOINT_KEY
 from common.errors import UserError
 from common.geometry import STEP, triple
 from common.patches import positions_mm
@@ -50,7 +51,7 @@ class PatchDDPM(pl.LightningModule):
         lr_schedule: makes the scheduler, stepped after every training step, from the optimizer and all steps.
         condition_dropout: share of samples trained without their X-ray (Ho & Salimans 2021).
         latent_scale: mean and std of the training set's latents; None computes them at the first start.
-        meta: plain data that goes into every checkpoint under "xray2ctpa".
+        meta: plain data that describes the training's networks; goes into every checkpoint.
         perceptual: further loss on the decoded prediction, in some training steps; outside the module tree too.
         execution: how the denoiser computes; None leaves it as it was built.
     """
@@ -166,4 +167,4 @@ class PatchDDPM(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["xray2ctpa"] = self.meta
+        checkpoint[CHECKPOINT_KEY] = self.meta

@@ -120,7 +120,7 @@ def test_a_folder_of_xrays_gives_a_folder_of_cts(workshop, tmp_path):
     run(sample_ddpm_patches, f"xray={films}", f"output={out}", f"ckpt={workshop.ddpm_ckpt}", *TWO_STEPS)
     drawn = [read_ct(out / f"film{i}.nii.gz").hu for i in range(2)]
     assert sorted(p.name for p in out.glob("*.nii.gz")) == ["film0.nii.gz", "film1.nii.gz"]
-    assert drawn[0].shape == tuple(CTSampler(workshop.ddpm_ckpt).meta["shape"])  # the training volumes' median
+    assert drawn[0].shape == tuple(CTSampler(workshop.ddpm_ckpt).description.shape)  # the training volumes' median
 
 
 def test_the_seed_changes_the_sample_and_the_sampler_is_used(workshop):

@@ -15,7 +15,8 @@ import encode_latents
 import import_vqgan
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
-from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.description import FORMAT
+from pipeline.checkpoints.networks import load_codec
 from tests import tiny
 from tests.published_vqgan import GROUPS, random_state
 from tests.test_restricted_pickle import WritesAFile
@@ -52,7 +53,7 @@ def imported(older, tiny_data):
 def test_the_import_describes_itself(imported):
     content = tiny.load(imported)
     meta = content["xray2ctpa"]
-    assert (meta["format"], meta["stage"], meta["hu_window"]) == (checkpoint.FORMAT, "vqgan", [-1000, 1000])
+    assert (meta["format"], meta["stage"], meta["hu_window"]) == (FORMAT, "vqgan", [-1000, 1000])
     quantizer = {"part": "VectorQuantizer", "n_codes": 32, "dim": 4}
     described = {"part": "GroupNormVQGAN", "n_hiddens": 4, "embedding_dim": 4, "groups": GROUPS, "quantizer": quantizer}
     assert meta["parts"]["vqgan"] == described
@@ -60,7 +61,7 @@ def test_the_import_describes_itself(imported):
     assert meta["imported"]["axes"] == "zxy"
     low, high = meta["imported"]["codebook_minmax"]
     assert (low, high) == (float(codes.min()), float(codes.max()))
-    codec, _ = checkpoint.load_codec(imported)
+    codec, _ = load_codec(imported)
     theirs = random_state(*SIZES)["encoder.conv_first.conv.weight"]
     assert torch.equal(codec.vqgan.encoder.conv_first.weight, theirs.transpose(3, 4))
     assert torch.equal(codec.vqgan.quantizer.books.codes[0], codes)

@@ -32,7 +32,7 @@ def test_without_patches_a_volume_is_trained_on_and_drawn_whole(workshop, elsewh
     model = CTSampler(DDPM_CKPT)
     shapes = [case.shape for case in VolumeStore(workshop.store).cases]
     largest = [-(-max(sizes) // 4) * 4 for sizes in zip(*shapes, strict=True)]
-    assert model.meta["patch_size"] == largest
+    assert list(model.description.patch_size) == largest
     xray = model.load_xray(workshop.xray)
     for shape in shapes:
         grid = Grid(shape, (9.0, 9.0, 9.0))
@@ -57,7 +57,7 @@ def test_dim_mults_change_the_levels_of_the_network(workshop, elsewhere):
 def test_stride_changes_the_windows_of_sampling(workshop, elsewhere):
     run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.stride=[8,8,8]", "model.max_steps=1")
     default, finer = CTSampler(workshop.ddpm_ckpt), CTSampler(DDPM_CKPT)
-    assert (default.meta["stride"], finer.meta["stride"]) == ([12, 12, 12], [8, 8, 8])
+    assert (default.description.stride, finer.description.stride) == ((12, 12, 12), (8, 8, 8))
     grid, plan = Grid((40, 16, 16), (9.0, 9.0, 9.0)), SamplingPlan(steps=1, mode="fused", window_batch=1)
     assert default.evaluations(grid, plan) == 3  # starts 0, 12, 24
     assert finer.evaluations(grid, plan) == 4  # starts 0, 8, 16, 24

@@ -15,7 +15,7 @@ from dataset.store.latents import LatentCache, LatentWriter, stored_source
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import read_unit
 from medclip_cond.tiny_random import TinyRandomEncoder
-from pipeline.checkpoints.checkpoint import load_codec
+from pipeline.checkpoints.networks import load_codec
 from tests.tiny import built_ddpm, load, run
 
 MOST_PATCHES = 6 * 4 * 5  # of 16 voxels, 4 apart, in a padded volume of up to 36 x 28 x 32

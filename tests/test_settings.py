@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from pipeline.checkpoints import checkpoint
 from pipeline.settings import check_kinds
+from pipeline.versions import versions
 from tests.test_configs import choices, composed
 from tests.tiny import run
 
@@ -80,7 +80,7 @@ def test_check_reads_an_item(workshop, elsewhere, refused, monkeypatch):
 def test_a_run_keeps_its_settings_and_versions(workshop):
     folder = Path(workshop.folder) / "outputs" / "ddpm_4gpu_patches"
     assert OmegaConf.load(folder / "config.yaml").model.dim == 8
-    assert json.loads((folder / "versions.json").read_text()) == checkpoint.versions()
+    assert json.loads((folder / "versions.json").read_text()) == versions()
 
 
 def test_check_leaves_nothing_behind(workshop, elsewhere, caplog):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 from torch.nn.utils import clip_grad_norm_
 
+from common.checkpoint_key import CHECKPOINT_KEY
 from common.errors import UserError
 from vq_gan_3d.codebook import sum_over_ranks
 from vq_gan_3d.discriminators import PatchDiscriminator
@@ -21,7 +22,6 @@ from vq_gan_3d.perceptual import VGG16Distance
 from vq_gan_3d.pictures import above_each_other
 from vq_gan_3d.vqgan import VQGAN
 
-CHECKPOINT_KEY = "xray2ctpa"
 Batch = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ class VQGANModule(pl.LightningModule):
         clip_norm: largest gradient norm of the autoencoder, and of the discriminators.
         channels_last: memory layout of the convolutions; results agree up to rounding.
         init_patches: training patches, evenly spread over the data set, that the linear codec is fitted to.
-        meta: plain data that describes this network; stored in its checkpoints under "xray2ctpa".
+        meta: plain data that describes this network; goes into every checkpoint.
 
     Raises:
         ValueError: a weight > 0 without the network it needs.

@@ -1,72 +1,101 @@
-"""What checkpoints say of themselves: parts, sizes, data, frozen networks."""
+"""What a checkpoint says of itself. Fields are called as in the file, where they are plain data."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any
+from reprlib import repr as short
+from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
-from pipeline.checkpoints import checkpoint
-from dataset.store.latents import LatentSource
-from dataset.store.split import SPLITS
-from dataset.store.store import Store
-from pipeline.checkpoints.frozen import Frozen
-from pipeline.checkpoints.parts import describe
-from pipeline.settings import plain
+from common.errors import UserError
+from common.geometry import STEP
+from dataset.intensity import check_window
 
+FORMAT: Literal[1] = 1
 
-def common_meta(cfg: DictConfig, stage: str, parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "format": checkpoint.FORMAT,
-        "stage": stage,
-        "parts": describe(parts),
-        "hu_window": plain(cfg.dataset.hu_window),
-        "versions": checkpoint.versions(),
-        "config": {key: plain(cfg[key]) for key in ("model", "dataset", "seed")},
-    }
+Voxels = Annotated[int, Field(gt=0)]
+PatchVoxels = Annotated[int, Field(gt=0, multiple_of=STEP)]
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def ddpm_meta(cfg: DictConfig, store: Store, frozen: Frozen, source: LatentSource) -> dict[str, Any]:
-    """The description that stage 2's checkpoints carry."""
-    module = plain(cfg.module)
-    parts = {
-        "denoiser": module["denoiser"],
-        "diffusion": module["diffusion"],
-        "xray_encoder": _located(plain(cfg.xray_encoder)),
-    }
-    return (
-        common_meta(cfg, "ddpm", parts)
-        | volume_meta(store, cfg.dataset)
-        | {
-            "codec": {"path": frozen.codec_path, "hash": source.codec_hash},
-            "encoder_hash": source.encoder_hash,
-            "patch_size": plain(cfg.model.patch_size),
-            "stride": plain(cfg.model.stride),
-        }
-    )
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """Of stage 1's checkpoints, and what those of other stages say besides more.
+
+    parts: the networks by name, as `parts.build` takes them.
+    hu_window: lowest and highest HU. versions: what made the file. config: a training's settings.
+    imported: by import_vqgan.py, from what.
+    """
+
+    format: Literal[1] = FORMAT
+    stage: Literal["vqgan", "ddpm", "model"]
+    parts: dict[str, dict[str, Any]]
+    hu_window: tuple[int | FiniteFloat, int | FiniteFloat]
+    versions: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
+    imported: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_window(self.hu_window)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As it stands in a file: dicts, lists, strings and numbers; without fields that are None."""
+        plain = TypeAdapter(type(self)).dump_python(self, exclude_none=True)
+        return json.loads(json.dumps(plain))  # no tuples
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any], source: str | Path) -> "ModelDescription":
+        """The description that `source` holds; UserError says what is missing or wrong in it."""
+        kind = ModelDescription if plain.get("stage") == "vqgan" else GeneratorDescription
+        try:
+            return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
+        except ValidationError as error:
+            faults = "; ".join(map(_fault, error.errors()))
+            raise UserError(f"{source} describes itself wrongly: {faults}") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{source} describes itself by more than plain data: {error}") from error
+
+    def shaping(self) -> dict[str, Any]:
+        """What of it shapes the weights, as plain data."""
+        plain = self.to_plain()
+        plain["parts"].get("xray_encoder", {}).pop("weights", None)  # where they lie; the hash tells them
+        kept = {key: plain.get(key) for key in ("parts", "hu_window", "encoder_hash")}
+        return kept | {"codec_hash": plain.get("codec", {}).get("hash")}
 
 
-def _located(encoder: dict[str, Any]) -> dict[str, Any]:
-    """An X-ray encoder's config whose weights, if they are files, are found from every folder."""
-    weights = Path(encoder.get("weights", "")).expanduser()
-    return encoder | {"weights": str(weights.resolve())} if "weights" in encoder and weights.exists() else encoder
+@dataclass(frozen=True)
+class UsedCodec:
+    """hash: of the VQ-GAN's tensors. path: its checkpoint; None in an export, which holds the VQ-GAN itself."""
+
+    hash: str
+    path: str | None = None
 
 
-def volume_meta(store: Store, dataset: DictConfig) -> dict[str, Any]:
-    """What sampling needs to know of the training volumes and X-rays."""
-    cases = store.split("train")
-    return {
-        "cases": {split: len(store.split(split)) for split in SPLITS},
-        "shape": [int(median(c.shape[axis] for c in cases)) for axis in range(3)],
-        "spacing": [float(median(c.spacing[axis] for c in cases)) for axis in range(3)],
-        "xray_ranges": {kind: list(pair) for kind, pair in store.xray_ranges.items()},
-        "xray_fov_mm": float(dataset.xray_fov_mm),
-    }
+@dataclass(frozen=True, kw_only=True)
+class GeneratorDescription(ModelDescription):
+    """Of stage 2's checkpoints and of exports.
+
+    codec, encoder_hash: the frozen networks of training. patch_size, stride: (d, h, w) in voxels.
+    shape, spacing: median of the training volumes, (d, h, w) in voxels and mm.
+    xray_ranges: (low, high) of the training X-rays of each kind. xray_fov_mm: their side where files do not tell.
+    cases: by split.
+    """
+
+    codec: UsedCodec
+    encoder_hash: str
+    patch_size: tuple[PatchVoxels, PatchVoxels, PatchVoxels]
+    stride: tuple[PatchVoxels, PatchVoxels, PatchVoxels]
+    shape: tuple[Voxels, Voxels, Voxels]
+    spacing: tuple[Millimetres, Millimetres, Millimetres]
+    xray_ranges: dict[str, tuple[FiniteFloat, FiniteFloat]]
+    xray_fov_mm: Millimetres
+    cases: dict[str, int] = field(default_factory=dict)
 
 
-def shaping(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description shapes the weights."""
-    found = {key: meta.get(key) for key in ("parts", "hu_window", "encoder_hash")}
-    encoder = {k: v for k, v in meta["parts"].get("xray_encoder", {}).items() if k != "weights"}  # the hash tells them
-    return found | {"parts": meta["parts"] | {"xray_encoder": encoder}, "codec_hash": checkpoint.codec_hash(meta)}
+def _fault(error: Any) -> str:
+    """A broken rule as pydantic reports it: where, which rule, what was found."""
+    place, rule = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    found = "" if error["type"] in ("missing", "value_error") else f", got {short(error['input'])}"
+    return f"{place}: {rule}{found}".removeprefix(": ")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.errors import UserError
+
+from common.errors import UserError, of_the_machine
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -59,25 +60,36 @@ class RestrictedPickle:
             return ALLOWED.get((module_name, global_name), Placeholder)
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """A file of `torch.save` on the CPU, with placeholders for all that is not plain data.
+FOREIGN = {"pickle_module": RestrictedPickle, "weights_only": False}
+OURS = {"weights_only": True, "mmap": True}
+
+
+def load(path: str | Path, how: Mapping[str, Any] = FOREIGN) -> dict[str, Any]:
+    """A file of `torch.save` on the CPU.
+
+    Args:
+        how: FOREIGN puts placeholders for all that is not plain data, OURS refuses it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, or damaged, or what it holds is not a dict.
+        UserError: not such a file, or damaged, or what it holds is not a dict.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no file of torch.save (zip format, torch 1.6 or later), or it is cut off")
+        kind = "empty, cut off or no file of torch.save (zip format, torch 1.6 or later)"
+        raise UserError(f"{path} is not a readable checkpoint: {kind}")
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("constants.pkl") for name in archive.namelist()):
             raise UserError(f"{path} is a TorchScript program, which is code; need a checkpoint of torch.save")
     try:
-        content = torch.load(path, map_location="cpu", pickle_module=RestrictedPickle, weights_only=False)
-    except Exception as error:  # noqa: BLE001, what a foreign pickle does wrong can raise anything
-        raise UserError(f"{path} cannot be read as tensors and plain containers: {error}") from error
+        content = torch.load(path, map_location="cpu", **how)
+    except Exception as error:  # noqa: BLE001, wrong bytes can raise anything; torch advises to trust the file
+        if of_the_machine(error):
+            raise
+        more = "more than tensors and plain data, which could run code and is not loaded"
+        raise UserError(f"{path} is not a readable checkpoint: damaged, or it holds {more}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, need a checkpoint's dict")
     return content

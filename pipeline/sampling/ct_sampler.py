@@ -20,7 +20,7 @@ from dataset.prepare.checks import check_xray
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import encoder_view, fov_affine, read_xray, scale_xray, to_square
 from ddpm.generator import Grid, SamplingPlan, XrayInput
-from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
 
 TILE = 32  # latent voxels
@@ -81,9 +81,9 @@ class CTSampler:
         device: str = "auto",
         xray_weights: str | Path | None = None,
     ) -> None:
-        self.generator, self.meta = checkpoint.load_generator(ckpt, vqgan_ckpt, averaged, xray_weights)
+        self.generator, self.description = load_generator(ckpt, vqgan_ckpt, averaged, xray_weights)
         self.generator.to(pick_device(device))
-        low, high = self.meta["hu_window"]
+        low, high = self.description.hu_window
         self.hu_window = (float(low), float(high))
 
     def placement(
@@ -98,19 +98,14 @@ class CTSampler:
             ValueError: a grid beside a reference, or sizes that cannot be.
         """
         if reference is None:
-            shape = self.meta["shape"] if shape is None else shape
-            return Placement.centred(shape, self.meta["spacing"] if spacing is None else spacing)
+            shape = self.description.shape if shape is None else shape
+            return Placement.centred(shape, self.description.spacing if spacing is None else spacing)
         if shape is not None or spacing is not None:
             raise UserError(
                 f"reference={reference} gives shape and spacing itself, got shape={shape}, spacing={spacing} too;"
                 " leave those out or the reference"
             )
         return Placement.like(reference)
-
-    @property
-    def xray_ranges(self) -> dict[str, tuple[float, float]]:
-        """(low, high) of the training X-rays of each kind, by which X-rays are scaled."""
-        return {kind: (low, high) for kind, (low, high) in self.meta["xray_ranges"].items()}
 
     def load_xray(self, path: str | Path, fov_mm: float | None = None) -> XrayInput:
         """An X-ray file as training would have seen it; BadFileError if it is none, blank or a lateral."""
@@ -120,11 +115,11 @@ class CTSampler:
             if problem.fatal:
                 raise BadFileError(path, problem.rule, problem.found, problem.remedy)
         image, affine = to_square(xray)
-        return self.prepare_xray(scale_xray(image, xray.kind, self.xray_ranges), affine, fov_mm)
+        return self.prepare_xray(scale_xray(image, xray.kind, self.description.xray_ranges), affine, fov_mm)
 
     def prepare_xray(self, image: np.ndarray, affine: Any, fov_mm: float | None = None) -> XrayInput:
         """An X-ray (512, 512) in [0, 1] with its affine (2, 3), or None where the geometry is not known."""
-        fov = self.meta["xray_fov_mm"] if fov_mm is None else fov_mm
+        fov = self.description.xray_fov_mm if fov_mm is None else fov_mm
         known = fov_affine(len(image), fov) if affine is None else affine
         encoder = self.generator.xray_encoder
         cxr = encoder_view(image, encoder.size, encoder.mean, encoder.std)  # type: ignore[arg-type]
@@ -135,8 +130,8 @@ class CTSampler:
         """Which networks draw: fingerprints of their tensors."""
         return {
             "denoiser_hash": tensor_hash(self.generator.denoiser),
-            "codec_hash": self.meta["codec"]["hash"],
-            "encoder_hash": self.meta["encoder_hash"],
+            "codec_hash": self.description.codec.hash,
+            "encoder_hash": self.description.encoder_hash,
         }
 
     def evaluations(self, grid: Grid, plan: SamplingPlan) -> int:

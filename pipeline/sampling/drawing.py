@@ -15,7 +15,6 @@ from tqdm import tqdm
 from common.voxel_file import VoxelFile
 from ddpm.generator import SamplingPlan, Team, XrayInput
 from ddpm.plan import check_whole
-from pipeline.checkpoints import checkpoint
 from pipeline.ranks import rank_and_world
 from pipeline.sampling.ct_sampler import TILE, CTSampler, Placement
 from pipeline.sampling.files import (
@@ -27,6 +26,7 @@ from pipeline.sampling.files import (
     write_sample,
     write_statistics,
 )
+from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
 _RUN_SETTINGS = ("window_batch", "latent_device")  # of a plan; they change time and memory, not the CT
@@ -111,7 +111,7 @@ class Drawing:
         """How CTs are made; none of it changes them."""
         generator = self.model.generator
         return {
-            "versions": checkpoint.versions(),
+            "versions": versions(),
             "device": str(generator.device),
             "processes": self.team.size,
             "evaluations": generator.evaluations(self.place.grid, self.plan),

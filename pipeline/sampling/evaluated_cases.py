@@ -22,9 +22,9 @@ from evaluation.common_grid import CommonGrid, to_grid
 from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
-from pipeline.checkpoints import checkpoint
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.drawing import plan_facts
+from pipeline.versions import versions
 
 _VOLUMES = ("generated", "real", "codec")
 
@@ -76,7 +76,7 @@ class Evaluation:
 
     def compare(self, case: StoredCase) -> None:
         """Draw and score a case, and write its files; the one that `compared` reads is the last."""
-        image = self.store.read_xray(case, self.model.xray_ranges)
+        image = self.store.read_xray(case, self.model.description.xray_ranges)
         real = self.store.read_hu(case, (0, 0, 0), case.shape)
         drawn, mean = self._draw(case, self.model.prepare_xray(image, case.xray_affine))
         codec = self._reconstruct(case)
@@ -133,15 +133,15 @@ class Evaluation:
 
     def _facts(self, case: StoredCase) -> dict[str, Any]:
         """All that the numbers follow from."""
-        meta = self.model.meta
+        about = {key: getattr(self.model.description, key) for key in ("hu_window", "xray_ranges", "xray_fov_mm")}
         return {
             "case": case.to_json(),
-            "model": self.model.hashes | {key: meta[key] for key in ("hu_window", "xray_ranges", "xray_fov_mm")},
+            "model": self.model.hashes | about,
             "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
             "grid": asdict(self.grid),
             "presets": [preset.name for preset in self.presets],
-            "versions": checkpoint.versions(),
+            "versions": versions(),
         }
 
     def _picture(self, case: StoredCase) -> Path:

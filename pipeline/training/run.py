@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from common.atomic import write_text
 from common.errors import UserError
 from dataset.datamodule import PatchDataModule
 from dataset.intensity import check_window
-from pipeline.checkpoints import checkpoint
-from pipeline.checkpoints.description import shaping
-from pipeline.checkpoints.parts import differences
+from pipeline.checkpoints.checkpoint import init_weights, read
+from pipeline.checkpoints.description import ModelDescription
 from pipeline.devices import fast_float32
 from pipeline.ranks import rank_and_world
 from pipeline.settings import check_kinds, check_sizes, check_validation
+from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_float32()
     module, data = build(cfg)
-    resume_from = start_from(cfg, module, module.meta)
+    resume_from = start_from(cfg, module, ModelDescription.from_plain(module.meta, "this training"))
     if cfg.check:
         rehearse(cfg, module, data)
     else:
@@ -57,7 +57,7 @@ def check_run(cfg: DictConfig) -> None:
         raise UserError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
 
 
-def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> str | None:
+def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str | None:
     """The checkpoint to resume from, if any; loads `init_from` into the module.
 
     Raises:
@@ -67,9 +67,7 @@ def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> s
     if cfg.resume not in ("auto", "never"):
         raise UserError(f"resume must be auto or never, got {cfg.resume!r}")
     if cfg.resume == "auto" and last.is_file():
-        stored = checkpoint.read(last, meta["stage"])
-        differ = differences(shaping(stored["xray2ctpa"]), shaping(meta))
-        differ = differ or checkpoint.other_tensors(stored["state_dict"], module)
+        differ = read(last, now.stage).unlike(module, now)
         if differ:
             raise UserError(
                 f"{last} was trained with other settings:\n  " + "\n  ".join(differ) + "\n"
@@ -78,7 +76,7 @@ def start_from(cfg: DictConfig, module: nn.Module, meta: Mapping[str, Any]) -> s
             )
         return str(last)
     if cfg.init_from is not None:
-        checkpoint.init_weights(module, cfg.init_from, meta)
+        init_weights(module, cfg.init_from, now)
     return None
 
 
@@ -106,4 +104,4 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
 def _save_settings(cfg: DictConfig) -> None:
     folder = Path(cfg.run_dir)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write_text(folder / "versions.json", json.dumps(checkpoint.versions(), indent=1))
+    write_text(folder / "versions.json", json.dumps(versions(), indent=1))
