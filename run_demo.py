@@ -26,15 +26,8 @@ from pipeline.settings import plain
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
-CODE = (
-    "*.py",
-    "dataset/*.py",
-    "ddpm/*.py",
-    "evaluation/*.py",
-    "medclip_cond/*.py",
-    "vq_gan_3d/*.py",
-    "config/**/*.yaml",
-)
+ROOMS = ("common", "dataset", "ddpm", "evaluation", "medclip_cond", "pipeline", "vq_gan_3d")
+CODE = ("*.py", *(f"{room}/**/*.py" for room in ROOMS), "config/**/*.yaml")
 
 
 @dataclass(frozen=True)

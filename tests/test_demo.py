@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import run_demo
 from common.memory import PeakMemory
 from pipeline import cli
+from tests.test_architecture import MAY_IMPORT
 
 EXPERIMENTS = sorted(path.stem for path in (cli.CONFIG_DIR / "experiment").glob("*.yaml"))
 CONFIGS = {
@@ -122,10 +123,11 @@ def test_the_demo_may_lie_in_a_folder_of_any_name(folder):
     assert composed("evaluate_ddpm", *made["evaluate"].command[1:]).ckpt == f"/demo/{folder}/ddpm/checkpoints/last.ckpt"
 
 
-def test_changed_code_changes_the_fingerprint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {"commands", "benchmarks", "tests"}))
+def test_changed_code_changes_the_fingerprint(room, tmp_path, monkeypatch):
     monkeypatch.setattr(run_demo, "HERE", tmp_path)
-    Path(tmp_path, "ddpm").mkdir()
-    file = Path(tmp_path, "ddpm", "unet3d.py")
+    file = Path(tmp_path, room, "module.py")
+    file.parent.mkdir(parents=True)
     file.write_text("a = 1\n")
     before = run_demo.code_hash()
     assert run_demo.code_hash() == before
