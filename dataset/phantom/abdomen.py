@@ -31,10 +31,8 @@ class Abdomen:
         below: float | None = None,
     ) -> None:
         """Paint an ellipsoid without its outer `wall` mm, and only the part in front of y = `below`."""
-        box = self.canvas.box(centre - radii, centre + radii)
-        if box is None or box[0].start >= len(self.room):
-            return
-        box = (slice(box[0].start, min(box[0].stop, len(self.room))), box[1], box[2])
+        depth, height, width = self.canvas.box(centre - radii, centre + radii)
+        box = (slice(depth.start, min(depth.stop, len(self.room))), height, width)
         grid = self.canvas.grid(box)
         distance = ellipsoid(grid, centre, radii) + wall
         if below is not None:
@@ -47,7 +45,7 @@ def paint_abdomen(canvas: Canvas, cavity: np.ndarray, anatomy: Anatomy, rng: np.
     y, x = canvas.axes[1][:, None], canvas.axes[2][None]
     top = (diaphragm(anatomy, y, x) * anatomy.height_scale).astype(np.float32)
     box = canvas.box((canvas.axes[0][0], -1e4, -1e4), (float(top.max()) + 5, 1e4, 1e4))
-    if box is None:
+    if box[0].stop == 0:
         return
     above = (canvas.grid(box)[0] - top) * np.float32(0.75)  # distance above the diaphragm
     inside = np.maximum(cavity[box], above)

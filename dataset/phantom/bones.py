@@ -24,8 +24,7 @@ def paint_spine(canvas: Canvas, anatomy: Anatomy) -> None:
     shift = anatomy.sway(canvas.axes[0])
     half = 42 * anatomy.girth
     box = canvas.box((z_low, ys.min() - half, shift.min() - half), (z_high, ys.max() + half, shift.max() + half))
-    if box is not None:
-        _paint_bodies(canvas, box, anatomy)
+    _paint_bodies(canvas, box, anatomy)
     for number, height in enumerate(VERTEBRAE * anatomy.height_scale):
         if z_low - 40 < height < z_high + 40:
             _paint_arch(canvas, anatomy, number, float(height))
@@ -125,8 +124,6 @@ def paint_sternum(canvas: Canvas, anatomy: Anatomy) -> None:
     """Manubrium, body and xiphoid: a rounded slab in front of the midline, wide at the top."""
     h, d = anatomy.height_scale, anatomy.depth_scale
     box = canvas.box((-48 * h, -190 * d, -50), (122 * h, -118 * d, 50))
-    if box is None:
-        return
     z, y, x = canvas.grid(box)
     height = z[:, 0, 0] / h
     course = np.minimum(np.interp(height, [-48, 20, 60, 90, 120], [-180, -178, -170, -157, -141]) * d,
@@ -165,8 +162,6 @@ def _paint_blades(canvas: Canvas, anatomy: Anatomy, wall: Wall, polar: PolarGrid
     z_low, z_high = -5 * h, 134 * h
     reach = wall.ribs.radius.max() + 60
     box = canvas.box((z_low, -80, -reach), (z_high, 60, reach))
-    if box is None:
-        return
     z, y, x = canvas.grid(box)
     columns = PolarGrid(polar.radius[box[1:]], polar.column[box[1:]])
     out = columns.outside(wall.ribs, z[:, 0, 0]) - (14 + 9 * smooth_step(z / h, 30, 120).astype(np.float32))

@@ -40,11 +40,11 @@ class Canvas:
         d, h, w = self.hu.shape
         return slice(0, d), slice(0, h), slice(0, w)
 
-    def box(self, low: Point, high: Point) -> Box | None:
-        """The voxels within [low, high] mm, or None where that misses the volume."""
+    def box(self, low: Point, high: Point) -> Box:
+        """The voxels within [low, high] mm; an empty box where that misses the volume."""
         ends = zip(self.axes, low, high, strict=True)
         d, h, w = (slice(*np.searchsorted(axis, (lo - self.edge, hi + self.edge)).tolist()) for axis, lo, hi in ends)
-        return None if any(side.start == side.stop for side in (d, h, w)) else (d, h, w)
+        return (slice(0, 0),) * 3 if any(side.start == side.stop for side in (d, h, w)) else (d, h, w)
 
     def grid(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(z, y, x) of a box, shaped to broadcast: (d, 1, 1), (1, h, 1), (1, 1, w)."""
@@ -79,8 +79,6 @@ class Canvas:
         margin = max(0.5 * self.edge, segments[:, 6:].max()) * np.array([tall, 1, 1])
         ends = segments[:, :6].reshape(-1, 3)
         box = self.box(ends.min(0) - margin, ends.max(0) + margin)
-        if box is None:
-            return
         cover = np.zeros(self.hu[box].shape, np.float32)
         for first, size, group in self._grouped(segments, box, tall):
             self._add_capsules(cover, box, first, size, group, tall)

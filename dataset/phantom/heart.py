@@ -136,8 +136,6 @@ def _paint_chamber(
     axes = heart.axes
     reach = np.sqrt(((axes * radii[:, None]) ** 2).sum(0)) + 3
     box = canvas.box(centre - reach, centre + reach)
-    if box is None:
-        return
     z, y, x = canvas.grid(box)
     # Slow waves make the chambers less than perfect ellipsoids.
     phase = np.float32(heart.anatomy.seed % 97)

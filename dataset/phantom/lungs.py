@@ -178,8 +178,6 @@ def _paint_consolidation(canvas: Canvas, lung: np.ndarray, anatomy: Anatomy, rng
     low = anatomy.dome(side)
     centre = anatomy.place([low + height * (anatomy.apex_right - low), rng.uniform(-120, -40), side * 70])
     box = canvas.box(centre - 1.5 * radius, centre + 1.5 * radius)
-    if box is None:
-        return
     z, y, x = canvas.grid(box)
     off = [axis - np.float32(c) for axis, c in zip((z, y, x), centre, strict=True)]
     waves = np.sin(off[0] / 5 + 1) * np.sin(off[1] / 6) + np.sin(off[2] / 4.5) * np.cos(off[0] / 7)

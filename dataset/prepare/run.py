@@ -18,7 +18,7 @@ from dataset.prepare.processes import results_of
 from dataset.prepare.reports import summary, write_reports
 from dataset.prepare.shards import Shard
 from dataset.store.case import Case, Problem, relative_to
-from dataset.store.records import Record, fresh_record, tried_record
+from dataset.store.records import Record, fresh_record
 from dataset.store.split import assign_splits
 from dataset.store.split_file import read_splits, warn_of_other_shares, write_splits
 from dataset.store.store import StoredCase, write_manifest
@@ -113,7 +113,7 @@ def _add_others(records: dict[str, Record], cases: Sequence[Case], store: Path, 
     """Add what other shards have recorded; how many cases are still missing."""
     for case in cases:
         if case.patient_id not in records:
-            found = tried_record(case, store, conversion.recipe(case))
+            found = fresh_record(case, store, conversion.recipe(case), tried=True)
             if found is not None:
                 records[case.patient_id] = found
     return len(cases) - len(records)

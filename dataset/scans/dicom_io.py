@@ -10,6 +10,7 @@ import pydicom
 from common.errors import BadFileError, refusing_damage
 from dataset.scans.dicom_file import quiet_pydicom
 from dataset.scans.dicom_slices import EXPORT, Slice, find_slices
+from dataset.scans.hu import to_hu
 
 _MIN_SLICES = 10  # fewer make no chest volume: scouts, bolus tracking
 _SAME_POSITION_MM = 0.01
@@ -106,16 +107,10 @@ def _read_voxels(slices: list[Slice]) -> np.ndarray:
     path = slices[0].path
     frames = _stored_values(path, rows, columns)  # first, so that a header of untrue size takes no memory
     out = np.empty((len(slices), rows, columns), dtype=np.int16)
-    limits = np.iinfo(np.int16)
     for index, piece in enumerate(slices):
         if path != piece.path:
             path, frames = piece.path, _stored_values(piece.path, rows, columns)
-        values = frames[piece.frame]
-        hu = np.rint(values * piece.slope + piece.intercept)
-        if not (np.isfinite(hu).all() and hu.min() >= limits.min and hu.max() <= limits.max):
-            rule, found = f"HU lie in [{limits.min}, {limits.max}]", f"{hu.min():g} to {hu.max():g}"
-            raise BadFileError(piece.path, rule, found, "Check the rescale slope and intercept.")
-        out[index] = hu
+        out[index] = to_hu(frames[piece.frame, ..., None], path, piece.slope, piece.intercept)[..., 0]
     return out.T
 
 

@@ -29,20 +29,14 @@ def check_affine(affine: np.ndarray, path: Path) -> None:
     columns = np.asarray(affine, dtype=float)[:3, :3]
     sizes = np.linalg.norm(columns, axis=0)
     if not (np.isfinite(affine).all() and (sizes > 0).all() and abs(np.linalg.det(columns / sizes)) > 0.1):
-        raise BadFileError(
-            path,
-            "a usable affine has finite values and three independent directions",
-            f"rows {columns.tolist()}",
-            "Export the scan again with its position and orientation.",
-        )
+        rule = "a usable affine has finite values and three independent directions"
+        remedy = "Export the scan again with its position and orientation."
+        raise BadFileError(path, rule, f"rows {columns.tolist()}", remedy)
     cosine = np.abs((columns / sizes).T @ (columns / sizes) - np.eye(3)).max()
     if cosine > _MAX_AXIS_COSINE:
-        raise BadFileError(
-            path,
-            "the axes of a CT stand at right angles (no tilted gantry)",
-            f"a cosine of {cosine:.3f} between two axes",
-            "Resample the scan to an upright grid first.",
-        )
+        rule = "the axes of a CT stand at right angles (no tilted gantry)"
+        found = f"a cosine of {cosine:.3f} between two axes"
+        raise BadFileError(path, rule, found, "Resample the scan to an upright grid first.")
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from common.errors import BadFileError, refusing_damage
 from common.geometry import triple
 from common.voxel_file import box_of
 from dataset.scans.dicom_io import read_dicom_folder
+from dataset.scans.hu import to_hu
 from dataset.scans.nifti_stream import stream_ct
 from dataset.scans.orientation import CANONICAL_AXES, check_affine, spacing_of, to_canonical
 
@@ -72,35 +73,7 @@ def write_ct(
     """
     if hu.ndim != 3:
         raise ValueError(f"a CT to write must have axes (D, H, W), got shape {hu.shape} for {path}")
-    voxels = to_int16(hu, Path(path))
-    stream_ct(Path(path), box_of(voxels), triple(hu.shape), affine, axes, description)
-
-
-def to_int16(values: np.ndarray, path: Path, slope: float = 1.0, intercept: float = 0.0) -> np.ndarray:
-    """values * slope + intercept, rounded to int16, along the last axis piece by piece to save memory."""
-    if values.dtype == np.int16 and values.dtype.isnative and (slope, intercept) == (1.0, 0.0):
-        return values
-    limits = np.iinfo(np.int16)
-    out = np.empty(values.shape, dtype=np.int16, order="F" if values.flags.f_contiguous else "C")
-    for index in range(values.shape[-1]):
-        piece = values[..., index].astype(np.float64) * slope + intercept
-        if not np.isfinite(piece).all():
-            bad = int((~np.isfinite(piece)).sum())
-            raise BadFileError(
-                path,
-                "a CT holds a number in every voxel",
-                f"NaN or infinity in {bad} voxel(s) at index {index} of the last axis",
-                "Repair or leave out this scan.",
-            )
-        if piece.min() < limits.min or piece.max() > limits.max:
-            raise BadFileError(
-                path,
-                f"HU lie in [{limits.min}, {limits.max}]",
-                f"{piece.min():g} to {piece.max():g}",
-                "Check the rescale slope and intercept.",
-            )
-        out[..., index] = np.rint(piece)
-    return out
+    stream_ct(Path(path), box_of(to_hu(hu, Path(path))), triple(hu.shape), affine, axes, description)
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +89,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raw = np.asarray(proxy.get_unscaled())
             _check_end(stream, proxy, path, compressed)
     raw = raw.reshape(raw.shape[:3], order="F")
-    return to_int16(raw, path, proxy.slope, proxy.inter), image.affine
+    return to_hu(raw, path, proxy.slope, proxy.inter), image.affine
 
 
 def _check_end(stream: Any, proxy: Any, path: Path, compressed: bool) -> None:
@@ -144,35 +117,25 @@ def _check_header(image: nib.Nifti1Image, path: Path, compressed: bool) -> None:
     """Refuse, before any voxel is read, what cannot be a CT or cannot be in this file."""
     shape, dtype = image.shape, image.get_data_dtype()
     if len(shape) < 3 or min(shape[:3]) < 2 or any(n != 1 for n in shape[3:]):
-        raise BadFileError(
-            path, "a CT is 3D, or 4D with a last axis of 1", f"shape {shape}", "Export one volume per file."
-        )
+        rule = "a CT is 3D, or 4D with a last axis of 1"
+        raise BadFileError(path, rule, f"shape {shape}", "Export one volume per file.")
     if dtype.kind not in "iuf":
         raise BadFileError(path, "the voxels of a CT are plain numbers", str(dtype), "Export HU as int16.")
     voxels = int(np.prod(shape, dtype=object))
     needed, held = voxels * dtype.itemsize, path.stat().st_size * (_MAX_GZIP_RATIO if compressed else 1)
     if voxels > MAX_VOXELS or needed > held:
-        raise BadFileError(
-            path,
-            f"a CT has at most {MAX_VOXELS / 1e9:.1f}e9 voxels, all of them in the file",
-            f"a header of {shape} ({needed / 1e9:.3g} GB), a file of {path.stat().st_size / 1e6:.3g} MB",
-            _DAMAGED,
-        )
+        rule = f"a CT has at most {MAX_VOXELS / 1e9:.1f}e9 voxels, all of them in the file"
+        found = f"a header of {shape} ({needed / 1e9:.3g} GB), a file of {path.stat().st_size / 1e6:.3g} MB"
+        raise BadFileError(path, rule, found, _DAMAGED)
     codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
     if max(codes) <= 0:
-        raise BadFileError(
-            path,
-            "a usable affine tells left from right",
-            "none: the sform and qform codes are 0",
-            "Convert the scan again with a tool that keeps its position and orientation.",
-        )
+        rule, found = "a usable affine tells left from right", "none: the sform and qform codes are 0"
+        remedy = "Convert the scan again with a tool that keeps its position and orientation."
+        raise BadFileError(path, rule, found, remedy)
     check_affine(image.affine, path)
     affines = (image.get_sform(), image.get_qform()) if min(codes) > 0 else (image.affine,)
     axes = ["".join(axis or "?" for axis in aff2axcodes(affine)) for affine in affines]
     if axes[0] != axes[-1]:
-        raise BadFileError(
-            path,
-            "the two affines of a NIfTI file (sform and qform) say alike where the axes run",
-            " and ".join(axes),
-            "Find out which is right, or left and right may be exchanged; write it as both.",
-        )
+        rule = "the two affines of a NIfTI file (sform and qform) say alike where the axes run"
+        remedy = "Find out which is right, or left and right may be exchanged; write it as both."
+        raise BadFileError(path, rule, " and ".join(axes), remedy)

@@ -35,23 +35,17 @@ class Record:
     xray_content: str = ""
 
 
-def fresh_record(case: Case, store: Path, recipe: str) -> Record | None:
+def fresh_record(case: Case, store: Path, recipe: str, tried: bool = False) -> Record | None:
     """The record of an earlier run, if it was made by this recipe, the sources have not changed since and its
-    files are there."""
+    files are there; with `tried` also that of a case which somebody else has just found unreadable."""
     record = read_record(store, case.patient_id)
+    if record is None or record.recipe != recipe:
+        return None
     try:
-        fresh = record is not None and record.recipe == recipe and record.stamp == source_stamp(case)
+        fresh = (tried and record.stamp == UNREADABLE) or record.stamp == source_stamp(case)
+        return record if fresh else None
     except OSError:
         return None  # preparing it will say what is wrong
-    return record if fresh else None
-
-
-def tried_record(case: Case, store: Path, recipe: str) -> Record | None:
-    """As `fresh_record`; also that of a case which somebody else has just found unreadable."""
-    record = read_record(store, case.patient_id)
-    if record is not None and record.recipe == recipe and record.stamp == UNREADABLE:
-        return record
-    return fresh_record(case, store, recipe)
 
 
 def write_record(store: Path, patient_id: str, record: Record) -> None:
