@@ -5,6 +5,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from tqdm import tqdm
 
 from common.atomic import write_text
 from common.errors import UserError
-from common.tensor_hash import tensor_hash
 from dataset.store.store import Store, StoredCase
 from ddpm.generator import Team
 from ddpm.plan import check_whole
@@ -94,7 +94,7 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfi
     settings = plain(cfg) | {
         "dataset": {key: value for key, value in plain(cfg.dataset).items() if key not in OF_TRAINING},
         "common grid": f"{grid.shape} at {grid.spacing} mm",
-        "denoiser hash": tensor_hash(model.generator.denoiser),
+        "denoiser hash": model.hashes["denoiser_hash"],
         "hu_window": list(model.hu_window),
         "trained with": model.description.versions,
     }
@@ -103,7 +103,7 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfi
     write_text(report, report_html("X-ray → CTPA", summary, controls, rows, settings))
     details = {
         "summary": summary,
-        "controls": controls.as_dict() if controls else None,
+        "controls": asdict(controls) if controls else None,
         "settings": settings,
         "cases": [c.numbers for c in compared],
         "scores": {c.patient_id: c.scores for c in compared},

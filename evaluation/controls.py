@@ -6,7 +6,7 @@ the score against CTs generated from other patients' X-rays, the mean training C
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,6 @@ class Controls:
     window: Window
     psnr: ControlScores
     ssim: ControlScores
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, where an infinite score becomes None."""
-        plain: dict[str, Any] = finite(asdict(self))
-        return plain
 
 
 def compare_with_controls(

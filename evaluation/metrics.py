@@ -6,8 +6,7 @@ figures differ in all four; `Scores` therefore carries them along.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +49,10 @@ PRESETS = {  # those of published figures
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one volume and what they depend on; psnr in dB, hu_mae in HU, spacing (d, h, w) in mm."""
+    """Scores of one volume and what they depend on; psnr in dB, infinite for equal volumes, hu_mae in HU.
+
+    spacing: (d, h, w) in mm.
+    """
 
     psnr: float
     ssim: float
@@ -61,11 +63,6 @@ class Scores:
     mode: str
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, where an infinite PSNR (identical volumes) becomes None."""
-        values = asdict(self)
-        return values | {"psnr": self.psnr if math.isfinite(self.psnr) else None}
 
 
 def psnr(generated: NDArray, real: NDArray, window: Window, data_range: float | None = None) -> float:

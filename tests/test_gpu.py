@@ -1,10 +1,16 @@
 """What a CPU cannot show: half precision as GPUs have it, and that both devices draw the same."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
+from dataset.scans.volume_io import read_ct
 from ddpm.generator import Grid, SamplingPlan
 from pipeline.sampling.ct_sampler import CTSampler
 from tests.tiny import DDPM_CKPT, VQGAN_CKPT, built_ddpm, load, run
@@ -55,6 +61,15 @@ def test_a_gpu_draws_what_a_cpu_draws(mode, workshop, exact):
         xray = sampler.load_xray(workshop.xray)
         drawn.append(sampler.generator.latent(xray, GRID, SamplingPlan(steps=4, mode=mode), 0).cpu())
     assert float((drawn[0] - drawn[1]).abs().max()) < 2e-3 * float(drawn[0].std())
+
+
+def test_the_call_draws_the_commands_ct(workshop, elsewhere):
+    run(sample_ddpm_patches, f"xray={workshop.xray}", "output=a.nii.gz", f"ckpt={workshop.ddpm_ckpt}", "steps=4")
+    hu, _ = sample_ddpm_patches.sample(workshop.xray, workshop.ddpm_ckpt, "b.nii.gz", steps=4)
+    command, call = (json.loads(Path(f"{name}.json").read_text()) for name in "ab")
+    assert (call["plan"], call["run"]["device"]) == (command["plan"], command["run"]["device"])
+    assert call["plan"]["bf16"] is torch.cuda.is_bf16_supported(including_emulation=False)
+    assert np.abs(read_ct("a.nii.gz").hu - hu).max() <= 1  # as many windows at once as memory holds: they may round
 
 
 @pytest.mark.slow

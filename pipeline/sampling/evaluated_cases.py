@@ -92,7 +92,7 @@ class Evaluation:
         for path, hu in zip(self.volumes(case), (drawn, mean), strict=False):
             write_ct(path, hu, np.asarray(case.affine), case.source_axes, description=NOTICE)
         on_grid = (to_grid(hu, case.spacing, self.grid, self.model.hu_window) for hu in (mean, real, codec))
-        about = {"facts": self._facts(case), "numbers": numbers, "scores": [one.as_dict() for one in scores]}
+        about = {"facts": self._facts(case), "numbers": numbers, "scores": list(map(asdict, scores))}
         with replacing(self._record(case)) as temporary:
             volumes = dict(zip(_VOLUMES, on_grid, strict=True))
             np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **volumes)

@@ -141,8 +141,7 @@ def is_finished(nifti: Path, facts: Mapping[str, Any]) -> bool:
         stored = json.loads(beside(nifti, ".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    same = all(key in stored and stored[key] == value for key, value in json.loads(json.dumps(facts)).items())
-    return nifti.is_file() and same
+    return nifti.is_file() and isinstance(stored, dict) and json.loads(json.dumps(facts)).items() <= stored.items()
 
 
 def write_sample(
