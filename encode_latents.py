@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.geometry import STEP, Triple, latent_shape, triple
+from common.launcher import rank_and_world
 from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentWriter, is_finished
 from dataset.store.store import Store, StoredCase
@@ -19,7 +20,6 @@ from dataset.xray_ctpa_patch_dataset import read_unit
 from pipeline.checkpoints.from_settings import Frozen, encoder_input, latent_source
 from pipeline.cli import script
 from pipeline.devices import pick_device
-from pipeline.ranks import rank_and_world
 from pipeline.training.data import open_store, settle_patch_size
 from pipeline.training.run import check_run
 

@@ -4,7 +4,6 @@ Work can be split: shard=i/n on each machine, or under torchrun or SLURM; the pa
 """
 
 import logging
-import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @script("prepare_data")
 def main(cfg: DictConfig) -> None:
-    shard = shard_of_environment(os.environ) if cfg.shard is None else parse_shard(str(cfg.shard))
+    shard = shard_of_environment() if cfg.shard is None else parse_shard(str(cfg.shard))
     report = prepare(**prepare_arguments(cfg.dataset), strict=cfg.strict, shard=shard)
     if report.missing:
         _log_part(report, shard)

@@ -9,9 +9,8 @@ from dataclasses import make_dataclass
 from functools import wraps
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from pipeline import cli
@@ -40,9 +39,8 @@ def benchmark(config: str | None = None) -> Callable[[Measure], Callable[[], Non
                     there = " ".join(f"{key}={p.default}" for key, p in known.items())
                     raise UserError(f"unknown option {overrides[0]!r}; those there are, with their defaults: {there}")
                 figures = measure(*([] if config is None else [overrides]), **read(known.values(), own))
-            except cli.USER_MISTAKES as error:
-                print(f"error: {cli.explain(error, config or 'train_ddpm')}", file=sys.stderr)
-                sys.exit(cli.USER_ERROR)
+            except Exception as error:
+                cli.end(error, config or "train_ddpm")
             print(json.dumps(figures))
 
         return main
@@ -57,14 +55,9 @@ def split(words: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[
 
 
 def read(known: Collection[inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
-    """The options with these `key=value`; an error of OmegaConf for a value of another kind."""
+    """The options with these `key=value`; UserError for a value of another kind."""
     kinds = OmegaConf.structured(make_dataclass("Options", [(p.name, p.annotation, p.default) for p in known]))
-    return dict(OmegaConf.merge(kinds, dict(word.split("=", 1) for word in words)))
-
-
-def composed(config: str, overrides: Sequence[str]) -> DictConfig:
-    """A script's config with overrides, as the script would see it."""
-    GlobalHydra.instance().clear()
-    cli.register_resolvers()
-    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
-        return compose(config, list(overrides))
+    try:
+        return dict(OmegaConf.merge(kinds, dict(word.split("=", 1) for word in words)))
+    except OmegaConfBaseException as error:
+        raise UserError(str(error)) from error

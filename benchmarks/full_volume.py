@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.command import benchmark, composed, split
+from benchmarks.command import benchmark, split
 from benchmarks.measure import Stopwatch, now, parameters, stamp
 from benchmarks.networks import write_random_model
 from common.errors import UserError
@@ -30,6 +30,7 @@ from common.memory import peak_bytes
 from common.voxel_file import VoxelFile
 from dataset.scans.xray_io import write_xray
 from ddpm.generator import Grid, SamplingPlan, XrayInput
+from pipeline.cli import composed
 from pipeline.devices import pick_device
 from pipeline.sampling.ct_sampler import CTSampler, Placement, plan_of
 from pipeline.sampling.files import write_sample

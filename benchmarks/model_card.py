@@ -8,10 +8,11 @@ computed: the networks have shapes without storage.
 
 from typing import Any
 
-from benchmarks.command import benchmark, composed
+from benchmarks.command import benchmark
 from benchmarks.measure import parameters
 from benchmarks.networks import META, NO_DATA, codec_figures, denoiser_figures, on_paper, partner
 from ddpm.perceptual_resnet import ResNetDistance
+from pipeline.cli import composed
 from vq_gan_3d.perceptual import VGG16Distance
 
 STORED_COPIES = 4  # of the trained weights: themselves, Adam's two moments, their average

@@ -8,7 +8,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from benchmarks.command import composed
 from benchmarks.measure import gflop, parameters
 from common.atomic import replacing
 from common.geometry import STEP, triple
@@ -19,6 +18,7 @@ from pipeline.checkpoints.checkpoint import write
 from pipeline.checkpoints.description import GeneratorDescription, UsedCodec
 from pipeline.checkpoints.from_settings import describe_vqgan
 from pipeline.checkpoints.parts import build, describe
+from pipeline.cli import composed
 from pipeline.settings import plain
 from pipeline.versions import versions
 

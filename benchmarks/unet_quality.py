@@ -32,7 +32,7 @@ from torch.nn.utils import clip_grad_norm_
 import train_ddpm_patches_4gpu
 from benchmarks import demo_model
 from benchmarks.against_monai import monai_unet
-from benchmarks.command import benchmark, composed
+from benchmarks.command import benchmark
 from benchmarks.measure import parameters
 from common.errors import UserError
 from dataset.datamodule import PatchDataModule
@@ -41,6 +41,7 @@ from ddpm.ema import WeightAverage
 from ddpm.module import PatchDDPM
 from ddpm.position import AXIS_FEATURES, axis_waves
 from ddpm.unet3d import TIME_SCALE, two_linear
+from pipeline.cli import composed
 
 # Ours, at MONAI's parameters: as fast as MONAI's with widths of 24, 48 and 96; and enough patches for a steady figure
 OURS = "model.batch_size=4 model.dim=24 model.num_res_blocks=2 model.middle_blocks=2 model.val_patches_per_volume=8"

@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from benchmarks.command import composed
 from benchmarks.networks import NO_DATA, without_files, write_random_codec
 from common.geometry import latent_shape, triple
 from dataset.phantom.data_set import make_phantom_data
 from dataset.store.latents import LatentWriter
 from pipeline.checkpoints.from_settings import Frozen, latent_source
+from pipeline.cli import composed
 from pipeline.settings import plain
 from pipeline.training.data import open_store
 

@@ -23,6 +23,18 @@ class BadFileError(UserError):
         return f"{self.path}: {self.rule}; got {self.found}. {self.remedy}"
 
 
+FILE_ERRORS = (OSError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_DISK = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE)
+
+
+def of_a_file(error: BaseException) -> bool:
+    """Whether an error of the system speaks of a file or a disk, not of a connection or a process."""
+    if not isinstance(error, OSError):
+        return False
+    of_disk = error.errno is None or error.errno in _DISK if type(error) is OSError else type(error) in FILE_ERRORS
+    return error.filename is not None or of_disk
+
+
 def of_the_machine(error: Exception) -> bool:
     """Whether a reader's error comes from disk, network or memory, and may pass; else the file's bytes are wrong.
 

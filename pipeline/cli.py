@@ -1,50 +1,54 @@
-"""Start a script from its Hydra config, and turn a user's mistake into one readable message."""
+"""Start a script from its Hydra config; end it with one readable message where the mistake is the user's."""
 
 import logging
 import os
 import re
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from common import launcher
+from common.errors import FILE_ERRORS, UserError, of_a_file
 from common.geometry import STEP, three_quarters
 
 CONFIG_DIR = Path(__file__).parents[1] / "config"
-USER_ERROR = 2  # exit status, as of argparse
+USER_ERROR, INTERRUPTED = 2, 130  # exit statuses, as of argparse and of shells
+ON_INTERRUPTION = "\ninterrupted; what is finished is kept, and the same command goes on from there"
 
 Task = Callable[[DictConfig], None]
 
 
+def _has_gpu() -> bool:
+    import torch  # here and below: --help need not wait for it
+
+    return torch.cuda.is_available()
+
+
 def _gpu_bf16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    import torch
+
+    return _has_gpu() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _precision(wanted: str) -> str:
     if wanted != "auto":
         return str(wanted)
-    if not torch.cuda.is_available():
+    if not _has_gpu():
         return "32-true"
     return "bf16-mixed" if _gpu_bf16() else "16-mixed"
-
-
-def _local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _nodes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1")) // _local_processes()
 
 
 def register_resolvers() -> None:
@@ -53,51 +57,60 @@ def register_resolvers() -> None:
         "three_quarters": lambda sizes: ListConfig(three_quarters(sizes)),  # plain lists cannot be resolved in place
         "latent_size": lambda voxels: int(voxels) // STEP,
         "precision": _precision,
-        "local_processes": _local_processes,  # of torchrun
-        "nodes": _nodes,
+        "local_processes": launcher.local_processes,
+        "nodes": launcher.nodes,
         "processes": lambda: min(16, os.cpu_count() or 1),
-        "demo_for_device": lambda: "demo_gpu" if torch.cuda.is_available() else "demo",
+        "demo_for_device": lambda: "demo_gpu" if _has_gpu() else "demo",
         "half": lambda n: int(n) // 2,
         "repeated": lambda value, times: ListConfig([value] * int(times)),
-        "strategy": lambda: "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
+        "strategy": lambda: "ddp" if launcher.rank_and_world()[1] > 1 else "auto",
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
-    """`hydra.main` for our scripts: exit status 2 and one message for mistakes, a traceback for our bugs."""
+    """`hydra.main` for our scripts.
+
+    A user's mistake ends in one message and status 2, Ctrl-C in one line and status 130. Any other error is a fault of
+    the program: its traceback, a line that says so, status 1.
+    """
 
     def decorate(task: Task) -> Callable[[], None]:
         @wraps(task)
         def start() -> None:
-            mistakes: list[BaseException] = []
+            failed: list[Exception] = []
 
             @wraps(task)
             def guarded(cfg: DictConfig) -> None:
+                from pipeline.schema import check  # here: pydantic takes a moment to load
+
                 del os.environ["HYDRA_FULL_ERROR"]  # the commands that a script starts report for themselves
                 try:
+                    check(config_name, cfg)
                     task(cfg)
-                except USER_MISTAKES as error:
-                    mistakes.append(error)  # out of Hydra's sight, which would print a report of its own
+                except Exception as error:
+                    failed.append(error)  # out of Hydra's sight, which would print a report of its own
                 finally:
-                    os.environ["HYDRA_FULL_ERROR"] = "1"  # a bug of ours keeps its whole traceback
+                    os.environ["HYDRA_FULL_ERROR"] = "1"
 
             _prepare_process()
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of composing reach us
-            main = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
             try:
-                main(task if wants_traceback else guarded)()
-            except USER_MISTAKES as error:
-                if wants_traceback:
-                    raise
-                mistakes.append(error)
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+            except (HydraException, OmegaConfBaseException) as error:
+                failed.append(UserError(_of_composing(error, config_name)))
+            except (KeyboardInterrupt, SystemExit) as ended:
+                if not isinstance(ended, KeyboardInterrupt) and not isinstance(ended.__context__, KeyboardInterrupt):
+                    raise  # else it is Lightning's answer to Ctrl-C
+                print(ON_INTERRUPTION, file=sys.stderr)
+                sys.exit(INTERRUPTED)
             finally:
                 if not wants_traceback:
                     del os.environ["HYDRA_FULL_ERROR"]
-            if mistakes:
-                _report(explain(mistakes[0], config_name))
+            if failed:
+                end(failed[0], config_name)
 
         return start
 
@@ -107,18 +120,17 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
 def _prepare_process() -> None:
     register_resolvers()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # else it tells its number of threads
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # our sampler is
 
 
-USER_MISTAKES = (
-    ValueError,
-    OSError,
-    HydraException,
-    OmegaConfBaseException,
-    torch.OutOfMemoryError,
-)
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not Lightning's advertisements, nor its word on Ctrl-C, which has ours."""
+    return not re.search("💡 Tip|Detected KeyboardInterrupt", record.getMessage())
+
 
 _SAMPLING = (
     "mode=fused, window_batch=1 (a batch of N takes about N times as much), latent_device=cpu (seven copies of the"
@@ -132,37 +144,62 @@ SAVING_MEMORY = {  # which knob frees how much, by script
     "evaluate_ddpm": _SAMPLING,
 }
 
-
+ON_INTERRUPTION = "\ninterrupted; what is finished is kept, and the same command goes on from there"
 FIRST_SPEAKS_S = 5.0  # seconds after which a process that is not the first tells its mistake
+FAULT = (
+    "\nThis is a fault of the program, not of your settings or files. Please report the text above with the command"
+    " line; names of files and patients may stand in it."
+)
 
 
-def _report(message: str) -> None:
-    rank = int(os.environ.get("RANK", "0"))
+def end(error: Exception, config_name: str) -> None:
+    """End the process after an error: by its message if it is a user's mistake, else by the error itself."""
+    mistake = explain(error, config_name)
+    if mistake is None:
+        error.add_note(FAULT)
+        raise error
+    rank = launcher.rank_and_world()[0]
     if rank:
         time.sleep(FIRST_SPEAKS_S)  # a mistake of all is the first one's to tell: torchrun then ends this one here
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
     whose = f"[rank {rank}] " if rank else ""
-    print(f"\n{whose}error: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
+    print(f"\n{whose}error: {mistake}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 
-def explain(error: BaseException, config_name: str) -> str:
-    """One message for a mistake: the rule, what was found, what to do."""
+def explain(error: BaseException, config_name: str) -> str | None:
+    """One message for a user's mistake: the rule, what was found, what to do. None for a fault of the program."""
     while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__:
         error = error.__cause__
-    missing = re.search(r"Missing mandatory value: (\S+)", str(error))
-    if missing:
-        return f"{missing[1]} has no value; give one on the command line: {missing[1]}=..."
-    if isinstance(error, torch.OutOfMemoryError):
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return (
             f"out of GPU memory: {error}\nTo need less: {SAVING_MEMORY.get(config_name, SAVING_MEMORY['train_ddpm'])}"
         )
-    in_worker = re.search(r"Original Traceback.*\n\S+: (.*)", str(error), re.DOTALL)
-    if in_worker:  # as torch's loader passes it on
-        return in_worker[1].strip()
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
+    by_itself = str(error) if isinstance(error, UserError) or of_a_file(error) else None
+    return _of_worker(error) or by_itself
+
+
+MISTAKES: list[type[Exception]] = [UserError, *UserError.__subclasses__(), *FILE_ERRORS]
+
+
+def _of_worker(error: BaseException) -> str | None:
+    """The message of a user's mistake that a process of torch's loader met: it arrives as text, with a traceback."""
+    caught = re.match(r"Caught (\w+) in [^\n]*\nOriginal Traceback", str(error))
+    if caught is None or caught[1] not in [mistake.__name__ for mistake in MISTAKES]:
+        return None
+    return re.split(rf"^(?:\w+\.)*{caught[1]}: ", str(error), flags=re.MULTILINE)[-1].strip()
+
+
+def _of_composing(error: BaseException, config_name: str) -> str:
+    """What is wrong with the settings, in place of Hydra's words."""
+    while isinstance(error, InterpolationResolutionError) and error.__cause__:
+        error = error.__cause__
     unknown = re.search(r"Could not override '([^']+)'|Could not find '([^']+)'", str(error))
-    if isinstance(error, HydraException | OmegaConfBaseException) and unknown:
+    if unknown:
         return _unknown(str(error), unknown[1] or unknown[2], config_name)
     if isinstance(error, OverrideParseException):
         return (
@@ -175,23 +212,26 @@ def explain(error: BaseException, config_name: str) -> str:
 def _unknown(message: str, key: str, config_name: str) -> str:
     if "/" in key:
         return message.strip()  # a group's choice that does not exist; Hydra lists those that do
-    known = list(_leaf_keys(_composed(config_name)))
+    groups = [setting for setting in sys.argv[1:] if (CONFIG_DIR / setting.partition("=")[0]).is_dir()]
+    known = list(_leaf_keys(OmegaConf.to_container(composed(config_name, groups))))
     full = [k for k in known if k.rsplit(".", 1)[-1] == key]
     meant = full or get_close_matches(key, known, n=2)
     hint = f"did you mean {' or '.join(meant)}?" if meant else "--cfg job lists the settings there are"
     return f"unknown setting {key!r}; {hint}"
 
 
-def _composed(config_name: str) -> Mapping[Any, Any]:
-    groups = [setting for setting in sys.argv[1:] if (CONFIG_DIR / setting.partition("=")[0]).is_dir()]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = OmegaConf.to_container(compose(config_name, groups), resolve=False)
-    if not isinstance(config, Mapping):
-        raise TypeError(f"{config_name}.yaml is not a mapping")
-    return config
+def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """A script's config with overrides, as the script would see it."""
+    GlobalHydra.instance().clear()
+    register_resolvers()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return compose(config_name, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_of_composing(error, config_name)) from error
 
 
-def _leaf_keys(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+def _leaf_keys(config: Any, prefix: str = "") -> Iterator[str]:
     # What users set: the values of the groups, not the parts that a script builds from them.
     for key, value in config.items():
         if isinstance(value, Mapping):

@@ -1,12 +1,12 @@
 """Which device a single process works on."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from common.errors import UserError
+from common.launcher import local_rank
 
 
 def pick_device(name: str) -> torch.device:
@@ -16,12 +16,9 @@ def pick_device(name: str) -> torch.device:
         ValueError: a name that torch does not know, or a GPU that is not there.
     """
     if name == "auto":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        return (
-            torch.device("cuda", local % torch.cuda.device_count())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank() % torch.cuda.device_count())
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,6 +1,5 @@
 """The processes of torchrun, when they sample."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -8,14 +7,10 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from common.launcher import rank_and_world
 from ddpm.generator import Team
 
 _PATIENCE = timedelta(days=7)  # some wait while others draw, decode and write whole CTs
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process' number and how many there are; (0, 1) without torchrun."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

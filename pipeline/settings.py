@@ -1,6 +1,5 @@
 """What the settings mean: values that follow from others, and those that cannot be."""
 
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,12 +8,6 @@ from common.errors import UserError
 from common.geometry import STEP, three_quarters, triple
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.xray_ctpa_patch_dataset import check_patch_size
-
-CONFIG = Path(__file__).parents[1] / "config"
-SHIPPED = {  # where each group's settings and their kinds are written down
-    "model": ("model/ddpm_4gpu_patches.yaml", "model/vqgan_patches_4gpu.yaml"),
-    "dataset": ("dataset/xray_ctpa.yaml",),
-}
 
 
 def plain(config: Any) -> Any:
@@ -59,51 +52,3 @@ def check_sizes(model: DictConfig) -> None:
                 f"model.{key}={model[key]} disagrees with model.patch_size={list(patch)}:"
                 f" it must be {side // STEP} (a quarter of {side}); leave it out and it follows"
             )
-
-
-def check_validation(model: DictConfig) -> None:
-    """ValueError if there would be nothing to validate with, and so never a best checkpoint."""
-    for key in ("val_patches_per_volume", "val_every_n_epochs"):
-        if model[key] < 1:
-            raise UserError(f"model.{key} must be a whole number from 1, got {model[key]}: validation finds the best")
-
-
-def check_kinds(cfg: DictConfig) -> None:
-    """ValueError for the first setting that is no number, list, ... where the shipped configuration has one."""
-    for group, files in SHIPPED.items():
-        shipped: dict[str, Any] = {}
-        for file in files:
-            shipped |= _unresolved(OmegaConf.load(CONFIG / file))
-        for key, value in _unresolved(cfg[group]).items():
-            kind = _missed_kind(value, shipped.get(key))
-            if kind:
-                raise UserError(f"{group}.{key} must be {kind}, such as {shipped[key]}; got {value!r}")
-
-
-def _unresolved(config: Any) -> dict[str, Any]:
-    values: Any = OmegaConf.to_container(config, resolve=False)  # what follows from a wrong value would not resolve
-    return dict(values)
-
-
-def _missed_kind(value: Any, example: Any) -> str | None:
-    """The kind of `example`, if `value` is of another. Nothing is said of values that follow from others."""
-    if isinstance(value, str) and value.startswith("${"):
-        return None
-    match example:
-        case bool():
-            return None if isinstance(value, bool) else "true or false"
-        case int():
-            return None if _is(value, int) else "a whole number"
-        case float():
-            return None if _is(value, int | float) else "a number"
-        case [int() | float(), *_]:
-            fits = isinstance(value, list) and all(_is(v, int | float) for v in value)
-            return None if fits else "a list of numbers"
-        case [str(), *_]:
-            return None if isinstance(value, list) else "a list"
-        case _:
-            return None
-
-
-def _is(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

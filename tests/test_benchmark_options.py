@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import measure, phantom_figure, real_data
-from benchmarks.command import benchmark, composed
+from benchmarks.command import benchmark
+from pipeline.cli import composed
 
 CONFIGS = {
     "prepare_data.py": "prepare_data",
@@ -44,7 +45,7 @@ def test_a_word_that_cannot_be_is_one_message(start, word, capsys):
         start(word)
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ")
+    assert said.startswith("\nerror: ")
     assert word.split("=")[0] in said
 
 

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -13,7 +11,7 @@ from common.memory import peak_bytes
 from common.tensor_hash import tensor_hash
 from pipeline import cli
 from pipeline.checkpoints.parts import PARTS, describe
-from tests.tiny import built_ddpm, run
+from tests.tiny import built_ddpm, composed, run
 from vq_gan_3d.quantizers import KLBottleneck
 from vq_gan_3d.vqgan import VQGAN
 
@@ -44,13 +42,6 @@ COMBINATIONS = [
     for choice in choices(group)
     if fits(name, group, choice)
 ]
-
-
-def composed(name, *overrides):
-    GlobalHydra.instance().clear()
-    cli.register_resolvers()
-    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
-        return compose(name, list(overrides))
 
 
 def needed(name):

@@ -4,14 +4,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import run_demo
 from common.memory import PeakMemory
 from pipeline import cli
 from tests.test_architecture import MAY_IMPORT
+from tests.tiny import composed
 
 EXPERIMENTS = sorted(path.stem for path in (cli.CONFIG_DIR / "experiment").glob("*.yaml"))
 CONFIGS = {
@@ -22,13 +21,6 @@ CONFIGS = {
     "train_ddpm_patches_4gpu.py": "train_ddpm",
     "evaluate_ddpm_patches.py": "evaluate_ddpm",
 }
-
-
-def composed(name, *overrides):
-    GlobalHydra.instance().clear()
-    cli.register_resolvers()
-    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
-        return compose(name, list(overrides))
 
 
 def stages(*overrides):

@@ -106,7 +106,7 @@ def test_the_settings_reported_are_those_that_count(evaluate):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Grids of the CTs that are drawn; the power fails before number `drawn.fails_at`."""
+    """Grids of the CTs that are drawn; Ctrl-C before number `drawn.fails_at`."""
 
     class Drawn(list):
         fails_at = None
@@ -125,8 +125,9 @@ def drawn(monkeypatch):
 
 def interrupt(drawn, evaluate, after, *settings):
     drawn.fails_at = after
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as ended:
         evaluate(*settings)
+    assert ended.value.code == 130
     drawn.fails_at = None
     drawn.clear()
 

@@ -107,8 +107,10 @@ def test_a_case_that_a_shard_cannot_read_does_not_keep_the_others_waiting(root, 
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),  # a batch script, which runs once
     ],
 )
-def test_launchers_name_the_shard(variables, expected):
-    assert shard_of_environment(variables) == expected
+def test_launchers_name_the_shard(variables, expected, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert shard_of_environment() == expected
 
 
 def test_shards_are_written_from_one():

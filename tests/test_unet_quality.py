@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks import unet_quality
-from benchmarks.command import composed
 from benchmarks.unet_quality import ConditionedMonai, check_sizes, demo_settings, learning_rate
+from pipeline.cli import composed
 
 
 def inputs():

@@ -22,6 +22,7 @@ import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from dataset.datamodule import PatchDataModule
 from ddpm.module import PatchDDPM
+from pipeline import cli
 from pipeline.training import run as training_run
 
 CHANNELS = 4
@@ -68,6 +69,11 @@ DDPM = [
 VQGAN_CKPT = "outputs/vqgan_patches_4gpu/checkpoints/last.ckpt"
 DDPM_FOLDER = "checkpoints/ddpm_4gpu_patches"
 DDPM_CKPT = f"{DDPM_FOLDER}/last.ckpt"
+
+
+def composed(config_name: str, *overrides: str) -> DictConfig:
+    """A script's config with overrides."""
+    return cli.composed(config_name, overrides)
 
 
 def run(script: ModuleType, *settings: str) -> None:

@@ -73,7 +73,7 @@ def make_phantom_data(root: Path | str, num_cases: int, num_workers: int = 0, **
         The path of pairs.csv.
 
     Raises:
-        ValueError: bad settings, or `root` holds a set made with others. ChildProcessError: a process was killed.
+        ValueError: bad settings, or `root` holds a set made with others; a process was killed.
     """
     if num_cases < 1:
         raise UserError(f"num_cases must be at least 1, got {num_cases}")

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from common.errors import UserError
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,7 +31,7 @@ def results_of(
         done: about ten log lines such as "prepared %d of %d cases"; on a terminal stands a bar instead.
 
     Raises:
-        ChildProcessError: a process was killed.
+        UserError: a process was killed, most likely for want of memory.
     """
     results = _in_pool(work, items, num_workers) if num_workers > 0 else ((item, work(item)) for item in items)
     if sys.stderr.isatty():
@@ -51,7 +53,7 @@ def _in_pool(work: Callable[[Item], Result], items: Sequence[Item], num_workers:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
-            raise ChildProcessError(
+            raise UserError(
                 "a worker process was killed, most likely for want of memory (each needs about four times the size of"
                 f" a volume); got dataset.prepare_workers={num_workers}. Lower it (0: no other processes) and run this"
                 " again: finished cases are kept."

@@ -71,7 +71,7 @@ def prepare(
     Raises:
         FileNotFoundError: no such root.
         ValueError: no good case, or any problem if `strict`; holds the table.
-        OSError: the store cannot be written (no space left), or a process was killed (ChildProcessError).
+        OSError: the store cannot be written (no space left).
     """
     root, store = Path(root), Path(store)
     cases, problems = find_cases(root, ct_pattern, xray_pattern, store, conversion.make_xray)

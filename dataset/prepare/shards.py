@@ -1,16 +1,15 @@
 """Work split over processes that know nothing of one another, on one machine or many."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from common.errors import UserError
+from common.launcher import rank_and_world_of_any
 
 Item = TypeVar("Item")
 _TEXT = re.compile(r"(\d+)/(\d+)")
-# torchrun's first: it may run inside SLURM. Not SLURM_NTASKS: a batch script has it too, although it runs once.
-_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,7 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(found[1]), int(found[2]))
 
 
-def shard_of_environment(variables: Mapping[str, str]) -> Shard | None:
+def shard_of_environment() -> Shard | None:
     """The part that torchrun or srun gave this process; None if it runs alone."""
-    for rank, world in _LAUNCHERS:
-        if rank in variables and world in variables:
-            count = int(variables[world])
-            return Shard(int(variables[rank]) + 1, count) if count > 1 else None
-    return None
+    rank, count = rank_and_world_of_any()
+    return Shard(rank + 1, count) if count > 1 else None

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from torch import nn
 
 from common.atomic import write_text
 from common.errors import UserError
+from common.launcher import planned_processes, rank_and_world
 from dataset.datamodule import PatchDataModule
-from dataset.intensity import check_window
 from pipeline.checkpoints.checkpoint import init_weights, read
 from pipeline.checkpoints.description import ModelDescription
 from pipeline.devices import fast_float32
-from pipeline.ranks import rank_and_world
-from pipeline.settings import check_kinds, check_sizes, check_validation
+from pipeline.settings import check_sizes
 from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
@@ -35,7 +33,6 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
         build: makes the LightningModule, whose `meta` describes it, and its data.
     """
     check_run(cfg)
-    check_validation(cfg.model)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_float32()
     module, data = build(cfg)
@@ -47,11 +44,9 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
 
 
 def check_run(cfg: DictConfig) -> None:
-    """ValueError for values of the wrong kind or that disagree, and for more processes than GPUs."""
-    check_kinds(cfg)
+    """UserError for sizes that disagree, and for more processes than GPUs."""
     check_sizes(cfg.model)
-    check_window(cfg.dataset.hu_window)
-    wanted = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("NGPU", "1"))
+    wanted = planned_processes()
     found = torch.cuda.device_count()
     if 0 < found < wanted:
         raise UserError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
@@ -64,8 +59,6 @@ def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str
         ValueError: the checkpoint's networks differ from the configured ones.
     """
     last = Path(cfg.checkpoint_dir) / "last.ckpt"
-    if cfg.resume not in ("auto", "never"):
-        raise UserError(f"resume must be auto or never, got {cfg.resume!r}")
     if cfg.resume == "auto" and last.is_file():
         differ = read(last, now.stage).unlike(module, now)
         if differ:

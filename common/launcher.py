@@ -1,0 +1,40 @@
+"""Which of several processes this one is, as torchrun, srun or launch.sh say it in the environment."""
+
+import os
+
+_TORCHRUN = ("RANK", "WORLD_SIZE")
+_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # not SLURM_NTASKS: a batch script has it too, although it runs once
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process' number and how many torchrun started; (0, 1) without it."""
+    return _pair(_TORCHRUN) or (0, 1)
+
+
+def rank_and_world_of_any() -> tuple[int, int]:
+    """The same of torchrun, or else of srun; for work whose processes need not know one another."""
+    return _pair(_TORCHRUN) or _pair(_SRUN) or (0, 1)  # torchrun may run inside SLURM
+
+
+def local_rank() -> int:
+    """This process' number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_processes() -> int:
+    """How many processes torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def planned_processes() -> int:
+    """How many are or, at the check of launch.sh, will be started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("NGPU", "1"))
+
+
+def nodes() -> int:
+    return rank_and_world()[1] // local_processes()
+
+
+def _pair(names: tuple[str, str]) -> tuple[int, int] | None:
+    rank, world = names
+    return (int(os.environ[rank]), int(os.environ[world])) if rank in os.environ and world in os.environ else None

@@ -1,0 +1,184 @@
+"""What a setting may be: kind and range of the values in all groups of all commands.
+
+A key means the same wherever it stands, so its last name finds its rule; where it does not, more of the key is given.
+What follows from other settings by interpolation is right if those are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import le, lt
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.errors import UserError
+
+_REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}")  # to another setting; other interpolations derive a value
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """What it says, and the type that pydantic holds a value to, strictly."""
+
+    says: str
+    kind: Any
+
+    def __or__(self, other: Rule) -> Rule:
+        return Rule(f"{self.says} or {other.says}", self.kind | other.kind)
+
+    def allows(self, value: Any) -> bool:
+        try:
+            TypeAdapter(self.kind, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+        except ValidationError:
+            return False
+        return True
+
+
+def one_of(*choices: str | int) -> Rule:
+    return Rule(" or ".join(map(str, choices)), Literal[choices])
+
+
+def whole(least: int) -> Rule:
+    return Rule(f"a whole number from {least}", Annotated[int, Field(ge=least)])
+
+
+def number(says: str, **limits: Any) -> Rule:
+    return Rule(says, Annotated[float, Field(**limits)])
+
+
+def several(says: str, each: Rule, length: int | None = None) -> Rule:
+    limits = Field(min_length=length, max_length=length)
+    return Rule(says, Annotated[list[each.kind], limits])  # type: ignore[name-defined]
+
+
+def ordered(pair: Rule, order: Callable[[float, float], bool]) -> Rule:
+    def check(values: list[float]) -> list[float]:
+        if not order(*values):
+            raise ValueError(values)
+        return values
+
+    return Rule(pair.says, Annotated[pair.kind, AfterValidator(check)])
+
+
+NULL, TRUTH, GROUP = Rule("null", type(None)), Rule("true or false", bool), Rule("a group of settings", dict[str, Any])
+TEXT = Rule("text", Annotated[str, Field(min_length=1)])
+POSITIVE, NOT_NEGATIVE = number("a number above 0", gt=0), number("a number from 0", ge=0)
+SHARE, PART = number("a number from 0 to 1", ge=0, le=1), number("a number from 0 to below 1", ge=0, lt=1)
+SIZE = several("three whole numbers above 0 (voxels; d, h, w)", whole(1), 3)
+LENGTHS = POSITIVE | several("three of them (mm; d, h, w)", POSITIVE, 3)
+
+RULES: tuple[tuple[Rule, str], ...] = (
+    (
+        TRUTH,
+        "averaged benchmark channels_last check checkpointing compile crop_to_body degrade dry_run encode_latents.bf16"
+        " make_xray overwrite strict use_distributed_sampler use_patches",
+    ),
+    (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
+    (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
+    (
+        whole(1),
+        "batch_size checkpoint_every_n_steps common_grid crop decode_tile diffusion_depth_size dim disc_channels"
+        " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
+        " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples patch"
+        " patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
+        " val_every_n_epochs val_patches_per_volume width",
+    ),
+    (whole(2), "fsq_levels"),
+    (NULL | whole(1), "num_cases tiles_per_volume"),
+    (one_of(-1) | whole(1), "max_epochs max_steps"),
+    (one_of("auto") | whole(1), "window_batch"),
+    (one_of("auto") | TRUTH, "bf16"),
+    (several("a list of whole numbers from 1", whole(1)), "decoder_mults dim_mults encoder_mults lifter_widths"),
+    (several("a list of whole numbers from 0", whole(0)), "decoder_blocks encoder_blocks"),
+    (NULL | several("a list of whole numbers from 0", whole(0)), "attention_levels"),
+    (SIZE, "patch_size"),
+    (NULL | SIZE, "shape stride"),
+    (several("two shapes [d, h, w] in voxels", SIZE, 2), "shape_range"),
+    (several("two voxel sizes [d, h, w] in mm", several("", POSITIVE, 3), 2), "spacing_range"),
+    (number("a number"), "breath_mm guidance"),
+    (POSITIVE, "dataset.xray_fov_mm initial_std magnification shift x0_limit"),
+    (NULL | POSITIVE, "make_xray_source_mm snr_limit source_mm time_std xray.spacing xray_fov_mm"),
+    (
+        NOT_NEGATIVE,
+        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight perceptual_weight"
+        " rotation_deg shift_mm train_lr weight weight_decay",
+    ),
+    (SHARE, "embolism_share foreground_share lr_final noise_limit"),
+    (PART, "condition_dropout decay ema_decay"),
+    (several("two numbers from 0 to below 1", PART, 2), "adam_betas"),
+    (ordered(several("two numbers [lowest, highest] in HU, lowest < highest", number(""), 2), lt), "hu_window"),
+    (ordered(several("two times, 0 <= low <= high <= 1", SHARE, 2), le), "guidance_interval"),
+    (Rule("shares from 0 to 1 by name", dict[str, SHARE.kind]), "dataset.split"),  # type: ignore[name-defined]
+    (NULL | LENGTHS, "spacing"),
+    (NULL | one_of("median") | LENGTHS, "dataset.spacing"),
+    (several("a list of pooled, tokens or lifted", one_of("pooled", "tokens", "lifted")), "cond"),
+    (one_of("auto", "never"), "resume"),
+    (one_of("random", "grid"), "patch_draw"),
+    (one_of("auto", "always", "never"), "dataset.latents"),
+    (one_of("xrays", "windows"), "distribute"),
+    (one_of("ddim", "ddpm", "dpmpp_2m", "heun"), "sampler"),
+    (one_of("auto", "whole", "fused", "independent"), "mode"),
+    (one_of("auto", "cpu", "cuda"), "latent_device"),
+    (one_of("pa", "ap"), "view"),
+    (one_of("noise", "x0", "v", "velocity"), "prediction"),
+    (one_of("auto", 32, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", 64, "64-true"), "precision"),
+    (
+        TEXT,
+        "accelerator checkpoint_dir ckpt device dir latents_dir licence name output root run_dir split model.vqgan_ckpt"
+        " xray_encoder.weights xray_pattern",
+    ),
+    (
+        NULL | TEXT,
+        "axes ct_pattern init_from metrics perceptual_ckpt reference shard store variant vqgan_ckpt xray_weights",
+    ),
+    (TEXT | several("a list of texts", TEXT), "statistics_from xray"),
+    (several("a list of texts", TEXT), "phantom.axes presets"),
+    (GROUP, "dataset.phantom phantom.xray"),
+)
+_BY_NAME = {name: rule for rule, names in RULES for name in names.split()}
+
+
+def rule_of(key: str) -> Rule | None:
+    """The rule of the longest end of `key` that has one."""
+    names = key.split(".")
+    return next((rule for i in range(len(names)) if (rule := _BY_NAME.get(".".join(names[i:])))), None)
+
+
+def check(command: str, cfg: DictConfig) -> None:
+    """UserError that lists every setting without a value, or with one that its rule does not allow.
+
+    Args:
+        command: the name of its config.
+    """
+    wrong, unresolved = [], []
+    for key, written in settings(OmegaConf.to_container(cfg, resolve=False)):
+        rule = rule_of(f"{command}.{key}")
+        try:
+            value = OmegaConf.select(cfg, key, throw_on_missing=True)
+            value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except MissingMandatoryValue:
+            wrong.append(f"{key} has no value; give one on the command line: {key}=...")
+        except OmegaConfBaseException as error:
+            unresolved.append(error)  # often, what it follows from is wrong
+        else:
+            if rule is not None and not _REFERENCE.fullmatch(str(written)) and not rule.allows(value):
+                wrong.append(f"{key} must be {rule.says}, got {value!r}")
+    if wrong:
+        raise UserError("\n".join(wrong))
+    if unresolved:
+        raise UserError(str(unresolved[0].__cause__ or unresolved[0])) from unresolved[0]
+
+
+def settings(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by their full keys; those of a group one by one, unless it has a rule of its own as well."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if not isinstance(value, dict) or rule_of(key) is not None:
+            yield key, value
+        if isinstance(value, dict) and rule_of(key) in (None, GROUP):
+            yield from settings(value, f"{key}.")
