@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +48,7 @@ class VoxelFile:
     def __enter__(self) -> "VoxelFile":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
 

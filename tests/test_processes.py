@@ -1,10 +1,9 @@
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-from dataset.prepare.processes import single_threaded
+from dataset.prepare.processes import results_of
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -32,13 +31,20 @@ def test_workers_do_not_load_the_script_again(tmp_path):
     assert done.stdout.splitlines() == ["script loaded", "worker says b True"]
 
 
-def test_processes_started_meanwhile_use_one_thread_and_the_settings_come_back(monkeypatch):
+def threads_and_numpy(name):
+    return os.environ.get(name), "numpy" in sys.modules
+
+
+def test_workers_use_one_thread_from_the_start_and_this_process_as_many_as_before(monkeypatch):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
     before = dict(os.environ)
-    told = [sys.executable, "-c", f"import os; print(*(os.environ[name] for name in {names}))"]
-    with suppress(ZeroDivisionError), single_threaded():
-        assert subprocess.run(told, capture_output=True, text=True, check=True).stdout.split() == ["1"] * 4
-        raise ZeroDivisionError
+    assert dict(results_of(threads_and_numpy, names, 2, "%d of %d")) == dict.fromkeys(names, ("1", False))
     assert dict(os.environ) == before
+
+
+def test_results_are_told_with_the_items_they_belong_to(caplog):
+    with caplog.at_level("INFO"):
+        assert sorted(results_of(len, ["a", "bcd", ""], 2, "made %d of %d")) == [("", 0), ("a", 1), ("bcd", 3)]
+    assert caplog.messages == ["made 1 of 3", "made 2 of 3", "made 3 of 3"]

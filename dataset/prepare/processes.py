@@ -46,8 +46,8 @@ def results_of(
 
 def _in_pool(work: Callable[[Item], Result], items: Sequence[Item], num_workers: int) -> Iterator[tuple[Item, Result]]:
     context = get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(items) or 1), mp_context=context) as pool:
-        with single_threaded(), without_script():  # processes start as tasks are submitted
+    with ProcessPoolExecutor(min(num_workers, len(items) or 1), mp_context=context, initializer=_one_thread) as pool:
+        with without_script():  # processes start as tasks are submitted
             futures = {pool.submit(work, item): item for item in items}
         try:
             for future in as_completed(futures):
@@ -62,19 +62,9 @@ def _in_pool(work: Callable[[Item], Result], items: Sequence[Item], num_workers:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Processes started meanwhile use one thread each: libraries read these variables when loaded."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+def _one_thread() -> None:
+    """Libraries that a worker loads later read these variables then."""
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

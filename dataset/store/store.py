@@ -67,9 +67,6 @@ class StoredCase:
     xray_affine: Matrix | None
     xray_synthetic: bool
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "StoredCase":
         return cls(**{field.name: as_tuples(content[field.name]) for field in fields(cls)})
@@ -163,7 +160,7 @@ def read_manifest(folder: Path) -> list[StoredCase]:
 
 def write_manifest(folder: Path, cases: Iterable[StoredCase]) -> None:
     ordered = sorted(cases, key=lambda case: case.patient_id)
-    write_text(folder / MANIFEST, "".join(json.dumps(case.to_json()) + "\n" for case in ordered))
+    write_text(folder / MANIFEST, "".join(json.dumps(asdict(case)) + "\n" for case in ordered))
 
 
 def write_volume(folder: Path, patient_id: str, hu: np.ndarray, source_hash: str) -> None:

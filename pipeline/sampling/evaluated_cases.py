@@ -135,7 +135,7 @@ class Evaluation:
         """All that the numbers follow from."""
         about = {key: getattr(self.model.description, key) for key in ("hu_window", "xray_ranges", "xray_fov_mm")}
         return {
-            "case": case.to_json(),
+            "case": asdict(case),
             "model": self.model.hashes | about,
             "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
