@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from common.atomic import write_text
+from common.collectives import Team
 from common.errors import UserError
 from dataset.store.store import Store, StoredCase
-from ddpm.generator import Team
 from ddpm.plan import check_whole
 from evaluation.common_grid import CommonGrid, choose_grid, to_grid
 from evaluation.controls import Controls, compare_with_controls, correlation, finite
@@ -24,7 +24,7 @@ from evaluation.metrics import find_presets
 from evaluation.report import CaseRow, report_html
 from pipeline.cli import script
 from pipeline.devices import fast_float32
-from pipeline.ranks import joined, wait_for_all
+from pipeline.ranks import joined
 from pipeline.sampling.ct_sampler import CTSampler, plan_of
 from pipeline.sampling.evaluated_cases import Compared, Evaluation
 from pipeline.sampling.files import prepare_folder
@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
     prepare_folder(evaluation.folder / "volumes", largest, sum(len(evaluation.volumes(case)) for case in cases))
     with joined(model.generator.device) as team:
         _compare_all(evaluation, cases[team.rank :: team.size], team)
-        wait_for_all(team)
+        team.wait()
     if team.rank == 0:
         _report(evaluation, [_found(evaluation, case) for case in cases], cfg)
         shutil.rmtree(evaluation.unfinished)

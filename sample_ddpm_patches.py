@@ -7,12 +7,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
+from common.collectives import Team
 from common.errors import BadFileError, UserError
-from ddpm.generator import SamplingPlan, Team
-from ddpm.plan import check_whole
+from ddpm.plan import SamplingPlan, check_whole
 from pipeline.cli import script
 from pipeline.devices import fast_float32
-from pipeline.ranks import joined, wait_for_all
+from pipeline.ranks import joined
 from pipeline.sampling.call import sample
 from pipeline.sampling.ct_sampler import CTSampler, Placement, plan_of
 from pipeline.sampling.drawing import Drawing
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         unreadable = _draw_all(drawing, pairs[everyone.rank :: everyone.size] if apart else pairs)
         if unreadable and everyone.rank > 0:
             log.error("%s", unreadable)  # the first process reports only what it saw itself
-        wait_for_all(everyone)
+        everyone.wait()
     if unreadable:
         raise UserError(unreadable)
 

@@ -8,7 +8,7 @@ import numpy as np
 import run_demo
 from benchmarks import measure
 from dataset.store.store import StoredCase, VolumeStore
-from ddpm.generator import Grid, XrayInput
+from ddpm.plan import Grid, XrayInput
 from pipeline.cli import composed
 from pipeline.sampling.ct_sampler import CTSampler
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from benchmarks.command import benchmark
 from benchmarks.demo_model import Demo, HeldOut
 from dataset.intensity import hu_to_unit
-from ddpm.generator import SamplingPlan
+from ddpm.plan import SamplingPlan
 from evaluation.metrics import psnr
 from pipeline.sampling.ct_sampler import CTSampler
 

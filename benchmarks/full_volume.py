@@ -29,7 +29,7 @@ from common.geometry import STEP, triple
 from common.memory import peak_bytes
 from common.voxel_file import VoxelFile
 from dataset.scans.xray_io import write_xray
-from ddpm.generator import Grid, SamplingPlan, XrayInput
+from ddpm.plan import Grid, SamplingPlan, XrayInput
 from pipeline.cli import composed
 from pipeline.devices import pick_device
 from pipeline.sampling.ct_sampler import CTSampler, Placement, plan_of

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from common.geometry import STEP
 from common.patches import grid_coords, stitch_patches
 from ddpm.diffusion import RectifiedFlow
-from ddpm.generator import Grid, SamplingPlan, VolumeGenerator, XrayInput
+from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
+from ddpm.plan import Grid, SamplingPlan, XrayInput
 from evaluation.seams import overlap_variance, seam_index, times_covered, window_planes
 
 SIZE, WINDOW, STRIDE = 128, 32, 24  # latent voxels

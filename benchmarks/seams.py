@@ -22,7 +22,7 @@ from benchmarks.demo_model import Demo, HeldOut
 from common.errors import UserError
 from common.geometry import STEP
 from dataset.intensity import hu_to_unit
-from ddpm.generator import SamplingPlan
+from ddpm.plan import SamplingPlan
 from evaluation.seams import overlap_variance, seam_index, times_covered, window_planes
 from pipeline.sampling.ct_sampler import CTSampler
 

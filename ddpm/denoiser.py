@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +11,9 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.norm import inverse_rms
 from ddpm.position import COORDINATE_CHANNELS, PATCH_EMBEDDING_DIM, coordinate_channels, patch_embedding
+from ddpm.protocols import Lifter
 
 CONDITIONS = ("pooled", "tokens", "lifted")
-
-
-class Lifter(Protocol):
-    """What the denoiser needs of `medclip_cond.lifting.XrayLifter`."""
-
-    channels: int
-
-    def pyramid(self, xray: Tensor) -> list[Tensor]: ...
-
-    def lift(self, maps: Sequence[Tensor], xray_affine: Tensor, positions: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.collectives import Team
 from common.errors import UserError
 from common.geometry import STEP, Triple, latent_shape, slices, triple
 from common.patches import grid_coords, stitch_patches
@@ -16,16 +17,9 @@ from ddpm.diffusion import Diffusion
 from ddpm.guided import GuidedDenoiser
 from ddpm.latent_scale import LatentScale
 from ddpm.plan import AUTO, Grid, SamplingPlan, XrayInput
+from ddpm.protocols import Codec
 from ddpm.samplers import SAMPLERS, Predict, Sampler
-from ddpm.windows import PredictWindows, Team, fit_window, fused
-
-__all__ = ["Grid", "SamplingPlan", "Team", "VolumeGenerator", "XrayInput"]
-
-
-class Codec(Protocol):
-    """What sampling needs of `vq_gan_3d.codec.FrozenCodec`."""
-
-    def decode_tiles(self, z: Tensor, tile: int = 32) -> Iterator[tuple[Triple, Tensor]]: ...
+from ddpm.windows import PredictWindows, fit_window, fused
 
 
 class VolumeGenerator(nn.Module):

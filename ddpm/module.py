@@ -1,7 +1,7 @@
 """Training of the patch diffusion model."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,25 +17,10 @@ from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
 from ddpm.latent_scale import LatentScale
 from ddpm.perceptual import PerceptualLoss
+from ddpm.protocols import Codec, XrayEncoder
 
 STATISTICS_PATCHES = 512
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
-
-
-class Codec(Protocol):
-    """What training needs of `vq_gan_3d.codec.FrozenCodec`."""
-
-    def encode_patch(self, ct_context: Tensor) -> Tensor: ...
-
-    def decode_patch(self, z: Tensor) -> Tensor: ...
-
-
-class XrayEncoder(Protocol):
-    """What training needs of a frozen encoder in `medclip_cond`."""
-
-    grid: tuple[int, int]
-
-    def __call__(self, cxr: Tensor) -> Any: ...
 
 
 class PatchDDPM(pl.LightningModule):

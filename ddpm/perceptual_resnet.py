@@ -1,11 +1,8 @@
 """Distance between grey images in the features of a frozen ResNet-50, read from local files."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +10,8 @@ from torch.nn.functional import normalize
 from transformers import ResNetConfig, ResNetModel
 
 from common.errors import UserError
+from common.frozen import Frozen
+from common.weights import read_weights
 from ddpm.perceptual import PerceptualLoss
 
 RANDOM = "random"
@@ -31,11 +30,11 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 )
 
 
-class ResNetDistance(nn.Module):
+class ResNetDistance(Frozen):
     """Squared distance of unit-normalised features, averaged over positions, images and the four stages.
 
-    Frozen: stays in eval mode, its parameters get no gradients, its first input does. Computes in float32
-    under any autocast: at low noise the features hardly differ.
+    Frozen; its first input gets gradients. Computes in float32 under any autocast: at low noise the features
+    hardly differ.
 
     Args:
         weights: file with a ResNet-50's state dict in torchvision's names (torchvision's own, or MONAI's
@@ -50,11 +49,7 @@ class ResNetDistance(nn.Module):
         self.resnet, (mean, std) = _load(weights)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> ResNetDistance:
-        return super().train(False)  # training mode would change the batch statistics
+        self.freeze()
 
     def forward(self, predicted: Tensor, real: Tensor) -> Tensor:
         """Two batches of grey images (B, 1, H, W) in about [-1, 1] -> scalar; no gradient to `real`."""
@@ -82,7 +77,7 @@ def load_perceptual(
     if weight == 0:
         return None
     if weights is None:
-        raise UserError(f"model.perceptual_weight={weight} needs the weights of a ResNet-50, got no path; {_REMEDY}")
+        raise UserError(f"model.perceptual_weight={weight} needs the weights of a ResNet-50, got no path: {_REMEDY}")
     return PerceptualLoss(ResNetDistance(weights), weight, every, crop, noise_limit)
 
 
@@ -113,15 +108,10 @@ def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float
             return ResNetModel(ResNetConfig()), _IMAGENET
     if (path / "config.json").is_file():
         return ResNetModel.from_pretrained(path, local_files_only=True), _IMAGENET
-    if not path.is_file():
-        raise UserError(f"no ResNet-50 weights at {path} (model.perceptual_ckpt); {_REMEDY}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable file of weights (damaged or cut off?); {_REMEDY}") from error
-    if not isinstance(state, dict) or "layer4.2.conv3.weight" not in state:
+    state = read_weights(path, _REMEDY)
+    if "layer4.2.conv3.weight" not in state:
         raise UserError(
-            f"{path} does not hold a ResNet-50 in torchvision's names (no tensor layer4.2.conv3.weight); {_REMEDY}"
+            f"{path} does not hold a ResNet-50 in torchvision's names (no tensor layer4.2.conv3.weight): {_REMEDY}"
         )
     # RadImageNet was trained in Keras: its convolutions have biases, and the first of a block has the stride.
     from_keras = "conv1.bias" in state
@@ -129,7 +119,7 @@ def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float
     try:
         resnet.load_state_dict(convert(state))
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"{path} holds another network than a ResNet-50 (deeper, or incomplete?); {_REMEDY}") from error
+        raise UserError(f"{path} holds another network than a ResNet-50 (deeper, or incomplete?): {_REMEDY}") from error
     return resnet, _RADIMAGENET if from_keras else _IMAGENET
 
 

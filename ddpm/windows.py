@@ -1,45 +1,17 @@
 """A denoiser for windows as a denoiser for volumes: overlapping windows, blended at every step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
+from common.collectives import Team
 from common.geometry import Triple, slices, triple
 from common.patches import blend_window, grid_coords
 from ddpm.samplers import Predict
 
-Choice = TypeVar("Choice")
 # Predicts a batch of windows (N, C, d, h, w) at times (N,), given their first voxels, integers (N, 3).
 PredictWindows = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Team:
-    """Processes that share one volume's windows; more than one need a torch.distributed process group."""
-
-    rank: int = 0
-    size: int = 1
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The members' sum, in place."""
-        if self.size > 1:
-            distributed.all_reduce(values)
-        return values
-
-    def agree(self, choice: Choice) -> Choice:
-        """What the first member chose."""
-        if self.size == 1:
-            return choice
-        shared = [choice]
-        distributed.broadcast_object_list(shared, device=torch.device("cpu"))
-        return shared[0]
-
-    def share(self, windows: Tensor) -> Tensor:
-        """The part of the windows (N, 3) that this member sees."""
-        return windows[self.rank :: self.size]
 
 
 def fit_window(shape: Triple, window: Triple, stride: Triple) -> tuple[Triple, Triple]:

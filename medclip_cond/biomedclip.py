@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from common.errors import UserError
 from medclip_cond.encoders import XrayEncoder, XrayFeatures
-from medclip_cond.weights import find_file, load_model, read_state, under
+from medclip_cond.weights import find_file, load_model, read_tower
 
 HUB_ID = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 FILE = "open_clip_pytorch_model.bin"
@@ -127,12 +126,9 @@ class BiomedCLIPEncoder(BiomedCLIPNetwork):
 
     def __init__(self, weights: str = HUB_ID) -> None:
         path = find_file(weights, FILE, REMEDY, on_hub=True)
-        state = read_state(path)
-        trunk = under(state, TRUNK)
-        if "patch_embed.proj.weight" not in trunk or PROJECTION not in state:
-            raise UserError(f"{path} is no open_clip checkpoint with a timm vision tower: {REMEDY}")
+        trunk, projection = read_tower(path, TRUNK, PROJECTION, "patch_embed.proj.weight", REMEDY)
         with torch.device("meta"):  # all its tensors are replaced below
-            super().__init__(**vit_sizes(trunk), pooled_dim=len(state[PROJECTION]))
+            super().__init__(**vit_sizes(trunk), pooled_dim=len(projection))
         self.vit = load_model(ViTModel, self.vit.config, to_transformers_names(trunk), add_pooling_layer=False)
-        self.projection = nn.Parameter(state[PROJECTION].clone())
+        self.projection = nn.Parameter(projection)
         self.freeze()

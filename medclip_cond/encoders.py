@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from common.frozen import Frozen
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class XrayFeatures:
     tokens: Tensor
 
 
-class XrayEncoder(nn.Module):
-    """A pretrained network that never trains: no gradient, no train mode.
+class XrayEncoder(Frozen, ABC):
+    """A pretrained network, frozen.
 
     Attributes:
         size: side of the square image it takes, in pixels.
@@ -47,14 +49,6 @@ class XrayEncoder(nn.Module):
     @abstractmethod
     def network(self) -> dict[str, Any]:
         """Plain data: the `part` and arguments that build this network from no file, to load a state dict into."""
-
-    def freeze(self) -> None:
-        """To be called at the end of a constructor, once all parts are there."""
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> XrayEncoder:
-        return super().train(False)
 
     @torch.no_grad()
     def forward(self, cxr: Tensor) -> XrayFeatures:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel
 
-from common.errors import UserError
 from medclip_cond.encoders import XrayEncoder, XrayFeatures
-from medclip_cond.weights import find_file, load_model, read_state, under
+from medclip_cond.weights import find_file, load_model, read_tower
 
 URL = "https://storage.googleapis.com/pytrial/medclip-vit-pretrained.zip"
 FILE = "pytorch_model.bin"
@@ -89,13 +88,10 @@ class MedCLIPEncoder(MedCLIPNetwork):
 
     def __init__(self, weights: str) -> None:
         path = find_file(weights, FILE, REMEDY, on_hub=False)
-        state = read_state(path)
-        trunk = under(state, TRUNK)
-        if "embeddings.patch_embeddings.projection.weight" not in trunk or PROJECTION not in state:
-            raise UserError(f"{path} is no MedCLIP-ViT checkpoint: {REMEDY}")
+        trunk, projection = read_tower(path, TRUNK, PROJECTION, "embeddings.patch_embeddings.projection.weight", REMEDY)
         with torch.device("meta"):  # all its tensors are replaced below
-            super().__init__(**swin_sizes(trunk), pooled_dim=len(state[PROJECTION]))
+            super().__init__(**swin_sizes(trunk), pooled_dim=len(projection))
         weights_only = {name: v for name, v in trunk.items() if not name.endswith("relative_position_index")}
         self.swin = load_model(SwinModel, self.swin.config, weights_only)
-        self.projection = nn.Parameter(state[PROJECTION].clone())
+        self.projection = nn.Parameter(projection)
         self.freeze()

@@ -1,16 +1,14 @@
-"""Finding and reading the files of pretrained encoders, from a local folder or the Hugging Face hub."""
+"""Files and models of pretrained encoders."""
 
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from common.errors import UserError
+from common.weights import read_weights, under
 
 
 def find_file(weights: str, name: str, remedy: str, on_hub: bool) -> Path:
@@ -37,21 +35,20 @@ def find_file(weights: str, name: str, remedy: str, on_hub: bool) -> Path:
     raise FileNotFoundError(f"no file {path} or {path / name}: {remedy}")
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a torch file, by name; nothing in the file is run.
+def read_tower(path: Path, trunk: str, projection: str, needed: str, remedy: str) -> tuple[dict[str, Tensor], Tensor]:
+    """A vision tower's tensors, by their names within it, and its projection to the space shared with text (P, T).
+
+    Args:
+        trunk, projection: what the tower's names begin with, and the projection's name.
+        needed: a name that every tower of this kind has.
 
     Raises:
-        ValueError: it is cut short, or no such file.
+        UserError: it is damaged, or no such file.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} holds no weights that torch can read: download it again") from error
-
-
-def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries whose name starts with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    state = read_weights(path, remedy)
+    if trunk + needed not in state or projection not in state:
+        raise UserError(f"{path} is no checkpoint with the tensors {trunk + needed} and {projection}: {remedy}")
+    return under(state, trunk), state[projection]
 
 
 def load_model(kind: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, Tensor], **options: Any) -> Any:

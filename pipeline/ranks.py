@@ -7,8 +7,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from common.collectives import Team
 from common.launcher import rank_and_world
-from ddpm.generator import Team
 
 _PATIENCE = timedelta(days=7)  # some wait while others draw, decode and write whole CTs
 
@@ -29,9 +29,3 @@ def joined(device: torch.device) -> Iterator[Team]:
         yield Team(rank, world)
     finally:
         distributed.destroy_process_group()
-
-
-def wait_for_all(team: Team) -> None:
-    """Returns when every member has come here. torchrun ends the others as soon as one process fails."""
-    if team.size > 1:
-        distributed.all_reduce(torch.zeros(1))

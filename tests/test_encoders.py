@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from medclip_cond.encoders import XrayEncoder
 from medclip_cond.tiny_random import TinyRandomEncoder
 
 
@@ -55,3 +56,10 @@ def test_an_image_of_another_size_is_refused(encoder):
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="size must be a multiple of patch"):
         TinyRandomEncoder(size=60, patch=16)
+
+
+@pytest.mark.parametrize("missing", ["encode", "network"])
+def test_an_encoder_with_a_method_missing_cannot_be_made(missing):
+    methods = {name: lambda self, *_: None for name in ("encode", "network") if name != missing}
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        type("Incomplete", (XrayEncoder,), methods)()

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import distributed, nn
 
+from common.collectives import Team
 from ddpm import gpu_memory
 from ddpm.diffusion import CosineDDPM, RectifiedFlow
-from ddpm.generator import Grid, SamplingPlan, Team, VolumeGenerator, XrayInput
+from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
+from ddpm.plan import Grid, SamplingPlan, XrayInput
 
 WINDOW, STRIDE = (4, 4, 4), (3, 2, 4)
 GRID = Grid((41, 22, 34), (2.0, 1.0, 1.5))  # a latent of (11, 6, 9)

@@ -11,7 +11,7 @@ import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from dataset.scans.volume_io import read_ct
-from ddpm.generator import Grid, SamplingPlan
+from ddpm.plan import Grid, SamplingPlan
 from pipeline.sampling.ct_sampler import CTSampler
 from tests.tiny import DDPM_CKPT, VQGAN_CKPT, built_ddpm, load, run
 

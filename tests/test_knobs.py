@@ -6,7 +6,7 @@ import torch
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from dataset.store.store import VolumeStore
-from ddpm.generator import Grid, SamplingPlan
+from ddpm.plan import Grid, SamplingPlan
 from pipeline.sampling.ct_sampler import CTSampler
 from tests.tiny import CHANNELS, DDPM_CKPT, built, built_ddpm, load, run
 

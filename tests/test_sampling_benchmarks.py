@@ -16,7 +16,7 @@ from benchmarks.networks import write_random_model
 from benchmarks.seams import Windows
 from common.tensor_hash import tensor_hash
 from dataset.intensity import hu_to_unit
-from ddpm.generator import Grid, XrayInput
+from ddpm.plan import Grid, XrayInput
 from pipeline.sampling.ct_sampler import CTSampler
 
 TINY = (

@@ -66,7 +66,7 @@ def test_a_perceptual_weight_without_its_file_is_refused(tmp_path):
     assert load_perceptual(None, 0.0) is None
     with pytest.raises(ValueError, match="vgg16-397923af.pth"):
         load_perceptual(None, 0.5)
-    with pytest.raises(ValueError, match="no VGG16 weights at .*missing.pth; download"):
+    with pytest.raises(ValueError, match="no file of weights at .*missing.pth: download"):
         load_perceptual(str(tmp_path / "missing.pth"), 0.5)
 
 

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from ddpm.diffusion import RectifiedFlow
-from ddpm.generator import Grid, SamplingPlan, VolumeGenerator, XrayInput
+from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
+from ddpm.plan import Grid, SamplingPlan, XrayInput
 from ddpm.samplers import SAMPLERS
 from ddpm.windows import fused
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from common.collectives import from_rank_zero, sum_over_ranks
 from common.errors import UserError
 
 _DISTANCES_AT_ONCE = 2**26  # 256 MiB in float32
@@ -116,20 +116,6 @@ def perplexity(counts: Tensor) -> Tensor:
     """Effective number of codes in use, exp of the entropy of the counts (G, K), averaged over groups."""
     share = counts / counts.sum(1, keepdim=True)
     return torch.special.entr(share).sum(1).exp().mean()
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(values)
-    return values
-
-
-def from_rank_zero(values: Tensor) -> Tensor:
-    """`values` of rank 0 on every rank."""
-    if dist.is_available() and dist.is_initialized():
-        values = values.contiguous()
-        dist.broadcast(values, src=0)
-    return values
 
 
 def _nearest(vectors: Tensor, codes: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from common.frozen import Frozen
 from common.geometry import STEP, Triple, triple
 from common.tiling import assemble, padded_boxes, reader_of
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
@@ -16,7 +17,7 @@ from vq_gan_3d.vqgan import VQGAN, check_sizes
 FLOOR = -1.0  # intensity outside a CT: the low end of the HU window
 
 
-class FrozenCodec(nn.Module):
+class FrozenCodec(Frozen):
     """CT in [-1, 1] <-> latents before quantisation, unscaled. Never trains; only `decode_patch` gives gradients.
 
     A CT continues beyond its faces with the window's floor, a latent with the latent of such a floor. Every
@@ -28,20 +29,17 @@ class FrozenCodec(nn.Module):
 
     def __init__(self, vqgan: VQGAN | GroupNormVQGAN) -> None:
         super().__init__()
-        self.vqgan = vqgan.requires_grad_(False)
+        self.vqgan = vqgan
         self.channels = vqgan.embedding_dim
         self.encoder_halo = vqgan.encoder_halo
         self.decoder_halo = vqgan.decoder_halo
-        self.eval()
+        self.freeze()
         self.register_buffer("floor_latent", self._encode_floor(), persistent=False)
 
     @property
     def context(self) -> int:
         """Voxels of CT that an exact latent patch needs around it on every side, a multiple of 4."""
         return self.encoder_halo * STEP
-
-    def train(self, mode: bool = True) -> FrozenCodec:
-        return super().train(False)  # training mode would rewrite the codebook
 
     @torch.no_grad()
     def encode_patch(self, ct_context: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch.nn.functional import l1_loss, mse_loss
 from torch.nn.utils import clip_grad_norm_
 
 from common.checkpoint_key import CHECKPOINT_KEY
+from common.collectives import sum_over_ranks
 from common.errors import UserError
-from vq_gan_3d.codebook import sum_over_ranks
 from vq_gan_3d.discriminators import PatchDiscriminator
 from vq_gan_3d.layers import use_channels_last
 from vq_gan_3d.losses import AdversarialLoss, LossWeights, perceptual_loss

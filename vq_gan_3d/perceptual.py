@@ -1,15 +1,14 @@
 """Distance between grey images in the features of a frozen VGG16, read from a local file."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from common.errors import UserError
+from common.frozen import Frozen
+from common.weights import read_weights, under
 
 RANDOM = "random"
 _URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -18,10 +17,10 @@ _LAYOUT = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 5
 _TAPS = (3, 8, 15, 22, 29)  # last activation before each halving, as in LPIPS (Zhang et al. 2018)
 
 
-class VGG16Distance(nn.Module):
+class VGG16Distance(Frozen):
     """Squared distance of unit-normalised features, averaged over positions and summed over five depths.
 
-    Frozen: stays in eval mode, its parameters get no gradients, its inputs do.
+    Frozen; its inputs get gradients.
 
     Args:
         weights: file with torchvision's VGG16 state dict, or "random" (for tests: no meaning, right cost).
@@ -37,11 +36,7 @@ class VGG16Distance(nn.Module):
             _load_weights(self.features, Path(weights))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> VGG16Distance:
-        return super().train(False)
+        self.freeze()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Two batches of grey images (B, 1, H, W) in [-1, 1], at least 16 pixels wide -> scalar."""
@@ -65,7 +60,7 @@ def load_perceptual(weights: str | None, weight: float) -> VGG16Distance | None:
         return None
     if weights is None:
         raise UserError(
-            f"a perceptual weight of {weight} needs VGG16 weights, got no path; {_remedy('a local folder')}"
+            f"a perceptual weight of {weight} needs VGG16 weights, got no path: {_remedy('a local folder')}"
         )
     return VGG16Distance(weights)
 
@@ -83,25 +78,17 @@ def _layers() -> list[nn.Module]:
 
 
 def _load_weights(features: nn.Module, path: Path) -> None:
-    """ValueError unless the file holds torchvision's VGG16."""
-    if not path.is_file():
-        raise UserError(f"no VGG16 weights at {path}; {_remedy(path.parent)}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable file of weights (damaged or cut off?); {_remedy(path.parent)}"
-        ) from error
-    state = state if isinstance(state, dict) else {}
-    ours = {f"features.{name}": tensor.shape for name, tensor in features.state_dict().items()}
-    theirs = {name: tensor.shape for name, tensor in state.items() if str(name).startswith("features.")}
-    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    """UserError unless the file holds torchvision's VGG16."""
+    remedy = _remedy(path.parent)
+    theirs = under(read_weights(path, remedy), "features.")
+    found, wanted = ({name: t.shape for name, t in state.items()} for state in (theirs, features.state_dict()))
+    other = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     if other:
         raise UserError(
-            f"{path} does not hold torchvision's VGG16 (tensor {other[0]} is missing, or not as there);"
-            f" {_remedy(path.parent)}"
+            f"{path} does not hold torchvision's VGG16 (tensor features.{other[0]} is missing, or not as there):"
+            f" {remedy}"
         )
-    features.load_state_dict({name.removeprefix("features."): state[name] for name in theirs})
+    features.load_state_dict(theirs)
 
 
 def _remedy(folder: Path | str) -> str:

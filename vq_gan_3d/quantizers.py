@@ -18,8 +18,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from common.collectives import from_rank_zero
 from common.errors import UserError
-from vq_gan_3d.codebook import Codebooks, from_rank_zero, perplexity
+from vq_gan_3d.codebook import Codebooks, perplexity
 
 
 @dataclass(frozen=True)

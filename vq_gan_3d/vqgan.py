@@ -8,10 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from common.collectives import from_rank_zero
 from common.errors import UserError
 from common.geometry import STEP
 from common.norm import RMSNorm
-from vq_gan_3d.codebook import from_rank_zero
 from vq_gan_3d.layers import NORM_EPSILON, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin

@@ -19,7 +19,7 @@ from dataset.intensity import unit_to_hu
 from dataset.prepare.checks import check_xray
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import encoder_view, fov_affine, read_xray, scale_xray, to_square
-from ddpm.generator import Grid, SamplingPlan, XrayInput
+from ddpm.plan import Grid, SamplingPlan, XrayInput
 from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
 

@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from common.collectives import Team
 from common.launcher import rank_and_world
 from common.voxel_file import VoxelFile
-from ddpm.generator import SamplingPlan, Team, XrayInput
-from ddpm.plan import check_whole
+from ddpm.plan import SamplingPlan, XrayInput, check_whole
 from pipeline.sampling.ct_sampler import TILE, CTSampler, Placement
 from pipeline.sampling.files import (
     file_hash,

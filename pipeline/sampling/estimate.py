@@ -10,7 +10,7 @@ import torch
 from common.geometry import STEP
 from common.memory import peak_bytes
 from ddpm import gpu_memory
-from ddpm.generator import SamplingPlan, XrayInput
+from ddpm.plan import SamplingPlan, XrayInput
 from pipeline.sampling.ct_sampler import CTSampler, Placement
 from pipeline.sampling.files import bytes_on_disk
 

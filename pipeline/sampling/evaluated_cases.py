@@ -17,7 +17,7 @@ from common.notice import NOTICE
 from dataset.scans.volume_io import write_ct
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
-from ddpm.generator import Grid, SamplingPlan, XrayInput
+from ddpm.plan import Grid, SamplingPlan, XrayInput
 from evaluation.common_grid import CommonGrid, to_grid
 from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml

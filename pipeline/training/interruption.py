@@ -7,7 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import distributed
+
+from common.collectives import sum_over_ranks
 
 log = logging.getLogger(__name__)
 STATUS = 128 + signal.SIGTERM
@@ -51,8 +52,7 @@ class SaveOnSigterm(pl.Callback):
         if self._steps % self.every_n_steps:
             return False
         asked = torch.tensor(float(self._asked), device=trainer.strategy.root_device)
-        distributed.all_reduce(asked)
-        return bool(asked)
+        return bool(sum_over_ranks(asked))
 
 
 def _nothing() -> None: ...
