@@ -17,7 +17,7 @@ from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentWriter, is_finished
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
-from pipeline.checkpoints.from_settings import Frozen, encoder_input, latent_source
+from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import script
 from pipeline.devices import pick_device
 from pipeline.training.data import open_store, settle_patch_size
@@ -31,11 +31,10 @@ def main(cfg: DictConfig) -> None:
     check_run(cfg)
     if cfg.dataset.store is None:
         raise UserError("a latent cache belongs to a prepared store, got dataset.store=null; set dataset.store=FOLDER")
-    frozen = Frozen.load(cfg)
+    frozen = FrozenNetworks.load(cfg)
     store = open_store(cfg.dataset)
     settle_patch_size(cfg.model, store)
-    source = latent_source(frozen.codec, frozen.encoder, cfg.dataset)
-    writer = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges, cfg.overwrite)
+    writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite)
     rank, world = rank_and_world()
     shapes = [latent_shape(case.shape, triple(cfg.model.patch_size)) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
@@ -56,7 +55,7 @@ def main(cfg: DictConfig) -> None:
 
 def _encode(
     writer: LatentWriter,
-    frozen: Frozen,
+    frozen: FrozenNetworks,
     store: Store,
     case: StoredCase,
     shape: Triple,
@@ -64,13 +63,12 @@ def _encode(
     device: torch.device,
 ) -> None:
     """Write what is missing of a case: often the X-ray alone, when new patients have changed how all are scaled."""
-    window = tuple(cfg.dataset.hu_window)
 
     def read(start: Triple, size: Triple) -> torch.Tensor:
-        return torch.from_numpy(read_unit(store, case, start, size, window))[None]
+        return torch.from_numpy(read_unit(store, case, start, size, frozen.hu_window))[None]
 
     if not writer.has_xray(case):
-        eye = encoder_input(frozen.encoder)
+        eye = frozen.encoder_input
         cxr = encoder_view(store.read_xray(case), eye.size, eye.mean, eye.std)
         features = frozen.encoder(cxr[None].to(device))
         writer.write_xray(case, features.tokens[0], features.pooled[0])

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
-from pipeline.checkpoints.from_settings import Frozen, describe_ddpm, encoder_input, latent_source
+from pipeline.checkpoints.from_settings import FrozenNetworks, describe_ddpm
 from pipeline.cli import script
 from pipeline.training import run as training_run
 from pipeline.training.data import make_dataset, open_latents, open_store, settle_patch_size
@@ -18,13 +18,12 @@ log = logging.getLogger(__name__)
 
 def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
     """The module and the data that the settings describe; the module's `meta` describes both."""
-    frozen = Frozen.load(cfg)
+    frozen = FrozenNetworks.load(cfg)
     store = open_store(cfg.dataset)
     settle_patch_size(cfg.model, store)
-    source = latent_source(frozen.codec, frozen.encoder, cfg.dataset)
-    latents = open_latents(cfg.dataset, source, store, cfg.model.patch_size)
+    latents = open_latents(cfg.dataset, frozen.source, store, cfg.model.patch_size)
     views = {
-        "encoder_input": encoder_input(frozen.encoder),
+        "encoder_input": frozen.encoder_input,
         "latents": latents,
         "context": 0 if latents else frozen.codec.context,
     }
@@ -41,7 +40,7 @@ def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
         codec=frozen.codec,
         xray_encoder=frozen.encoder,
         latent_scale=LatentScale(latents.mean, latents.std) if latents else None,
-        meta=describe_ddpm(cfg, store, frozen, source).to_plain(),
+        meta=describe_ddpm(cfg, store, frozen).to_plain(),
         _convert_="all",
     )
     cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"

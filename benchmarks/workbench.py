@@ -18,7 +18,7 @@ from benchmarks.networks import NO_DATA, without_files, write_random_codec
 from common.geometry import latent_shape, triple
 from dataset.phantom.data_set import make_phantom_data
 from dataset.store.latents import LatentWriter
-from pipeline.checkpoints.from_settings import Frozen, latent_source
+from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import composed
 from pipeline.settings import plain
 from pipeline.training.data import open_store
@@ -76,8 +76,8 @@ class Workbench:
     def _write_latents(self) -> None:
         cfg = self.settings()
         torch.manual_seed(cfg.seed)
-        frozen, store = Frozen.load(cfg), open_store(cfg.dataset)
-        source, encoder = latent_source(frozen.codec, frozen.encoder, cfg.dataset), frozen.encoder
+        frozen, store = FrozenNetworks.load(cfg), open_store(cfg.dataset)
+        source, encoder = frozen.source, frozen.encoder
         writer = LatentWriter(cfg.dataset.latents_dir, source, store.xray_ranges)
         tokens = torch.randn(encoder.grid[0] * encoder.grid[1], encoder.token_dim)
         for case in store.cases:

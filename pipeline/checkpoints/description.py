@@ -7,7 +7,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from annotated_types import Gt, IsFinite, MultipleOf
 
 from common.errors import UserError
 from common.geometry import STEP
@@ -15,9 +15,10 @@ from dataset.intensity import check_window
 
 FORMAT: Literal[1] = 1
 
-Voxels = Annotated[int, Field(gt=0)]
-PatchVoxels = Annotated[int, Field(gt=0, multiple_of=STEP)]
-Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = IsFinite[float]
+Millimetres = Annotated[Finite, Gt(0)]
+Voxels = Annotated[int, Gt(0)]
+PatchVoxels = Annotated[Voxels, MultipleOf(STEP)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class ModelDescription:
     format: Literal[1] = FORMAT
     stage: Literal["vqgan", "ddpm", "model"]
     parts: dict[str, dict[str, Any]]
-    hu_window: tuple[int | FiniteFloat, int | FiniteFloat]
+    hu_window: tuple[int | Finite, int | Finite]
     versions: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None
@@ -42,12 +43,16 @@ class ModelDescription:
 
     def to_plain(self) -> dict[str, Any]:
         """As it stands in a file: dicts, lists, strings and numbers; without fields that are None."""
+        from pydantic import TypeAdapter  # here, and below: it takes a moment to load
+
         plain = TypeAdapter(type(self)).dump_python(self, exclude_none=True)
         return json.loads(json.dumps(plain))  # no tuples
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any], source: str | Path) -> "ModelDescription":
         """The description that `source` holds; UserError says what is missing or wrong in it."""
+        from pydantic import TypeAdapter, ValidationError
+
         kind = ModelDescription if plain.get("stage") == "vqgan" else GeneratorDescription
         try:
             return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
@@ -89,7 +94,7 @@ class GeneratorDescription(ModelDescription):
     stride: tuple[PatchVoxels, PatchVoxels, PatchVoxels]
     shape: tuple[Voxels, Voxels, Voxels]
     spacing: tuple[Millimetres, Millimetres, Millimetres]
-    xray_ranges: dict[str, tuple[FiniteFloat, FiniteFloat]]
+    xray_ranges: dict[str, tuple[Finite, Finite]]
     xray_fov_mm: Millimetres
     cases: dict[str, int] = field(default_factory=dict)
 

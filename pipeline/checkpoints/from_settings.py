@@ -1,6 +1,7 @@
 """Stage 2's frozen networks, and what the checkpoints of a training say, from its settings and data."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,36 +26,39 @@ from vq_gan_3d.codec import FrozenCodec
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenNetworks:
     """The networks that stage 2 does not train."""
 
     codec: FrozenCodec
     codec_path: str
     encoder: XrayEncoder
+    hu_window: tuple[float, float]
 
     @classmethod
-    def load(cls, cfg: DictConfig) -> "Frozen":
+    def load(cls, cfg: DictConfig) -> "FrozenNetworks":
         codec, description = load_codec(cfg.model.vqgan_ckpt)
-        channels, window = cfg.model.diffusion_num_channels, list(cfg.dataset.hu_window)
+        channels, (low, high) = cfg.model.diffusion_num_channels, cfg.dataset.hu_window
         if codec.channels != channels:
             raise UserError(
                 f"model.diffusion_num_channels={channels}, but the VQ-GAN {cfg.model.vqgan_ckpt} has latents of"
                 f" {codec.channels} channels (its embedding_dim); set model.diffusion_num_channels={codec.channels}"
             )
-        if list(description.hu_window) != window:
+        if description.hu_window != (low, high):
             raise UserError(
-                f"dataset.hu_window={window}, but the VQ-GAN {cfg.model.vqgan_ckpt} was trained on"
+                f"dataset.hu_window={[low, high]}, but the VQ-GAN {cfg.model.vqgan_ckpt} was trained on"
                 f" {list(description.hu_window)}; use the same window or train a VQ-GAN for this one"
             )
-        return cls(codec, str(Path(cfg.model.vqgan_ckpt).resolve()), instantiate(cfg.xray_encoder, _convert_="all"))
+        path = str(Path(cfg.model.vqgan_ckpt).resolve())
+        return cls(codec, path, instantiate(cfg.xray_encoder, _convert_="all"), (low, high))
 
+    @cached_property
+    def source(self) -> LatentSource:
+        """What cached latents follow from."""
+        return LatentSource(tensor_hash(self.codec.vqgan), tensor_hash(self.encoder), self.hu_window)
 
-def latent_source(codec: FrozenCodec, encoder: XrayEncoder, dataset: DictConfig) -> LatentSource:
-    return LatentSource(tensor_hash(codec.vqgan), tensor_hash(encoder), tuple(dataset.hu_window))
-
-
-def encoder_input(encoder: XrayEncoder) -> EncoderInput:
-    return EncoderInput(encoder.size, encoder.mean, encoder.std)
+    @property
+    def encoder_input(self) -> EncoderInput:
+        return EncoderInput(self.encoder.size, self.encoder.mean, self.encoder.std)
 
 
 def describe_vqgan(cfg: DictConfig) -> ModelDescription:
@@ -62,7 +66,7 @@ def describe_vqgan(cfg: DictConfig) -> ModelDescription:
     return ModelDescription(stage="vqgan", parts=describe({"vqgan": plain(cfg.module.vqgan)}), **_common(cfg))
 
 
-def describe_ddpm(cfg: DictConfig, store: Store, frozen: Frozen, source: LatentSource) -> GeneratorDescription:
+def describe_ddpm(cfg: DictConfig, store: Store, frozen: FrozenNetworks) -> GeneratorDescription:
     """What stage 2's checkpoints say."""
     module, cases = plain(cfg.module), store.split("train")
     parts = {
@@ -74,8 +78,8 @@ def describe_ddpm(cfg: DictConfig, store: Store, frozen: Frozen, source: LatentS
     return GeneratorDescription(
         stage="ddpm",
         parts=describe(parts),
-        codec=UsedCodec(source.codec_hash, frozen.codec_path),
-        encoder_hash=source.encoder_hash,
+        codec=UsedCodec(frozen.source.codec_hash, frozen.codec_path),
+        encoder_hash=frozen.source.encoder_hash,
         patch_size=triple(cfg.model.patch_size),
         stride=triple(cfg.model.stride),
         shape=triple([int(median(c.shape[axis] for c in cases)) for axis in range(3)]),
