@@ -111,7 +111,7 @@ def users_choose(cfg):
             path = f"{prefix}{key}"
             if isinstance(value, dict) and (prefix or key in GROUPS) and path not in DOCUMENTED:
                 yield from leaves(value, f"{path}.")
-            elif not (isinstance(value, dict) or key == "_target_" or str(value).endswith(f".{key}}}")):
+            elif not (isinstance(value, dict) or key == "_target_" or "${" in str(value)):
                 yield path
 
     return set(leaves(OmegaConf.to_container(cfg, resolve=False), "")) - {"hydra"}

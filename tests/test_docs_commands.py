@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
-from inspect import signature
+from importlib.metadata import version
+from inspect import getsource, signature
 
 import pytest
+from omegaconf import OmegaConf
 
+from pipeline.schema import check
 from tests import pages, tiny
 from tests.pages import PAGES, README, ROOT, Call, call_of
 from tests.test_docs import SCRIPTS, composed, has
@@ -51,8 +53,10 @@ def test_a_command_is_one_that_there_is(line, elsewhere, capsys):
     call = of_python(call)
     if call.program.endswith(".py"):
         asked = () if "--cfg" in call.arguments else ("--cfg", "job")
-        tiny.run(import_module(call.program.removesuffix(".py")), *call.arguments, *asked)
-        assert capsys.readouterr().out
+        module = import_module(call.program.removesuffix(".py"))
+        tiny.run(module, *call.arguments, *asked)
+        name = re.search(r'^@script\("(\w+)"\)$', getsource(module), re.MULTILINE)[1]
+        check(name, OmegaConf.create(capsys.readouterr().out))
     elif call.program.startswith("benchmarks."):
         known = signature(import_module(call.program).main).parameters
         for key in (word.partition("=")[0] for word in call.arguments):
@@ -61,7 +65,7 @@ def test_a_command_is_one_that_there_is(line, elsewhere, capsys):
         assert call.program in (*SHELL, *OTHERS)
         files = [word for word in call.arguments if word.endswith(".txt")]
         assert all((ROOT / name).is_file() for name in files)
-        assert call.program in SHELL or find_spec(call.program)
+        assert call.program in SHELL or version(call.program)
 
 
 def test_shell_scripts_can_be_read_and_started():
