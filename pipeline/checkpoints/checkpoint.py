@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.checkpoint_key import CHECKPOINT_KEY
 from common.errors import UserError
+from common.weights import under
 from pipeline.checkpoints.description import FORMAT, ModelDescription
 from pipeline.checkpoints.parts import build, differences
 from pipeline.checkpoints.restricted_pickle import OURS, load
@@ -57,8 +58,7 @@ class StoredCheckpoint:
 
     def weights(self, name: str, averaged: bool = False) -> dict[str, Tensor]:
         """Of one of the networks; the averaged ones where there are any."""
-        state, prefix = {**self.state, **(self.average if averaged else {})}, f"{name}."
-        return {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+        return under({**self.state, **(self.average if averaged else {})}, f"{name}.")
 
     def load(self, network: Network, weights: State) -> Network:
         """Load weights of this file."""
