@@ -1,6 +1,7 @@
 """Reading files of published weights."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import UserError, of_the_machine
+
+Renaming = tuple[str, str | Callable[[re.Match[str]], str]]  # pattern, and what takes its place
 
 
 def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
@@ -38,3 +41,10 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
 def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def rename(name: str, rules: Sequence[Renaming]) -> str:
+    """A tensor's name after all rules, in their order."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name

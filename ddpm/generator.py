@@ -1,7 +1,8 @@
 """One X-ray in, one whole CT out."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ddpm.guided import GuidedDenoiser
 from ddpm.latent_scale import LatentScale
 from ddpm.plan import AUTO, Grid, SamplingPlan, XrayInput
 from ddpm.protocols import Codec
-from ddpm.samplers import SAMPLERS, Predict, Sampler
+from ddpm.samplers import SAMPLERS, Predict
 from ddpm.windows import PredictWindows, fit_window, fused
 
 
@@ -75,15 +76,25 @@ class VolumeGenerator(nn.Module):
         shape = self.latent_shape(grid)
         stream = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, self.denoiser.latent_channels, *shape, generator=stream)
+        noise = noise.to("cpu" if plan.latent_device == "cpu" else self.device)
         predict = self._predictor(xray, grid, plan)
 
         def counted(x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
             progress()
             return predict(x, t, coords)
 
-        home = torch.device("cpu") if plan.latent_device == "cpu" else self.device
-        task = _Task(self, counted, plan, noise.to(home), shape, stream, team)
-        return self.latent_scale.restore(_DRAW[plan.mode](task))[0]
+        def draw(predict: Predict, noise: Tensor) -> Tensor:
+            return SAMPLERS[plan.sampler](predict, self.diffusion, noise, plan.steps, stream)
+
+        window, stride = self._window(shape, plan.mode)
+        if plan.mode == "fused":
+            drawn = draw(fused(counted, shape, window, stride, plan.windows_per_call, team), noise)
+        else:
+            coords = grid_coords(shape, window, stride)
+            crops = [noise[(..., *slices(corner, window))] for corner in coords.tolist()]
+            patches = [draw(partial(counted, coords=c[None]), crop)[0] for c, crop in zip(coords, crops, strict=True)]
+            drawn = stitch_patches(patches, coords, shape)[None]
+        return self.latent_scale.restore(drawn)[0]
 
     @torch.no_grad()
     def settle(self, plan: SamplingPlan, xray: XrayInput, grid: Grid, team: Team | None = None) -> SamplingPlan:
@@ -94,7 +105,7 @@ class VolumeGenerator(nn.Module):
         """
         self.diffusion.times(plan.steps)  # refuses steps that the model does not have
         shape, on_gpu, team = self.latent_shape(grid), self.device.type == "cuda", team or Team()
-        window, _ = fit_window(shape, self.window, self.stride)
+        window, _ = self._window(shape, "fused")
         shared = team.size > 1
         if plan.mode == AUTO:
             plan = replace(plan, mode="whole" if window == shape and not shared else "fused")
@@ -125,12 +136,8 @@ class VolumeGenerator(nn.Module):
     def window_of(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> Callable[[], Tensor]:
         """One call of the network as the plan makes them, guidance included, to measure what it takes."""
         shape = self.latent_shape(grid)
-        window, stride = fit_window(shape, self.window, self.stride)
-        n = 1
-        if plan.mode == "whole":
-            window = shape
-        elif plan.mode == "fused":
-            n = min(plan.windows_per_call, len(grid_coords(shape, window, stride)))
+        window, _ = self._window(shape, plan.mode)
+        n = min(plan.windows_per_call, self.windows(grid)) if plan.mode == "fused" else 1
         x = torch.zeros(n, self.denoiser.latent_channels, *window, device=self.device)
         t, corners = torch.full((n,), plan.guidance_interval[1]), torch.zeros(n, 3, dtype=torch.int64)
         predict = self._predictor(xray, grid, plan)
@@ -146,16 +153,16 @@ class VolumeGenerator(nn.Module):
         if plan.mode == AUTO:
             raise ValueError("mode=auto is no mode yet; VolumeGenerator.settle chooses one")
         looks = max(plan.steps, 2 * plan.steps - 2) if plan.sampler == "heun" else plan.steps
-        windows = self.windows(grid)
+        windows = self.windows(grid, plan.mode)
         if plan.mode != "fused":
-            return looks * (1 if plan.mode == "whole" else windows)
+            return looks * windows
         share = -(-windows // (team or Team()).size)
         return looks * -(-share // plan.windows_per_call)
 
-    def windows(self, grid: Grid) -> int:
+    def windows(self, grid: Grid, mode: str = "fused") -> int:
         """Windows that cover the grid."""
         shape = self.latent_shape(grid)
-        return len(grid_coords(shape, *fit_window(shape, self.window, self.stride)))
+        return len(grid_coords(shape, *self._window(shape, mode)))
 
     def latent_shape(self, grid: Grid) -> Triple:
         return latent_shape(grid.shape, triple([n * STEP for n in self.window]))
@@ -170,50 +177,10 @@ class VolumeGenerator(nn.Module):
         grid = self.xray_encoder.grid
         return self.denoiser.encode_condition(pooled, tokens, grid, image, affine, drop)  # type: ignore[arg-type]
 
+    def _window(self, shape: Triple, mode: str) -> tuple[Triple, Triple]:
+        """Window and stride within a latent of `shape`; "whole" has one window as large as the latent."""
+        return (shape, shape) if mode == "whole" else fit_window(shape, self.window, self.stride)
+
     def _predictor(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> PredictWindows:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.bf16 is True):
             return GuidedDenoiser(self.denoiser, self.condition(xray), grid, plan, self.device)
-
-
-@dataclass(frozen=True)
-class _Task:
-    generator: VolumeGenerator
-    predict: PredictWindows
-    plan: SamplingPlan
-    noise: Tensor  # (1, C, d, h, w)
-    shape: Triple
-    stream: torch.Generator
-    team: Team
-
-    def run(self, predict: Predict, noise: Tensor) -> Tensor:
-        sampler: Sampler = SAMPLERS[self.plan.sampler]
-        return sampler(predict, self.generator.diffusion, noise, self.plan.steps, self.stream)
-
-
-def _at(predict: PredictWindows, corner: Tensor) -> Predict:
-    """The prediction of one window that begins at `corner` (3,)."""
-    return lambda x, t: predict(x, t, corner[None])
-
-
-def _whole(task: _Task) -> Tensor:
-    return task.run(_at(task.predict, torch.zeros(3, dtype=torch.int64)), task.noise)
-
-
-def _fused(task: _Task) -> Tensor:
-    network = task.generator
-    batch = task.plan.windows_per_call
-    predict = fused(task.predict, task.shape, network.window, network.stride, batch, task.team)
-    return task.run(predict, task.noise)
-
-
-def _independent(task: _Task) -> Tensor:
-    window, stride = fit_window(task.shape, task.generator.window, task.generator.stride)
-    coords = grid_coords(task.shape, window, stride)
-    patches = []
-    for corner in coords:
-        noise = task.noise[(..., *slices(corner.tolist(), window))]
-        patches.append(task.run(_at(task.predict, corner), noise)[0])
-    return stitch_patches(patches, coords, task.shape)[None]
-
-
-_DRAW: dict[str, Callable[[_Task], Tensor]] = {"whole": _whole, "fused": _fused, "independent": _independent}

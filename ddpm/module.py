@@ -19,7 +19,6 @@ from ddpm.latent_scale import LatentScale
 from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
 
-STATISTICS_PATCHES = 512
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
 
 
@@ -39,6 +38,7 @@ class PatchDDPM(pl.LightningModule):
         meta: plain data that describes the training's networks; goes into every checkpoint.
         perceptual: further loss on the decoded prediction, in some training steps; outside the module tree too.
         execution: how the denoiser computes; None leaves it as it was built.
+        statistics_patches: training patches that `latent_scale` is computed from.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class PatchDDPM(pl.LightningModule):
         meta: Mapping[str, Any],
         perceptual: PerceptualLoss | None = None,
         execution: Execution | None = None,
+        statistics_patches: int = 512,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
@@ -65,7 +66,7 @@ class PatchDDPM(pl.LightningModule):
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.condition_dropout = condition_dropout
         self.latent_scale = latent_scale or LatentScale.unknown(denoiser.latent_channels)
-        self.meta = dict(meta)
+        self.meta, self.statistics_patches = dict(meta), statistics_patches
 
     def on_fit_start(self) -> None:
         for network in self._frozen:
@@ -78,7 +79,7 @@ class PatchDDPM(pl.LightningModule):
     def _measure_latents(self) -> None:
         """Mean and std over training patches of all volumes; the same on all ranks, which all see the same ones."""
         dataset = self.trainer.datamodule.train  # type: ignore[attr-defined]
-        count = min(STATISTICS_PATCHES, len(dataset))
+        count = min(self.statistics_patches, len(dataset))
         loader = DataLoader(Subset(dataset, [i * len(dataset) // count for i in range(count)]), batch_size=1)
         latents = (self._raw_latents(self.transfer_batch_to_device(b, self.device, 0)) for b in loader)
         self.latent_scale.measure(latents)

@@ -1,7 +1,6 @@
 """Distance between grey images in the features of a frozen ResNet-50, read from local files."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from transformers import ResNetConfig, ResNetModel
 
 from common.errors import UserError
 from common.frozen import Frozen
-from common.weights import read_weights
+from common.weights import Renaming, read_weights, rename
 from ddpm.perceptual import PerceptualLoss
 
 RANDOM = "random"
@@ -19,7 +18,7 @@ _MONAI_FILE = "https://huggingface.co/MONAI/checkpoints/resolve/main/RadImageNet
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of images in [0, 1]
 _RADIMAGENET = (0.406, 0.456, 0.485), (1.0, 1.0, 1.0)  # channels B, G, R, as MONAI's PerceptualLoss feeds them
 
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: tuple[Renaming, ...] = (
     (r"^conv1\.", "embedder.embedder.convolution."),
     (r"^bn1\.", "embedder.embedder.normalization."),
     (r"^layer(\d)\.(\d)\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}."),
@@ -86,17 +85,11 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Biases of convolutions, which transformers' layers do not have, move into the normalisation behind them.
     """
-    converted = {_renamed(name): tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    converted = {rename(name, _RENAMES): tensor for name, tensor in state.items() if not name.startswith("fc.")}
     for name in [n for n in converted if n.endswith("convolution.bias")]:
         mean = name.replace("convolution.bias", "normalization.running_mean")
         converted[mean] = converted[mean] - converted.pop(name)
     return converted
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]]:

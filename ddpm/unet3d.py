@@ -214,13 +214,6 @@ class UNet3D(nn.Module):
             return [()] * self.levels
         if tokens is None or token_positions is None or positions is None:
             raise ValueError("a UNet3D with a token_dim needs tokens, token_positions and positions in forward")
-        token_places = axis_waves(token_positions)
-        positions = self.pad_to_levels(positions)
-        inputs: list[tuple[Tensor, ...]] = []
-        for level in range(self.levels):
-            if level not in self.cross_levels:
-                inputs.append(())
-                continue
-            places = axis_waves(to_rows(avg_pool3d(positions, 2**level)))
-            inputs.append((places, tokens, token_places))
-        return inputs
+        token_places, positions = axis_waves(token_positions), self.pad_to_levels(positions)
+        places = {n: axis_waves(to_rows(avg_pool3d(positions, 2**n))) for n in self.cross_levels}
+        return [(places[n], tokens, token_places) if n in places else () for n in range(self.levels)]

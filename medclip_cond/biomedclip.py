@@ -1,12 +1,12 @@
 """BiomedCLIP's vision tower (Zhang et al. 2023): ViT-B/16 with a projection to the space shared with text."""
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
+from common.weights import rename
 from medclip_cond.encoders import XrayEncoder, XrayFeatures
 from medclip_cond.weights import find_file, load_model, read_tower
 
@@ -19,20 +19,19 @@ REMEDY = (
 
 HEAD_DIM = 64  # of every ViT that open_clip takes from timm
 TRUNK, PROJECTION = "visual.trunk.", "visual.head.proj.weight"
-RENAMED = {
-    "cls_token": "embeddings.cls_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj": "embeddings.patch_embeddings.projection",
-    "norm": "layernorm",
-}
-RENAMED_IN_BLOCK = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-BLOCK = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
+RENAMED = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.", "encoder.layer."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.attn\.(query|key|value)\.", r".attention.attention.\1."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
 
 
 def to_transformers_names(trunk: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -40,21 +39,14 @@ def to_transformers_names(trunk: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Names that neither has are kept, so that loading reports them.
     """
-    state = {}
-    for name, value in trunk.items():
-        block = BLOCK.fullmatch(name)
-        if block is None:
-            base, dot, kind = name.rpartition(".") if name.endswith((".weight", ".bias")) else (name, "", "")
-            state[RENAMED.get(base, base) + dot + kind] = value
-            continue
-        number, part, kind = block.groups()
-        prefix = f"encoder.layer.{number}."
-        if part == "attn.qkv":
-            for target, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                state[f"{prefix}attention.attention.{target}.{kind}"] = third.clone()
-        else:
-            state[f"{prefix}{RENAMED_IN_BLOCK.get(part, part)}.{kind}"] = value
-    return state
+    split = {
+        name.replace("qkv", part): third.clone()
+        for name, joint in trunk.items()
+        if ".qkv." in name
+        for part, third in zip(("query", "key", "value"), joint.chunk(3), strict=True)
+    }
+    whole = {name: value for name, value in trunk.items() if ".qkv." not in name}
+    return {rename(name, RENAMED): value for name, value in (whole | split).items()}
 
 
 def vit_sizes(trunk: dict[str, Tensor]) -> dict[str, int]:

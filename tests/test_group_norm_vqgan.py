@@ -5,11 +5,12 @@ import torch
 from torch.nn.functional import pad
 
 from common.tensor_hash import tensor_hash
+from common.weights import rename
 from tests.published_vqgan import GROUPS, published_shapes, random_state, reference_decode, reference_encode
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.group_norm import RecordedGroupNorm, record_statistics
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
-from vq_gan_3d.medicaldiffusion import LEFT_OUT, codebook_range, find_settings, layout, rename, renamed
+from vq_gan_3d.medicaldiffusion import LEFT_OUT, RENAMED, codebook_range, find_settings, layout, renamed
 from vq_gan_3d.quantizers import VectorQuantizer
 from vq_gan_3d.recording import record_volumes
 
@@ -45,7 +46,7 @@ def test_the_published_tensors_fit_one_to_one():
     with torch.device("meta"):
         made = GroupNormVQGAN(64, 64, VectorQuantizer(16384, 64))
     ours = {name: tuple(t.shape) for name, t in made.state_dict().items()}
-    theirs = {rename(name): shape for name, shape in shapes.items() if not name.startswith(LEFT_OUT)}
+    theirs = {rename(name, RENAMED): shape for name, shape in shapes.items() if not name.startswith(LEFT_OUT)}
     theirs |= {name: (1, *shape) for name, shape in theirs.items() if "books" in name}
     new = {name for name in ours if name.endswith((".mean", ".variance"))}
     assert len(new) == 2 * (5 + 9)

@@ -7,7 +7,6 @@ import train_ddpm_patches_4gpu
 from common.tensor_hash import tensor_hash
 from ddpm.ema import load_weights
 from ddpm.latent_scale import LatentScale
-from ddpm.module import STATISTICS_PATCHES
 from pipeline.checkpoints.parts import PARTS
 from pipeline.training import run as training_run
 from tests.tiny import DDPM_CKPT, DDPM_FOLDER, built_ddpm, load, run
@@ -169,14 +168,14 @@ class Watched(torch.utils.data.Dataset):
 
 
 def test_latents_are_measured_over_all_training_volumes(workshop, elsewhere):
-    made = built_ddpm(*workshop.ddpm, f"model.patches_per_volume={STATISTICS_PATCHES}")
+    made = built_ddpm(*workshop.ddpm, "model.patches_per_volume=50", "++module.statistics_patches=20")
     watched = Watched(made.data.train)
     made.module._trainer = type("Trainer", (), {"datamodule": type("Data", (), {"train": watched})()})()
     made.module.transfer_batch_to_device = lambda batch, device, index: batch
     made.module._raw_latents = lambda batch: batch["ct"][..., ::4, ::4, ::4]
     made.module._measure_latents()
-    assert len(watched.asked) == STATISTICS_PATCHES
-    assert {index // STATISTICS_PATCHES for index in watched.asked} == {0, 1, 2, 3}
+    assert len(watched.asked) == 20
+    assert {index // 50 for index in watched.asked} == {0, 1, 2, 3}
 
 
 def test_a_scale_is_mean_and_std_per_channel():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.weights import rename
 from vq_gan_3d.group_norm_vqgan import LEVELS
 
 OUR_AXES = "zyx"  # foot-head, front-back, right-left
@@ -89,19 +90,13 @@ def renamed(state: Mapping[str, Tensor], axes: str = OUR_AXES) -> dict[str, Tens
         raise UserError(f"axes must be an order of the letters x, y and z, such as zyx or zxy, got {axes!r}")
     turn = (0, 1, *(2 + axes.index(axis) for axis in OUR_AXES))
     ours = {
-        rename(name): tensor.permute(turn) if tensor.ndim == len(turn) else tensor
+        rename(name, RENAMED): tensor.permute(turn) if tensor.ndim == len(turn) else tensor
         for name, tensor in state.items()
         if not name.startswith(LEFT_OUT)
     }
     for name in [name for name in ours if name.startswith("quantizer.books.")]:
         ours[name] = ours[name][None]  # one codebook of possibly several
     return ours | {"quantizer.books.initialized": torch.tensor(True), "quantizer.books.updates": torch.tensor(0)}
-
-
-def rename(name: str) -> str:
-    for pattern, replacement in RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def codebook_range(state: Mapping[str, Tensor]) -> Sequence[float]:
