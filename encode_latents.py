@@ -33,6 +33,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("a latent cache belongs to a prepared store, got dataset.store=null; set dataset.store=FOLDER")
     frozen = FrozenNetworks.load(cfg)
     store = open_store(cfg.dataset)
+    store.cases_of("train")  # by their latents all are scaled
     settle_patch_size(cfg.model, store)
     writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite)
     rank, world = rank_and_world()

@@ -36,7 +36,7 @@ STAGE2 = (
 
 
 def write_pairs(root: Path, scans: Mapping[str, Path], pixels: int = 512) -> None:
-    """The scans, linked, each with the frontal X-ray projected from it; the last one validates, the others train."""
+    """The scans, linked, each with the frontal X-ray projected from it; the last of several validates, others train."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "pairs.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -48,7 +48,8 @@ def write_pairs(root: Path, scans: Mapping[str, Path], pixels: int = 512) -> Non
             volume = read_ct(ct)
             integrals, affine = frontal_drr(volume.hu, volume.spacing, pixels)
             write_xray(root / f"{name}.png", to_intensity(integrals), affine, synthetic=True)
-            table.writerow([name, ct.name, f"{name}.png", "val" if name == list(scans)[-1] else "train"])
+            split = "val" if len(scans) > 1 and name == list(scans)[-1] else "train"
+            table.writerow([name, ct.name, f"{name}.png", split])
 
 
 def facts(path: Path, reference: Path) -> dict[str, Any]:

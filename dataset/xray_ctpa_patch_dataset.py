@@ -19,7 +19,6 @@ from dataset.patch_starts import RandomStarts
 from dataset.sampler import sample_key
 from dataset.scans.xray_io import encoder_view, fov_affine
 from dataset.store.latents import LatentCache
-from dataset.store.split_file import TO_SPLIT_ANEW
 from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
 
 __all__ = ["EncoderInput", "XrayCTPAPatchDataset", "extract_patches_3d", "stitch_patches"]
@@ -124,10 +123,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         else:
             beside = Path(root_or_store) / "store"
             store = VolumeStore(beside if (beside / MANIFEST).is_file() else root_or_store)
-        cases = store.split(split)
-        if not cases:
-            raise UserError(f"{store.folder} has no cases in split {split!r}; {TO_SPLIT_ANEW}")
-        return cls(store, cases, **{**SHIPPED, **settings})
+        return cls(store, store.cases_of(split), **{**SHIPPED, **settings})
 
     def __len__(self) -> int:
         return len(self.cases) * self.patches_per_volume

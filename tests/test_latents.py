@@ -1,6 +1,7 @@
 """The latent cache gives what encoding on the fly gives."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -174,6 +175,15 @@ def test_new_patients_that_change_how_xrays_are_scaled_renew_the_xray_features_a
     assert not now.is_written(case, shape)
     other_encoder = LatentWriter(tmp_path, replace(source, encoder_hash="other"), store.xray_ranges)
     assert not other_encoder.has_xray(case)
+
+
+def test_a_store_without_training_cases_is_refused_before_anything_is_encoded(workshop, tmp_path, refused):
+    shutil.copytree(workshop.store, tmp_path / "store")
+    manifest = tmp_path / "store" / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"split": "train"', '"split": "val"'))
+    settings = [*encoding(workshop, workshop.vqgan_ckpt, tmp_path / "latents"), f"dataset.store={tmp_path}/store"]
+    assert "no cases in split 'train'" in refused(encode_latents, *settings)
+    assert not list((tmp_path / "latents").glob("*.npy"))
 
 
 def test_only_what_is_missing_of_a_case_is_encoded(workshop, tmp_path):

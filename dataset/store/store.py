@@ -26,6 +26,7 @@ from common.geometry import Region, Spacing, Triple, slices
 from common.recent import Recent
 from dataset.scans.xray_io import KIND_FULL_SCALE, scale_xray
 from dataset.store.split import SPLITS
+from dataset.store.split_file import TO_SPLIT_ANEW
 from dataset.store.stored_array import open_array, write_array
 
 MANIFEST = "manifest.jsonl"
@@ -89,6 +90,13 @@ class Store(ABC):
         if name not in SPLITS:
             raise UserError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
         return [case for case in self.cases if case.split == name]
+
+    def cases_of(self, split: str) -> list[StoredCase]:
+        """As `split`, and UserError where there are none."""
+        cases = self.split(split)
+        if not cases:
+            raise UserError(f"{self.folder} has no cases in split {split!r}; {TO_SPLIT_ANEW}")
+        return cases
 
     def read_hu(self, case: StoredCase, start: Triple, size: Triple) -> np.ndarray:
         """The box of `size` voxels (d, h, w) from `start`, int16; it must lie inside the volume."""
