@@ -48,7 +48,7 @@ def compare(
             hu = sampler.draw(case.xray, case.grid, plan, seed=0)
             scores[name].append(psnr(hu, case.hu, window))
             energies[name].append(gradient_energy(hu_to_unit(hu, window)))
-    looks = {name: sampler.evaluations(cases[0].grid, plan) for name, plan in named.items()}
+    looks = {name: sampler.generator.evaluations(cases[0].grid, plan) for name, plan in named.items()}
     return {
         name: {
             "psnr_few": round(mean(scores[name]), 3),

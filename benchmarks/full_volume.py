@@ -50,7 +50,7 @@ def draw(model: CTSampler, xray_file: Path, output: Path, place: Placement, plan
     clock, shape = Stopwatch(model.generator.device), place.grid.shape
     with clock.stage("xray"):
         xray = model.load_xray(xray_file)
-    bar = tqdm(total=model.evaluations(place.grid, plan), desc="drawing", unit="evaluation", mininterval=5)
+    bar = tqdm(total=model.generator.evaluations(place.grid, plan), desc="drawing", unit="evaluation", mininterval=5)
     with clock.stage("diffusion"), bar:
         latent = model.generator.latent(xray, place.grid, plan, seed=0, progress=bar.update)
     with VoxelFile(shape, output.parent) as voxels:
@@ -88,7 +88,7 @@ def measure(
         "seconds": round(ours, 2),
         **{f"seconds_{name}": round(value, 2) for name, value in stages.items()},
         "peak_gb": round(peak / 1e9, 2),
-        "evaluations": model.evaluations(place.grid, plan),
+        "evaluations": model.generator.evaluations(place.grid, plan),
         "windows": windows,
         "ratio_guide_over_ours": round(guide / ours, 1),
         "guide_seconds": round(guide, 1),

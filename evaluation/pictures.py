@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from common.atomic import replacing
 from common.notice import NOTICE
@@ -131,11 +131,7 @@ def save_png(picture: Image.Image, path: Path) -> None:
 def fit(pixels: NDArray, size: int) -> Image.Image:
     """A picture (h, w) in [0, 1] in the middle of a black square, never squeezed."""
     grey = Image.fromarray(np.round(255 * np.clip(np.nan_to_num(pixels), 0, 1)).astype(np.uint8))
-    scale = size / max(grey.size)
-    columns, rows = (max(1, round(n * scale)) for n in grey.size)
-    panel = Image.new("L", (size, size), 0)
-    panel.paste(grey.resize((columns, rows), Image.Resampling.BICUBIC), ((size - columns) // 2, (size - rows) // 2))
-    return panel
+    return ImageOps.pad(grey, (size, size), Image.Resampling.BICUBIC)
 
 
 def _window_text(window: str) -> str:

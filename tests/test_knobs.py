@@ -59,8 +59,8 @@ def test_stride_changes_the_windows_of_sampling(workshop, elsewhere):
     default, finer = CTSampler(workshop.ddpm_ckpt), CTSampler(DDPM_CKPT)
     assert (default.description.stride, finer.description.stride) == ((12, 12, 12), (8, 8, 8))
     grid, plan = Grid((40, 16, 16), (9.0, 9.0, 9.0)), SamplingPlan(steps=1, mode="fused", window_batch=1)
-    assert default.evaluations(grid, plan) == 3  # starts 0, 12, 24
-    assert finer.evaluations(grid, plan) == 4  # starts 0, 8, 16, 24
+    assert default.generator.evaluations(grid, plan) == 3  # starts 0, 12, 24
+    assert finer.generator.evaluations(grid, plan) == 4  # starts 0, 8, 16, 24
 
 
 def test_stride_is_the_grid_from_which_patches_are_drawn_if_wished(workshop, elsewhere):

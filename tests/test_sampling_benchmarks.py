@@ -63,7 +63,7 @@ def test_a_full_volume_is_drawn_written_and_measured(tmp_path, monkeypatch, caps
 def test_few_steps_are_compared_at_equal_evaluations(sampler):
     plans = few_steps.plans(few=30, many=250)
     grid = Grid((20, 20, 20), (1.0, 1.0, 1.0))
-    looks = {name: sampler.evaluations(grid, plan) for name, plan in plans.items()}
+    looks = {name: sampler.generator.evaluations(grid, plan) for name, plan in plans.items()}
     assert looks["ddim"] == looks["dpmpp_2m"] == looks["heun"]
     assert looks[few_steps.REFERENCE] / looks["ddim"] == pytest.approx(250 / 30)
 

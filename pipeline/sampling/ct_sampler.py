@@ -134,10 +134,6 @@ class CTSampler:
             "encoder_hash": self.description.encoder_hash,
         }
 
-    def evaluations(self, grid: Grid, plan: SamplingPlan) -> int:
-        """Batches of windows that the network will see."""
-        return self.generator.evaluations(grid, plan)
-
     def draw(self, xray: XrayInput, grid: Grid, plan: SamplingPlan, seed: int) -> np.ndarray:
         """One CT: int16 HU (D, H, W) within the training's HU window."""
         return self.decode(self.generator.latent(xray, grid, plan, seed), grid.shape)

@@ -1,5 +1,6 @@
 """What a drawing will take, before it begins: one call of the network and one decoded tile are measured."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 
-from common.geometry import STEP
+from common.geometry import STEP, triple
 from common.memory import peak_bytes
 from ddpm import gpu_memory
 from ddpm.plan import SamplingPlan, XrayInput
@@ -15,7 +16,7 @@ from pipeline.sampling.ct_sampler import CTSampler, Placement
 from pipeline.sampling.files import bytes_on_disk
 
 _GB = 1e9
-_MB_PER_SECOND = 60  # packing and writing voxels, on one core
+_MB_PER_SECOND = 200  # packing and writing voxels, on one core
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,10 @@ def estimate(model: CTSampler, xray: XrayInput, place: Placement, plan: Sampling
     latent = (generator.denoiser.latent_channels, *shape)
     evaluations = generator.evaluations(grid, plan)
     call = generator.window_of(xray, grid, plan)
-    tiles = 1
-    for n in shape:
-        tiles *= -(-n // tile)
     piece = torch.zeros(latent[0], *(min(n, tile) for n in shape))
     call_s, call_bytes = _measure(call, generator.device)
-    tile_s, tile_bytes = _measure(lambda: next(model.slabs(piece, _voxels(piece), tile)), generator.device)
+    voxels = triple([STEP * n for n in piece.shape[1:]])
+    tile_s, tile_bytes = _measure(lambda: next(model.slabs(piece, voxels, tile)), generator.device)
     return Estimate(
         latent=latent,
         mode=plan.mode,
@@ -81,18 +80,13 @@ def estimate(model: CTSampler, xray: XrayInput, place: Placement, plan: Sampling
         windows_per_call=plan.windows_per_call,
         evaluations=evaluations,
         latents_on=plan.latent_device,
-        latent_gb=gpu_memory.LATENT_COPIES * 4 * latent[0] * shape[0] * shape[1] * shape[2] / _GB,
+        latent_gb=gpu_memory.LATENT_COPIES * 4 * math.prod(latent) / _GB,
         network_gb=max(call_bytes, tile_bytes) / _GB,
         disk_gb=bytes_on_disk(grid.shape, 1) / _GB,
         sampling_s=evaluations * call_s,
-        decoding_s=tiles * tile_s,
+        decoding_s=math.prod(-(-n // tile) for n in shape) * tile_s,
         writing_s=bytes_on_disk(grid.shape, 1) / 1e6 / _MB_PER_SECOND,
     )
-
-
-def _voxels(latent: torch.Tensor) -> tuple[int, int, int]:
-    d, h, w = (STEP * n for n in latent.shape[1:])
-    return d, h, w
 
 
 def _measure(run: Callable[[], Any], device: torch.device) -> tuple[float, int]:
