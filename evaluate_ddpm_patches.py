@@ -17,7 +17,6 @@ from common.atomic import write_text
 from common.collectives import Team
 from common.errors import UserError
 from dataset.store.store import Store, StoredCase
-from ddpm.plan import check_whole
 from evaluation.common_grid import CommonGrid, choose_grid, to_grid
 from evaluation.controls import Controls, compare_with_controls, correlation, finite
 from evaluation.metrics import find_presets
@@ -40,15 +39,13 @@ NOT_SCORES = ("psnr_codec", "lung_ml", "lung_ml_real")  # of a case's numbers
 def main(cfg: DictConfig) -> None:
     fast_float32()
     plan, presets = plan_of(cfg), find_presets(plain(cfg.presets))
-    num_samples = check_whole("num_samples", cfg.num_samples)
-    num_cases = None if cfg.num_cases is None else check_whole("num_cases", cfg.num_cases)
     store = open_store(cfg.dataset)
-    cases = store.split(cfg.split)[:num_cases]
+    cases = store.split(cfg.split)[: cfg.num_cases]
     if not cases:
         raise UserError(f"split={cfg.split} of {store.folder} is empty")
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
-    grid = choose_grid([(case.shape, case.spacing) for case in cases], check_whole("common_grid", cfg.common_grid))
-    evaluation = Evaluation(model, store, plan, cfg.seed, num_samples, grid, presets, Path(cfg.run_dir))
+    grid = choose_grid([(case.shape, case.spacing) for case in cases], cfg.common_grid)
+    evaluation = Evaluation(model, store, plan, cfg.seed, cfg.num_samples, grid, presets, Path(cfg.run_dir))
     largest = max((case.shape for case in cases), key=np.prod)
     prepare_folder(evaluation.folder / "volumes", largest, sum(len(evaluation.volumes(case)) for case in cases))
     with joined(model.generator.device) as team:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig
 
 from common.collectives import Team
 from common.errors import BadFileError, UserError
-from ddpm.plan import SamplingPlan, check_whole
+from ddpm.plan import SamplingPlan
 from pipeline.cli import script
 from pipeline.devices import fast_float32
 from pipeline.ranks import joined
@@ -27,8 +27,7 @@ log = logging.getLogger(__name__)
 @script("sample_ddpm")
 def main(cfg: DictConfig) -> None:
     fast_float32()
-    plan = _plan(cfg)
-    check_whole("num_samples", cfg.num_samples)
+    plan = plan_of(cfg)
     xrays = cfg.xray if isinstance(cfg.xray, ListConfig) else [cfg.xray]
     pairs = jobs([Path(xray) for xray in xrays], Path(cfg.output))
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
@@ -51,13 +50,6 @@ def main(cfg: DictConfig) -> None:
         everyone.wait()
     if unreadable:
         raise UserError(unreadable)
-
-
-def _plan(cfg: DictConfig) -> SamplingPlan:
-    if cfg.distribute not in ("xrays", "windows"):
-        raise UserError(f"distribute must be xrays or windows, got {cfg.distribute!r}")
-    check_whole("decode_tile", cfg.decode_tile, " (latent voxels)")
-    return plan_of(cfg)
 
 
 def _draw_all(drawing: Drawing, pairs: Sequence[tuple[Path, Path]]) -> str:

@@ -136,8 +136,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
         NULL | TEXT,
         "axes ct_pattern init_from metrics perceptual_ckpt reference shard store variant vqgan_ckpt xray_weights",
     ),
-    (TEXT | several("a list of texts", TEXT), "statistics_from xray"),
-    (several("a list of texts", TEXT), "phantom.axes presets"),
+    (TEXT | several("a list of texts", TEXT), "presets statistics_from xray"),
+    (several("a list of texts", TEXT), "phantom.axes"),
     (GROUP, "dataset.phantom phantom.xray"),
 )
 _BY_NAME = {name: rule for rule, names in RULES for name in names.split()}

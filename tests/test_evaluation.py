@@ -151,7 +151,7 @@ def test_a_finished_evaluation_is_done_anew(evaluate, drawn):
     assert len(drawn) == 4
 
 
-@pytest.mark.parametrize("change", ["steps=1", "seed=1", "averaged=false", "common_grid=20", "presets=[ctpa700]"])
+@pytest.mark.parametrize("change", ["steps=1", "seed=1", "averaged=false", "common_grid=20", "presets=ctpa700"])
 def test_other_settings_are_not_taken_for_the_interrupted_ones(change, evaluate, drawn):
     interrupt(drawn, evaluate, 1)
     evaluate(change)
