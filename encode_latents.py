@@ -20,7 +20,7 @@ from dataset.xray_ctpa_patch_dataset import read_unit
 from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import script
 from pipeline.devices import pick_device
-from pipeline.training.data import open_store, settle_patch_size
+from pipeline.training.data import open_store, settled_sizes
 from pipeline.training.run import check_run
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ def main(cfg: DictConfig) -> None:
     frozen = FrozenNetworks.load(cfg)
     store = open_store(cfg.dataset)
     store.cases_of("train")  # by their latents all are scaled
-    settle_patch_size(cfg.model, store)
+    patch, _ = settled_sizes(cfg.model, store)
     writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite)
     rank, world = rank_and_world()
-    shapes = [latent_shape(case.shape, triple(cfg.model.patch_size)) for case in store.cases]
+    shapes = [latent_shape(case.shape, patch) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
     todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]
     if cfg.check:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from common.atomic import write_text
 from common.memory import PeakMemory
@@ -65,50 +65,11 @@ def quoted(text: str) -> str:
 
 
 def stages(cfg: DictConfig) -> Iterator[Stage]:
-    root = Path(cfg.dir)
-    chosen: dict[str, Any] = plain(cfg)
-    common = {"dataset": {"root": str(root / "data")}}
-    vqgan_ckpt = root / "vqgan" / "checkpoints" / "last.ckpt"
-    ddpm_ckpt = root / own(cfg, "ddpm") / "checkpoints" / "last.ckpt"
-    folders: dict[str, dict[str, Any]] = {
-        "phantom": {},
-        "prepare": {},
-        "vqgan": {"run_dir": str(root / "vqgan"), "checkpoint_dir": str(vqgan_ckpt.parent)},
-        "latents": {"overwrite": True},
-        "ddpm": {"run_dir": str(ddpm_ckpt.parents[1]), "checkpoint_dir": str(ddpm_ckpt.parent)},
-        "evaluate": {"run_dir": str(root / own(cfg, "evaluation")), "ckpt": str(ddpm_ckpt)},
-    }
-    for name in ("latents", "ddpm"):
-        chosen[name] = merged(chosen[name], {"model": {"vqgan_ckpt": str(vqgan_ckpt)}})
-    for name in ("vqgan", "ddpm"):
-        chosen[name] = merged(chosen[name], {"resume": "never"})  # another stage's result may have changed
-    for name in ("phantom", "vqgan", "ddpm", "evaluate"):
-        folders[name]["seed"] = cfg.seed
-    scripts = {
-        "phantom": ("make_phantom_data.py", root / "data"),
-        "prepare": ("prepare_data.py", root / "data" / "store" / "manifest.jsonl"),
-        "vqgan": ("train_vqgan_patches_4gpu.py", vqgan_ckpt),
-        "latents": ("encode_latents.py", root / "data" / "store" / "latents"),
-        "ddpm": ("train_ddpm_patches_4gpu.py", ddpm_ckpt),
-        "evaluate": ("evaluate_ddpm_patches.py", root / own(cfg, "evaluation") / "metrics.json"),
-    }
-    for name, (file, product) in scripts.items():
-        stage = own(cfg, name) if name in ("ddpm", "evaluate") else name
-        yield Stage(stage, file, merged(merged(common, folders[name]), chosen[name]), product)
-
-
-def own(cfg: DictConfig, name: str) -> str:
-    """A folder or stage that a variant does not share with the demo itself."""
-    return f"{name}_{cfg.variant}" if cfg.variant else name
-
-
-def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings; the second's values win."""
-    result = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
-    return result
+    """The demo's commands, in their order."""
+    data = {"dataset": {"root": f"{cfg.root}/data"}}
+    for name, stage in cfg.stages.items():
+        settings = plain(OmegaConf.merge(data, plain(stage.settings), plain(cfg[name])))
+        yield Stage(stage.get("name", name), stage.script, settings, Path(stage.product))
 
 
 def code_hash() -> str:
@@ -145,7 +106,10 @@ def run(stage: Stage, stamps: Path, fingerprint: str, memory: PeakMemory) -> Non
     log.info("\n$ python %s", shlex.join(stage.command))
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, *stage.command], cwd=HERE, stdout=sys.stderr)
-    status = memory.watch(process)
+    try:
+        status = memory.watch(process)
+    except KeyboardInterrupt:  # which the stage has seen too
+        status = process.wait()
     if status:
         sys.exit(status)
     seconds = round(time.monotonic() - started, 1)
@@ -156,14 +120,12 @@ def run(stage: Stage, stamps: Path, fingerprint: str, memory: PeakMemory) -> Non
 @script("demo")
 def main(cfg: DictConfig) -> None:
     started, memory = time.monotonic(), PeakMemory()
-    root = Path(cfg.dir).absolute()
-    cfg.dir = str(root)
-    run_all(stages(cfg), root / "stages", memory)
-    evaluation = root / own(cfg, "evaluation")
+    run_all(stages(cfg), Path(cfg.root) / "stages", memory)
+    evaluation = Path(cfg.evaluation)
     summary = json.loads((evaluation / "metrics.json").read_text())["summary"]
     log.info("\nreport:      %s", evaluation / "report.html")
     log.info("volumes:     %s", evaluation / "volumes")
-    log.info("TensorBoard: tensorboard --logdir %s", root)
+    log.info("TensorBoard: tensorboard --logdir %s", cfg.root)
     result = summary | {
         "report": str(evaluation / "report.html"),
         "seconds": round(time.monotonic() - started, 1),

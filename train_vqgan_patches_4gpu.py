@@ -2,12 +2,12 @@
 
 import logging
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dataset.datamodule import PatchDataModule
 from pipeline.checkpoints.from_settings import describe_vqgan
 from pipeline.cli import script
+from pipeline.settings import instantiated, sizes_of
 from pipeline.training import run as training_run
 from pipeline.training.data import make_dataset, open_store
 from vq_gan_3d.module import VQGANModule
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 
 def build(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
     """The module and the data that the settings describe; the module's `meta` describes both."""
-    store = open_store(cfg.dataset)
+    store, sizes = open_store(cfg.dataset), sizes_of(cfg.model)
     data = PatchDataModule(
-        make_dataset(cfg, store, "train", encoder_input=None),
-        make_dataset(cfg, store, "val", encoder_input=None),
+        make_dataset(cfg, store, "train", *sizes, encoder_input=None),
+        make_dataset(cfg, store, "val", *sizes, encoder_input=None),
         cfg.model.batch_size,
         cfg.model.num_workers,
     )
     log.info("%d training and %d validation patches an epoch", len(data.train), len(data.val))
-    return instantiate(cfg.module, meta=describe_vqgan(cfg).to_plain(), _convert_="all"), data
+    return instantiated(cfg.module, meta=describe_vqgan(cfg).to_plain()), data
 
 
 @script("train_vqgan")

@@ -1,5 +1,6 @@
 """Batches of patches for Lightning, in an order that survives a restart."""
 
+import signal
 from typing import Any
 
 import pytorch_lightning as pl
@@ -101,7 +102,12 @@ class PatchDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_ctrl_c_to_the_training,
         )
+
+
+def _leave_ctrl_c_to_the_training(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends its step, for which it may need a batch
 
 
 def _check_epoch(patches: int, batch_size: int, processes: int) -> None:

@@ -60,6 +60,8 @@ def register_resolvers() -> None:
         "local_processes": launcher.local_processes,
         "nodes": launcher.nodes,
         "processes": lambda: min(16, os.cpu_count() or 1),
+        "absolute": os.path.abspath,
+        "suffix": lambda name: f"_{name}" if name else "",
         "demo_for_device": lambda: "demo_gpu" if _has_gpu() else "demo",
         "half": lambda n: int(n) // 2,
         "repeated": lambda value, times: ListConfig([value] * int(times)),
@@ -86,6 +88,7 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 from pipeline.schema import check  # here: pydantic takes a moment to load
 
                 del os.environ["HYDRA_FULL_ERROR"]  # the commands that a script starts report for themselves
+                OmegaConf.set_readonly(cfg, True)  # what follows from settings is passed on, not written back
                 try:
                     check(config_name, cfg)
                     task(cfg)

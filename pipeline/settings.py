@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
-from common.geometry import STEP, three_quarters, triple
+from common.geometry import STEP, Triple, three_quarters, triple
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.xray_ctpa_patch_dataset import check_patch_size
 
@@ -13,6 +14,11 @@ from dataset.xray_ctpa_patch_dataset import check_patch_size
 def plain(config: Any) -> Any:
     """A config node as plain, resolved containers."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def instantiated(config: DictConfig, **arguments: Any) -> Any:
+    """What a config describes, built with these arguments besides. Hydra alone would resolve the config in place."""
+    return instantiate(plain(config), _convert_="all", **arguments)
 
 
 def prepare_arguments(dataset: DictConfig) -> dict[str, Any]:
@@ -35,20 +41,24 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
     }
 
 
-def check_sizes(model: DictConfig) -> None:
-    """The sizes that follow from one another; ValueError names those that disagree and the right ones."""
-    patch = check_patch_size(model.patch_size)
-    if model.get("stride", ()) is None:
-        model.stride = three_quarters(patch)
-    stride = triple(model.stride, "model.stride") if "stride" in model else patch
+def sizes_of(model: DictConfig, whole: Triple | None = None) -> tuple[Triple, Triple]:
+    """Patch and stride of a training, in voxels; UserError names sizes that disagree and the right ones.
+
+    Args:
+        whole: takes the place of the configured patch, with the stride that follows from it.
+    """
+    patch = check_patch_size(model.patch_size) if whole is None else whole
+    follows = model.get("stride") is None or (whole is not None and OmegaConf.is_interpolation(model, "stride"))
+    stride = triple(three_quarters(patch) if follows else model.stride)
     if any(s < STEP or s > p or s % STEP for s, p in zip(stride, patch, strict=True)):
         raise UserError(
             f"model.stride must be multiples of {STEP} from {STEP} to the patch size {list(patch)},"
             f" got {list(stride)}; null takes three quarters of the patch"
         )
     for key, side in (("diffusion_img_size", patch[2]), ("diffusion_depth_size", patch[0])):
-        if key in model and model[key] != side // STEP:
+        if whole is None and key in model and model[key] != side // STEP:
             raise UserError(
                 f"model.{key}={model[key]} disagrees with model.patch_size={list(patch)}:"
                 f" it must be {side // STEP} (a quarter of {side}); leave it out and it follows"
             )
+    return patch, stride

@@ -99,9 +99,8 @@ def test_the_vqgan_has_the_guides_size():
 @pytest.mark.parametrize("model", ["ddpm_4gpu_patches", "ddpm_4gpu_patches_8ch"])
 def test_the_unet_has_the_guides_size(model):
     cfg = composed("train_ddpm", f"model={model}", *NEEDED)
-    cfg.module.denoiser.pooled_dim = cfg.module.denoiser.token_dim = PRETRAINED_DIM
     with torch.device("meta"):
-        denoiser = instantiate(cfg.module.denoiser, _convert_="all")
+        denoiser = instantiate(cfg.module.denoiser, pooled_dim=PRETRAINED_DIM, token_dim=PRETRAINED_DIM)
     assert millions(denoiser) == pytest.approx(143, rel=0.015)
 
 

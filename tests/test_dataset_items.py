@@ -6,8 +6,6 @@ from itertools import islice, product
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from common.errors import UserError
 from common.geometry import padded_shape
@@ -15,7 +13,8 @@ from common.patches import grid_coords
 from dataset.scans.xray_io import fov_affine
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import EncoderInput, XrayCTPAPatchDataset, extract_patches_3d, stitch_patches
-from pipeline import cli
+from pipeline.cli import composed
+from pipeline.settings import sizes_of
 from pipeline.training.data import make_dataset
 
 WINDOW = (-1000.0, 1000.0)
@@ -68,11 +67,8 @@ def test_an_item_is_what_the_design_says(store):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_store_alone_gives_what_a_training_with_the_shipped_config_draws(tiny_data, store, split):
-    GlobalHydra.instance().clear()
-    cli.register_resolvers()
-    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train_ddpm", ["dataset.root=/data"])
-    wanted = make_dataset(cfg, store, split)
+    cfg = composed("train_ddpm", ["dataset.root=/data"])
+    wanted = make_dataset(cfg, store, split, *sizes_of(cfg.model))
     for given in (store, tiny_data.store, str(tiny_data.root)):
         found = XrayCTPAPatchDataset.from_store(given, split)
         assert len(found) == len(wanted) == 42 * len(store.split(split))

@@ -16,7 +16,7 @@ def test_patch_size_changes_patches_latents_and_what_follows(workshop, elsewhere
     batch = made.batch
     assert batch["ct"].shape == (2, 1, 24, 16, 20)
     assert (made.cfg.model.diffusion_depth_size, made.cfg.model.diffusion_img_size) == (6, 5)
-    assert list(made.cfg.model.stride) == [16, 12, 12]  # three quarters, in whole latent voxels
+    assert made.module.meta["stride"] == [16, 12, 12]  # three quarters, in whole latent voxels
     assert made.module._raw_latents(batch).shape == (2, CHANNELS, 6, 4, 5)
     made.module.latent_scale.measure([made.module._raw_latents(batch)])
     assert torch.isfinite(made.module.loss(batch))
@@ -177,4 +177,4 @@ def test_sizes_that_disagree_are_named_with_the_right_one(setting, values, works
 
 
 def test_a_null_stride_is_three_quarters_of_the_patch(workshop, elsewhere):
-    assert list(built_ddpm(*workshop.ddpm, "model.stride=null").cfg.model.stride) == [12, 12, 12]
+    assert built_ddpm(*workshop.ddpm, "model.stride=null").module.meta["stride"] == [12, 12, 12]

@@ -98,15 +98,24 @@ def test_a_killed_process_is_continued_by_the_same_command(workshop, uninterrupt
     assert_same(load(DDPM_CKPT), uninterrupted[0])
 
 
-def test_sigterm_costs_no_step(workshop, uninterrupted, elsewhere):
+@pytest.mark.parametrize(("asked", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_being_told_to_stop_costs_no_step(asked, status, workshop, uninterrupted, elsewhere, caplog):
     command = [*workshop.ddpm, *LENGTH, "model.checkpoint_every_n_steps=1000"]
-    with pytest.raises(SystemExit) as ended:
-        run(train_ddpm_patches_4gpu, *command, stop_at(6, signal="SIGTERM"))
-    assert ended.value.code == 143
+    with pytest.raises(SystemExit) as ended, caplog.at_level("INFO"):
+        run(train_ddpm_patches_4gpu, *command, stop_at(6, signal=asked))
+    assert ended.value.code == status
+    assert f"{asked} at step 7: wrote {DDPM_CKPT}; the same command goes on" in caplog.text
     assert load(DDPM_CKPT)["global_step"] == 7
     run(train_ddpm_patches_4gpu, *command)
     assert Record.seen == uninterrupted[1][7:]
     assert_same(load(DDPM_CKPT), uninterrupted[0])
+
+
+def test_ctrl_c_during_validation_is_not_kept_waiting(workshop, elsewhere, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(train_ddpm_patches_4gpu, *workshop.ddpm, stop_at(4, signal="SIGINT", validating=True))
+    assert ended.value.code == 130
+    assert "interrupted; what is finished is kept, and the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.slow

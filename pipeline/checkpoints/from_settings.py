@@ -6,11 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from common.errors import UserError
-from common.geometry import triple
+from common.geometry import Triple, triple
 from common.tensor_hash import tensor_hash
 from dataset.store.latents import LatentSource
 from dataset.store.split import SPLITS
@@ -20,7 +19,7 @@ from medclip_cond.encoders import XrayEncoder
 from pipeline.checkpoints.description import GeneratorDescription, ModelDescription, UsedCodec
 from pipeline.checkpoints.networks import load_codec
 from pipeline.checkpoints.parts import describe
-from pipeline.settings import plain
+from pipeline.settings import instantiated, plain
 from pipeline.versions import versions
 from vq_gan_3d.codec import FrozenCodec
 
@@ -49,7 +48,12 @@ class FrozenNetworks:
                 f" {list(description.hu_window)}; use the same window or train a VQ-GAN for this one"
             )
         path = str(Path(cfg.model.vqgan_ckpt).resolve())
-        return cls(codec, path, instantiate(cfg.xray_encoder, _convert_="all"), (low, high))
+        return cls(codec, path, instantiated(cfg.xray_encoder), (low, high))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of the encoder's features, as the denoiser wants to know them."""
+        return {"pooled_dim": self.encoder.pooled_dim, "token_dim": self.encoder.token_dim}
 
     @cached_property
     def source(self) -> LatentSource:
@@ -66,11 +70,13 @@ def describe_vqgan(cfg: DictConfig) -> ModelDescription:
     return ModelDescription(stage="vqgan", parts=describe({"vqgan": plain(cfg.module.vqgan)}), **_common(cfg))
 
 
-def describe_ddpm(cfg: DictConfig, store: Store, frozen: FrozenNetworks) -> GeneratorDescription:
+def describe_ddpm(
+    cfg: DictConfig, store: Store, frozen: FrozenNetworks, patch: Triple, stride: Triple
+) -> GeneratorDescription:
     """What stage 2's checkpoints say."""
     module, cases = plain(cfg.module), store.split("train")
     parts = {
-        "denoiser": module["denoiser"],
+        "denoiser": module["denoiser"] | frozen.widths,
         "diffusion": module["diffusion"],
         "xray_encoder": _located(plain(cfg.xray_encoder)),
     }
@@ -80,8 +86,8 @@ def describe_ddpm(cfg: DictConfig, store: Store, frozen: FrozenNetworks) -> Gene
         parts=describe(parts),
         codec=UsedCodec(frozen.source.codec_hash, frozen.codec_path),
         encoder_hash=frozen.source.encoder_hash,
-        patch_size=triple(cfg.model.patch_size),
-        stride=triple(cfg.model.stride),
+        patch_size=patch,
+        stride=stride,
         shape=triple([int(median(c.shape[axis] for c in cases)) for axis in range(3)]),
         spacing=(d, h, w),
         xray_ranges=store.xray_ranges,

@@ -1,14 +1,13 @@
 """What a training reads: the prepared data set, its latent cache, the patches of a split."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from common.errors import UserError
-from common.geometry import latent_shape, padded_shape, triple
+from common.geometry import Triple, latent_shape, padded_shape, triple
 from common.locks import exclusive
 from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
@@ -16,7 +15,7 @@ from dataset.prepare.run import prepare
 from dataset.store.latents import LatentCache, LatentSource, is_finished
 from dataset.store.store import MANIFEST, Store, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
-from pipeline.settings import check_sizes, plain, prepare_arguments, source_arguments
+from pipeline.settings import prepare_arguments, sizes_of, source_arguments
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +40,15 @@ def open_store(dataset: DictConfig) -> Store:
     return VolumeStore(folder)
 
 
-def settle_patch_size(model: DictConfig, store: Store) -> None:
-    """With `use_patches: false` a patch is a whole volume: as large as the largest one, padded to multiples of 4."""
-    if not model.use_patches:
-        largest = [max(case.shape[axis] for case in store.cases) for axis in range(3)]
-        model.patch_size = list(padded_shape(triple(largest)))
-        check_sizes(model)
+def settled_sizes(model: DictConfig, store: Store) -> tuple[Triple, Triple]:
+    """Patch and stride; with `use_patches: false` the largest volume is the patch, padded to multiples of 4."""
+    if model.use_patches:
+        return sizes_of(model)
+    largest = [max(case.shape[axis] for case in store.cases) for axis in range(3)]
+    return sizes_of(model, padded_shape(triple(largest)))
 
 
-def open_latents(
-    dataset: DictConfig, source: LatentSource, store: Store, patch_size: Sequence[int]
-) -> LatentCache | None:
+def open_latents(dataset: DictConfig, source: LatentSource, store: Store, patch: Triple) -> LatentCache | None:
     """The latent cache, as dataset.latents wants it."""
     if dataset.store is None:
         if dataset.latents == "always":
@@ -59,29 +56,25 @@ def open_latents(
         return None
     if dataset.latents == "never" or (dataset.latents == "auto" and not is_finished(dataset.latents_dir)):
         return None
-    shapes = [latent_shape(case.shape, triple(patch_size)) for case in store.cases]
+    shapes = [latent_shape(case.shape, patch) for case in store.cases]
     return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges)
 
 
-def make_dataset(cfg: DictConfig, store: Store, split: str, **extra: Any) -> XrayCTPAPatchDataset:
+def make_dataset(
+    cfg: DictConfig, store: Store, split: str, patch: Triple, stride: Triple, **extra: Any
+) -> XrayCTPAPatchDataset:
     """The patches of one split, drawn as cfg.model says."""
-    model, dataset = cfg.model, cfg.dataset
-    per_volume = model.patches_per_volume if split == "train" else model.val_patches_per_volume
+    model, dataset, trains = cfg.model, cfg.dataset, split == "train"
     return XrayCTPAPatchDataset.from_store(
         store,
         split,
-        patch_size=plain(model.patch_size),
-        patches_per_volume=per_volume,
+        patch_size=patch,
+        patches_per_volume=model.patches_per_volume if trains else model.val_patches_per_volume,
         hu_window=tuple(dataset.hu_window),
         xray_fov_mm=dataset.xray_fov_mm,
         seed=cfg.seed,
-        stride=_stride_of_draws(model),
-        foreground_share=model.foreground_share if split == "train" else 0.0,
-        overhang=model.get("overhang", 0) if split == "train" else 0,
+        stride=stride if model.get("patch_draw") == "grid" else None,
+        foreground_share=model.foreground_share if trains else 0.0,
+        overhang=model.get("overhang", 0) if trains else 0,
         **extra,
     )
-
-
-def _stride_of_draws(model: DictConfig) -> list[int] | None:
-    """Of the grid that patches are drawn from; None: anywhere."""
-    return plain(model.stride) if model.get("patch_draw") == "grid" else None

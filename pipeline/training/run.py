@@ -9,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -20,7 +19,7 @@ from dataset.datamodule import PatchDataModule
 from pipeline.checkpoints.checkpoint import init_weights, read
 from pipeline.checkpoints.description import ModelDescription
 from pipeline.devices import fast_float32
-from pipeline.settings import check_sizes
+from pipeline.settings import instantiated, sizes_of
 from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
 
 def check_run(cfg: DictConfig) -> None:
     """UserError for sizes that disagree, and for more processes than GPUs."""
-    check_sizes(cfg.model)
+    sizes_of(cfg.model)
     wanted = planned_processes()
     found = torch.cuda.device_count()
     if 0 < found < wanted:
@@ -75,7 +74,7 @@ def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str
 
 def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
     """Make what a training makes at its start, so that mistakes show; nothing is trained or written."""
-    instantiate(cfg.trainer, _convert_="all")
+    instantiated(cfg.trainer)
     module.make_lr_schedule(module.make_optimizer(module.parameters()), math.inf)
     for dataset in (data.train, data.val):
         dataset[0]
@@ -86,7 +85,7 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
     """Train, and say where the results are."""
     if rank_and_world()[0] == 0:
         _save_settings(cfg)
-    trainer = instantiate(cfg.trainer, _convert_="all")
+    trainer = instantiated(cfg.trainer)
     if resume_from:
         log.info("continuing from %s", resume_from)
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
