@@ -21,7 +21,7 @@ from common.voxel_file import box_of
 from dataset.phantom.thorax import Phantom, make_phantom
 from dataset.scans.drr import frontal_drr, to_intensity
 from dataset.scans.volume_io import read_ct
-from evaluation.pictures import fit, longest_side, pictures_of, save_png
+from evaluation.pictures import fit, pictures_of, save_png
 
 REAL_LEVELS = (0.46, 0.60, 0.50, 0.40, 0.47)  # of the LIDC scan: shares of D, D, D, H, W, as in `Row`
 FINE = (150, 150, 165), (2.2, 2.2, 2.2)
@@ -86,7 +86,7 @@ def panels(row: Row, extent: float) -> dict[str, Image.Image]:
 
 def draw(rows: Sequence[Row]) -> Image.Image:
     """A page with one row per CT, all pictures at the same scale in mm."""
-    extent = max(longest_side(row.hu.shape, row.spacing) for row in rows)
+    extent = max(float(np.multiply(row.hu.shape, row.spacing).max()) for row in rows)
     page = Image.new("L", (7 * (SIZE + GAP), len(rows) * (SIZE + 2 * LABEL)), 255)
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for i, row in enumerate(rows):

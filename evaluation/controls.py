@@ -16,6 +16,7 @@ from evaluation.metrics import Window, psnr, ssim
 
 Matrix = NDArray[np.float64]
 
+NUM_DRAWS = 2000  # of the bootstrap
 FEWEST_FOR_INTERVAL = 5  # redrawing fewer cases gives too few different draws
 
 
@@ -113,10 +114,10 @@ def right_and_shuffled(matrix: Matrix, counts: Matrix) -> tuple[Matrix, Matrix]:
     return right, np.einsum("bi,ij,bj->b", counts, wrong, counts) / pairs
 
 
-def bootstrap_interval(matrix: Matrix, seed: int, num_draws: int = 2000) -> tuple[float, float]:
+def bootstrap_interval(matrix: Matrix, seed: int) -> tuple[float, float]:
     """95 % interval of right minus shuffled. Cases are redrawn, so X-rays and CTs vary together."""
     num_cases = len(matrix)
-    draws = np.random.default_rng(seed).integers(num_cases, size=(num_draws, num_cases))
+    draws = np.random.default_rng(seed).integers(num_cases, size=(NUM_DRAWS, num_cases))
     counts = np.stack([np.bincount(draw, minlength=num_cases) for draw in draws]).astype(np.float64)
     counts = counts[(counts > 0).sum(axis=1) > 1]  # a draw of one case only holds no wrong pairing
     right, shuffled = right_and_shuffled(matrix, counts)

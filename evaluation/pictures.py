@@ -18,6 +18,7 @@ from common.voxel_file import box_of
 
 # centre and width in HU
 WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "ctpa": (200.0, 700.0)}
+CASE_WINDOWS = ("lung", "ctpa")
 
 PANEL = 256  # pixels
 LABEL = 20  # height of the line of text over a panel
@@ -26,46 +27,38 @@ PAPER, INK, FAINT = 255, 0, 110
 _SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
 
 
-def planes(
-    hu: NDArray, spacing: Sequence[float], window: str, size: int = PANEL, extent: float | None = None
-) -> dict[str, Image.Image]:
+def planes(hu: NDArray, spacing: Sequence[float], window: str, size: int = PANEL) -> dict[str, Image.Image]:
     """Middle slices of HU (D, H, W) as pictures, see `pictures_of`."""
-    slices = planes_at(box_of(hu), hu.shape)
-    return pictures_of(slices, spacing, window, size, extent or longest_side(hu.shape, spacing))
+    return pictures_of(planes_at(box_of(hu), hu.shape), spacing, window, size)
 
 
 def pictures_of(
-    slices: Mapping[str, NDArray], spacing: Sequence[float], window: str, size: int, extent: float
+    slices: Mapping[str, NDArray],
+    spacing: Sequence[float],
+    window: str,
+    size: int = PANEL,
+    extent: float | None = None,
 ) -> dict[str, Image.Image]:
     """Slices as grey pictures of size x size pixels, in true proportions.
 
     Args:
         slices: as `planes_at` gives them; `spacing` (d, h, w) of the volume in mm.
         window: a name of `WINDOWS`.
-        extent: millimetres that `size` pixels show.
+        extent: millimetres that `size` pixels show, the volume's longest side if None.
     """
     if window not in WINDOWS:
         raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
     d, h, w = (float(s) for s in spacing)
     steps = {"axial": (h, w), "coronal": (d, w), "sagittal": (d, h)}
+    mm = {name: np.multiply(pixels.shape, steps[name]) for name, pixels in slices.items()}
+    extent = extent or max(sides.max() for sides in mm.values())
     pictures = {}
     for name, pixels in slices.items():
-        grey = Image.fromarray(to_grey(pixels, window))
-        rows, columns = (
-            max(1, round(n * step * size / extent)) for n, step in zip(pixels.shape, steps[name], strict=True)
-        )
-        panel = Image.new("L", (size, size), 0)
-        panel.paste(
-            grey.resize((columns, rows), Image.Resampling.BICUBIC),
-            ((size - columns) // 2, (size - rows) // 2),
-        )
-        pictures[name] = panel
+        rows, columns = (max(1, round(side * size / extent)) for side in mm[name])
+        grey = Image.fromarray(to_grey(pixels, window)).resize((columns, rows), Image.Resampling.BICUBIC)
+        pictures[name] = Image.new("L", (size, size), 0)
+        pictures[name].paste(grey, ((size - columns) // 2, (size - rows) // 2))
     return pictures
-
-
-def longest_side(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """Millimetres along the volume's longest axis."""
-    return float(max(n * s for n, s in zip(shape, spacing, strict=True)))
 
 
 def to_grey(hu: NDArray, window: str) -> NDArray[np.uint8]:
@@ -78,27 +71,24 @@ def to_grey(hu: NDArray, window: str) -> NDArray[np.uint8]:
 def case_page(
     xray: NDArray,
     real: NDArray,
-    real_spacing: Sequence[float],
     generated: NDArray,
-    generated_spacing: Sequence[float],
+    spacing: Sequence[float],
     title: str,
     numbers: Mapping[str, object],
-    windows: Sequence[str] = ("lung", "ctpa"),
 ) -> Image.Image:
     """One case: the X-ray and its numbers on the left, real over generated CT in three planes on the right.
 
     Args:
         xray: (h, w) in [0, 1], head up, patient's left on the image's right.
-        real, generated: HU (D, H, W), each with its own spacing (d, h, w) in mm.
+        real, generated: HU (D, H, W) of one grid; `spacing` (d, h, w) in mm.
         numbers: what to print below the X-ray, name -> value.
     """
-    extent = max(longest_side(real.shape, real_spacing), longest_side(generated.shape, generated_spacing))
-    rows = []
-    for window in windows:
-        rows.append((f"real, {_window_text(window)}", planes(real, real_spacing, window, extent=extent)))
-        made = planes(generated, generated_spacing, window, extent=extent)
-        rows.append((f"generated, {_window_text(window)}", made))
-    return _page(xray, rows, title, numbers, xray_size=2 * PANEL + GAP)
+    rows = [
+        (f"{name}, {_window_text(window)}", planes(hu, spacing, window))
+        for window in CASE_WINDOWS
+        for name, hu in (("real", real), ("generated", generated))
+    ]
+    return _page(xray, rows, title, numbers)
 
 
 def preview(
@@ -110,16 +100,14 @@ def preview(
         xray: (h, w) in [0, 1]. slices: HU, as `planes_at` gives them.
         shape, spacing: of the volume, voxels and mm (d, h, w).
     """
-    extent = longest_side(shape, spacing)
-    rows = [(_window_text(name), pictures_of(slices, spacing, name, PANEL, extent)) for name in WINDOWS]
+    rows = [(_window_text(name), pictures_of(slices, spacing, name)) for name in WINDOWS]
     low, high = min(p.min() for p in slices.values()), max(p.max() for p in slices.values())
     numbers = {
         "voxels (D, H, W)": " x ".join(str(n) for n in shape),
         "spacing": " x ".join(f"{s:.3g}" for s in spacing) + " mm",
         "HU shown": f"{low:.0f} to {high:.0f}",
     }
-    page = _page(xray, rows, "Generated CT", numbers, xray_size=2 * PANEL + GAP)
-    save_png(page, path)
+    save_png(_page(xray, rows, "Generated CT", numbers), path)
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
@@ -145,8 +133,8 @@ def _page(
     rows: Sequence[tuple[str, Mapping[str, Image.Image]]],
     title: str,
     numbers: Mapping[str, object],
-    xray_size: int,
 ) -> Image.Image:
+    xray_size = 2 * PANEL + GAP
     left, top = xray_size + 3 * GAP, 2 * LABEL
     width = left + len(PLANES) * (PANEL + GAP) + GAP
     height = top + max(len(rows) * (PANEL + LABEL), LABEL + xray_size + LABEL * (len(numbers) + 2)) + GAP

@@ -76,16 +76,15 @@ def test_an_xray_is_padded_not_squeezed():
 
 
 def test_a_case_page_shows_real_over_generated_in_two_windows():
-    """Real and generated differ in shape and spacing; both appear at one scale."""
     xray = np.linspace(0, 1, 64 * 48).reshape(64, 48)
-    real, generated = np.full((20, 20, 20), TISSUE), np.full((10, 10, 10), TISSUE)
+    real, generated = np.full((20, 20, 20), TISSUE), np.full((20, 20, 20), TISSUE)
     numbers = {"PSNR, dB": 21.8, "SSIM": 0.71}
-    page = case_page(xray, real, (1, 1, 1), generated, (2, 2, 2), "case 7", numbers)
+    page = case_page(xray, real, generated, (1, 1, 1), "case 7", numbers)
     pixels = np.asarray(page)
     column = pixels[:, page.width - PANEL // 2 - 8]  # through the four sagittal panels
     assert (np.diff((column == 255).astype(int)) == 1).sum() >= 4
     assert pixels.shape[0] > 4 * PANEL
-    blank = case_page(xray, real, (1, 1, 1), generated, (2, 2, 2), "case 7", {})
+    blank = case_page(xray, real, generated, (1, 1, 1), "case 7", {})
     assert (np.asarray(blank.crop((0, 620, 500, 800))) == 255).all()
     assert not (np.asarray(page.crop((0, 600, 500, 800))) == 255).all()  # the numbers stand there
 

@@ -87,7 +87,7 @@ class Evaluation:
             numbers |= {f"psnr{label}": one.psnr, f"ssim{label}": one.ssim, f"hu_mae{label}": one.hu_mae}
         numbers["psnr_codec"] = score(codec, real, case.spacing, presets[0]).psnr
         numbers["lung_ml"], numbers["lung_ml_real"] = (lung_volume_ml(hu, case.spacing) for hu in (mean, real))
-        page = case_page(image, real, case.spacing, mean, case.spacing, case.patient_id, numbers)
+        page = case_page(image, real, mean, case.spacing, case.patient_id, numbers)
         save_png(page, self._picture(case))
         for path, hu in zip(self.volumes(case), (drawn, mean), strict=False):
             write_ct(path, hu, np.asarray(case.affine), case.source_axes, description=NOTICE)
