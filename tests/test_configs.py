@@ -1,5 +1,7 @@
 """Every shipped config composes, its networks have the guide's sizes, and the guide's models take a step."""
 
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,25 @@ def test_every_diffusion_builds_and_ends_in_clean_data(diffusion):
     alpha, sigma = built.levels(built.times(10))
     assert float(alpha[-1]) == pytest.approx(1, abs=1e-6)
     assert float(sigma[-1]) == pytest.approx(0, abs=1e-3)
+
+
+def hidden(config):
+    """Arguments of our own parts of a config that are left to a default, as (part, argument)."""
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from hidden(value)
+    target = config.get("_target_", "torch.") if isinstance(config, dict) else "torch."
+    if not target.startswith(("torch.", "pytorch_lightning.")):
+        module, _, name = target.rpartition(".")
+        parameters = signature(getattr(import_module(module), name)).parameters.values()
+        yield from ((name, p.name) for p in parameters if p.default is not p.empty and p.name not in config)
+
+
+@pytest.mark.parametrize(("name", "group", "choice"), COMBINATIONS, ids=["-".join(c) for c in COMBINATIONS])
+def test_every_default_that_shapes_a_result_stands_in_the_config(name, group, choice):
+    weights = ["xray_encoder.weights=folder"] if choice == "medclip" else []
+    cfg = OmegaConf.to_container(composed(name, f"{group}={choice}", *needed(name), *weights), resolve=True)
+    by_others = {("UNet3D", "checkpointing"), ("UNet3D", "channels_last"), ("VQGANModule", "meta")}
+    assert set(hidden(cfg)) - by_others <= {("SaveOnSigterm", "every_n_steps")}
 
 
 def millions(*modules):

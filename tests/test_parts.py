@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from ddpm.diffusion import CosineDDPM, RectifiedFlow
-from pipeline.checkpoints.parts import PARTS, build, describe, differences
+from pipeline.checkpoints.parts import PARTS, build, complete, describe, differences
 
 FLOW = {"_target_": "ddpm.diffusion.RectifiedFlow", "time_std": 0.5}
 
@@ -65,3 +65,10 @@ def test_differences_name_the_path_and_both_values():
     b = {"unet": {"part": "UNet3D", "dim": 16, "mults": [1, 2]}}
     assert differences(a, b) == ["only: 1 in the checkpoint, None now", "unet.dim: 8 in the checkpoint, 16 now"]
     assert differences(a, a) == []
+
+
+def test_an_argument_that_a_description_lacks_has_its_default():
+    short = {"codec": [{"part": "KLBottleneck", "dim": 4}], "more": 1}
+    whole = {"codec": [{"part": "KLBottleneck", "dim": 4, "weight": 1e-4, "initial_std": 0.05}], "more": 1}
+    assert complete(short) == complete(whole) == whole
+    assert complete({"part": "of a later version", "a": 1}) == {"part": "of a later version", "a": 1}

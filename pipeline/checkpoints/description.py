@@ -12,6 +12,7 @@ from annotated_types import Gt, IsFinite, MultipleOf
 from common.errors import UserError
 from common.geometry import STEP
 from dataset.intensity import check_window
+from pipeline.checkpoints.parts import complete
 
 FORMAT: Literal[1] = 1
 
@@ -65,6 +66,7 @@ class ModelDescription:
     def shaping(self) -> dict[str, Any]:
         """What of it shapes the weights, as plain data."""
         plain = self.to_plain()
+        plain["parts"] = complete(plain["parts"])
         plain["parts"].get("xray_encoder", {}).pop("weights", None)  # where they lie; the hash tells them
         kept = {key: plain.get(key) for key in ("parts", "hu_window", "encoder_hash")}
         return kept | {"codec_hash": plain.get("codec", {}).get("hash")}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 from common.errors import UserError
 
@@ -44,6 +45,19 @@ def describe(config: Any) -> Any:
     return config
 
 
+def complete(description: Any) -> Any:
+    """The same with every argument that has a default: versions differ in which ones their config wrote down."""
+    if isinstance(description, Mapping):
+        given = {key: complete(value) for key, value in description.items()}
+        if given.get("part") not in PARTS:
+            return given
+        parameters = signature(_part(given["part"])).parameters.values()
+        return {p.name: complete(p.default) for p in parameters if p.default is not p.empty} | given
+    if isinstance(description, list | tuple):
+        return [complete(value) for value in description]
+    return description
+
+
 def build(description: Any) -> Any:
     """The parts that `describe` described.
 
@@ -56,13 +70,17 @@ def build(description: Any) -> Any:
             return arguments
         if description["part"] not in PARTS:
             raise UserError(f"unknown part {description['part']!r}; this version knows {sorted(PARTS)}")
-        part = getattr(import_module(PARTS[description["part"]]), description["part"])
+        part = _part(description["part"])
         if description.get("partial"):
             return lambda **more: part(**arguments, **more)
         return part(**arguments)
     if isinstance(description, list):
         return [build(value) for value in description]
     return description
+
+
+def _part(name: str) -> Any:
+    return getattr(import_module(PARTS[name]), name)
 
 
 def differences(stored: Any, new: Any, path: str = "") -> list[str]:
