@@ -75,6 +75,22 @@ def test_shell_scripts_can_be_read_and_started():
         assert max(map(len, path.read_text(encoding="utf-8").splitlines())) <= 120, path
 
 
+def test_the_job_for_slurm_tells_the_launcher_where_it_is(tmp_path):
+    (job,) = (code for code in pages.blocks(ROOT / "docs" / "clusters.md", "bash") if "#SBATCH" in code)
+    stand_ins = {
+        "srun": 'exec "$@"',
+        "scontrol": "printf 'node7\\nnode8\\n'",
+        "launch_ddpm_patches_4gpu.sh": 'echo "$NGPU $NNODES $NODE_RANK $MASTER_ADDR $@"',
+    }
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "node[7-8]"}
+    env = os.environ | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-e", "-c", job], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "4 2 1 node7 dataset.root=/data/pairs\n"
+
+
 @pytest.mark.slow
 def test_the_tasks_of_the_readme_leave_what_it_says(tiny_data, elsewhere):
     pairs = elsewhere / "pairs"
