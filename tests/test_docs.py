@@ -109,7 +109,7 @@ def users_choose(cfg):
     def leaves(node, prefix):
         for key, value in node.items():
             path = f"{prefix}{key}"
-            if isinstance(value, dict) and (prefix or key in GROUPS) and path not in DOCUMENTED:
+            if isinstance(value, dict) and (path not in DOCUMENTED if prefix else key in GROUPS):
                 yield from leaves(value, f"{path}.")
             elif not (isinstance(value, dict) or key == "_target_" or "${" in str(value)):
                 yield path
