@@ -15,6 +15,7 @@ from common.patches import grid_coords, stitch_patches
 from ddpm import gpu_memory
 from ddpm.denoiser import Condition, PatchDenoiser
 from ddpm.diffusion import Diffusion
+from ddpm.finite import FiniteSteps
 from ddpm.guided import GuidedDenoiser
 from ddpm.latent_scale import LatentScale
 from ddpm.plan import AUTO, Grid, SamplingPlan, XrayInput
@@ -70,6 +71,9 @@ class VolumeGenerator(nn.Module):
         Args:
             progress: called before each evaluation of the network.
             team: processes that all call this alike and share the windows of "fused".
+
+        Raises:
+            UserError: the network's answer at a step is not finite.
         """
         team = team or Team()
         plan = self.settle(plan, xray, grid, team)
@@ -77,14 +81,14 @@ class VolumeGenerator(nn.Module):
         stream = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, self.denoiser.latent_channels, *shape, generator=stream)
         noise = noise.to("cpu" if plan.latent_device == "cpu" else self.device)
-        predict = self._predictor(xray, grid, plan)
+        watch = FiniteSteps(self._predictor(xray, grid, plan), self.diffusion.times(plan.steps), plan, team)
 
         def counted(x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
             progress()
-            return predict(x, t, coords)
+            return watch.windows(x, t, coords)
 
         def draw(predict: Predict, noise: Tensor) -> Tensor:
-            return SAMPLERS[plan.sampler](predict, self.diffusion, noise, plan.steps, stream)
+            return SAMPLERS[plan.sampler](watch.volume(predict), self.diffusion, noise, plan.steps, stream)
 
         window, stride = self._window(shape, plan.mode)
         if plan.mode == "fused":
@@ -94,7 +98,7 @@ class VolumeGenerator(nn.Module):
             crops = [noise[(..., *slices(corner, window))] for corner in coords.tolist()]
             patches = [draw(partial(counted, coords=c[None]), crop)[0] for c, crop in zip(coords, crops, strict=True)]
             drawn = stitch_patches(patches, coords, shape)[None]
-        return self.latent_scale.restore(drawn)[0]
+        return watch.latent(self.latent_scale.restore(drawn))[0]
 
     @torch.no_grad()
     def settle(self, plan: SamplingPlan, xray: XrayInput, grid: Grid, team: Team | None = None) -> SamplingPlan:

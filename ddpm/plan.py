@@ -1,5 +1,6 @@
 """What to draw and how: the values that sampling is called with."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class SamplingPlan:
         if self.window_batch != AUTO and not _is_whole(self.window_batch):
             raise UserError(f"window_batch must be auto or a whole number from 1, got {self.window_batch!r}")
         if not _is_number(self.guidance):
-            raise UserError(f"guidance must be a number, got {self.guidance!r}")
+            raise UserError(f"guidance must be a finite number, got {self.guidance!r}")
         object.__setattr__(self, "guidance_interval", _checked_interval(self.guidance_interval))
 
     @property

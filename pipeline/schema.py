@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from common.errors import UserError
 
@@ -67,6 +67,7 @@ def ordered(pair: Rule, order: Callable[[float, float], bool]) -> Rule:
 
 NULL, TRUTH, GROUP = Rule("null", type(None)), Rule("true or false", bool), Rule("a group of settings", dict[str, Any])
 TEXT = Rule("text", Annotated[str, Field(min_length=1)])
+FINITE = Rule("a finite number", JsonValue)  # or no number: of the settings without another rule
 POSITIVE, NOT_NEGATIVE = number("a number above 0", gt=0), number("a number from 0", ge=0)
 SHARE, PART = number("a number from 0 to 1", ge=0, le=1), number("a number from 0 to below 1", ge=0, lt=1)
 SIZE = several("three whole numbers above 0 (voxels; d, h, w)", whole(1), 3)
@@ -166,7 +167,8 @@ def check(command: str, cfg: DictConfig) -> None:
         except OmegaConfBaseException as error:
             unresolved.append(error)  # often, what it follows from is wrong
         else:
-            if rule is not None and not _REFERENCE.fullmatch(str(written)) and not rule.allows(value):
+            rule = rule or FINITE
+            if not _REFERENCE.fullmatch(str(written)) and not rule.allows(value):
                 wrong.append(f"{key} must be {rule.says}, got {value!r}")
     if wrong:
         raise UserError("\n".join(wrong))

@@ -153,6 +153,8 @@ def test_bad_xrays_of_a_folder_are_named_together_and_the_good_ones_drawn(worksh
         ({"steps": 2.5}, ("steps must be a whole number", "2.5")),
         ({"steps": "two"}, ("steps", "'two'")),
         ({"guidance": "much"}, ("guidance must be a number", "'much'")),
+        ({"guidance": "nan"}, ("guidance must be a number", "nan")),
+        ({"xray_fov_mm": "inf"}, ("xray_fov_mm must be", "inf")),
         ({"guidance_interval": 0.5}, ("guidance_interval must be two times", "0.5")),
         ({"guidance_interval": "[a,b]"}, ("guidance_interval", "['a', 'b']")),
         ({"num_samples": "two"}, ("num_samples", "'two'")),
@@ -174,6 +176,27 @@ def test_a_drawing_that_cannot_be(changes, said, drawing, refused):
     Path("text").write_text("neither folder nor CT")
     message = refused(sample_ddpm_patches, *settings_of(drawing, **changes))
     assert all(words in message for words in said)
+
+
+def test_a_denoiser_that_answers_with_nan_draws_nothing(workshop, drawing, refused):
+    content = load(workshop.ddpm_ckpt)
+    (average,) = (v["average"] for k, v in content["callbacks"].items() if k.startswith("WeightAverage"))
+    for tensor in average.values():
+        tensor.fill_(float("nan"))
+    torch.save(content, "broken.ckpt")
+    message = refused(sample_ddpm_patches, *settings_of(drawing, ckpt="broken.ckpt"))
+    assert "step 1 of 1" in message
+    assert "in float32" in message
+    assert sorted(p.name for p in Path().iterdir()) == ["broken.ckpt"]
+
+
+def test_a_decoder_that_answers_with_nan_draws_nothing(workshop, elsewhere):
+    model = CTSampler(workshop.ddpm_ckpt, device="cpu")
+    for parameter in model.generator.codec.vqgan.decoder.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"decoder gave NaN .*tile at voxel \(0, 0, 0\), in float32"):
+        sample_ddpm_patches.sample(workshop.xray, model, "ct.nii.gz", shape=(16, 16, 16), steps=1)
+    assert not list(Path().iterdir())
 
 
 def test_a_codec_that_is_gone(workshop, drawing, refused):

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed, nn
 
 from common.collectives import Team
+from common.errors import UserError
+from common.patches import positions_mm
 from ddpm import gpu_memory
 from ddpm.diffusion import CosineDDPM, RectifiedFlow
 from ddpm.generator import VolumeGenerator
@@ -166,6 +169,65 @@ def test_two_processes_draw_the_latent_of_one(generator, tmp_path):
         shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(shared, alone, rtol=0, atol=1e-3 * float(alone.std()))
     assert not torch.equal(draw(generator, plan, seed=6), alone)
+
+
+class Breaking(Convolving):
+    """Its answers for windows that start above `after` (mm) break at times below 0.6."""
+
+    def forward(self, x, t, condition, positions, spacing):
+        seen = super().forward(x, t, condition, positions, spacing)
+        seen[(positions[:, 0, 0, 0, 0] > self.after) & (t < 0.6), :, 0, 0, 0] = self.value
+        return seen
+
+
+def breaking(value=float("nan")):
+    generator = make_generator()
+    generator.denoiser = Breaking()
+    generator.denoiser.value = value
+    spacing, shape = (torch.tensor([values, values]) for values in (GRID.spacing, GRID.shape))
+    planes = positions_mm(torch.tensor([[0, 0, 0], [12, 0, 0]]), spacing, shape, (1, 1, 1), 4)
+    generator.denoiser.after = float(planes[:, 0].mean())
+    return generator
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_answer_that_is_no_number_stops_the_drawing_at_its_step(sampler, value):
+    generator = breaking(value)
+    with pytest.raises(
+        UserError, match=r"step 3 of 4 \(time 0\.5\), in the window at latent voxel \(3, 0, 0\), in float32"
+    ):
+        draw(generator, replace(PLAN, sampler=sampler))
+
+
+def test_windows_drawn_apart_are_watched_too():
+    with pytest.raises(UserError, match=r"step 3 of 4.*voxel \(3, 0, 0\)"):
+        draw(breaking(), SamplingPlan(4, mode="independent"))
+
+
+def test_numbers_that_overflow_together_are_found():
+    with pytest.raises(UserError, match="a lower guidance"):
+        draw(make_generator(), replace(PLAN, guidance=1e39))
+    with pytest.raises(UserError, match="guidance must be a finite number, got nan"):
+        replace(PLAN, guidance=float("nan"))
+
+
+def _breaking_member(rank, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        draw(breaking(), PLAN, team=Team(rank, 2))
+    except UserError as error:
+        (Path(folder) / f"{rank}.txt").write_text(str(error))
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_all_processes_stop_at_the_step_and_name_the_window_that_one_saw(tmp_path):
+    torch.multiprocessing.spawn(_breaking_member, (str(tmp_path),), nprocs=2)
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert "step 3 of 4" in first
+    assert "voxel (3, 0, 0)" in first
 
 
 def test_a_team_shares_windows_only(generator):

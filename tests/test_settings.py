@@ -44,6 +44,8 @@ from tests.tiny import composed, run
         ("model.train_lr=fast", "model.train_lr must be a number from 0, got 'fast'"),
         ("model.train_lr=nan", "model.train_lr must be a number from 0, got nan"),
         ("model.train_lr=-1", "model.train_lr must be a number from 0, got -1"),
+        ("module.perceptual.noise_limit=nan", "module.perceptual.noise_limit must be a number from 0 to 1, got nan"),
+        ("+trainer.limit_val_batches=nan", "trainer.limit_val_batches must be a finite number, got nan"),
         ("model.weight_decay=inf", "model.weight_decay must be a number from 0, got inf"),
         ("model.ema_decay=2", "model.ema_decay must be a number from 0 to below 1, got 2"),
         ("model.precision=12", "model.precision must be auto or 32 or"),

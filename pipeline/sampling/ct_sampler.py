@@ -19,6 +19,7 @@ from dataset.intensity import unit_to_hu
 from dataset.prepare.checks import check_xray
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import encoder_view, fov_affine, read_xray, scale_xray, to_square
+from ddpm.finite import check_decoded
 from ddpm.plan import Grid, SamplingPlan, XrayInput
 from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
@@ -168,6 +169,7 @@ def slabs_of(
             return  # only padding follows
         slab = None
         for (_, h, w), block in row:
+            check_decoded(block, (first, h, w))
             hu = unit_to_hu(block[0], hu_window).round().to(torch.int16).cpu().numpy()[: depth - first]
             slab = np.empty((len(hu), height, width), dtype=np.int16) if slab is None else slab
             slab[:, h : h + hu.shape[1], w : w + hu.shape[2]] = hu[:, : max(0, height - h), : max(0, width - w)]
