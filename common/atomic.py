@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import errno
 import os
 import secrets
 import time
@@ -24,9 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{_MARK}{secrets.token_hex(6)}-{path.name}")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)  # else a power cut may bring the old file back
     except OSError as error:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
@@ -35,17 +36,33 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _sync(path: Path) -> None:
+    """Returns when what was written to a file or folder is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems know it of files only
+            raise
+    finally:
+        os.close(number)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that readers see the old or the new file, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files below `folder` that a killed process left there more than a day ago."""
+def remove_abandoned(folder: Path, older_than_s: float = _ABANDONED_S) -> None:
+    """Remove the temporary files below `folder` that a killed process left there more than a day ago.
+
+    Args:
+        older_than_s: 0 where nobody else writes.
+    """
     for path in folder.rglob(f"{_MARK}{'[0-9a-f]' * 12}-*"):
         try:
-            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+            if time.time() - path.stat().st_mtime >= older_than_s:
                 path.unlink()
         except FileNotFoundError:  # somebody else's, and just finished
             continue

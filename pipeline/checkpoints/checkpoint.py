@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from common.checkpoint_key import CHECKPOINT_KEY
 from common.errors import UserError
+from common.torch_file import save
 from common.weights import under
 from pipeline.checkpoints.description import FORMAT, ModelDescription
 from pipeline.checkpoints.parts import build, differences
@@ -102,8 +102,7 @@ def read(path: str | Path, stage: str, *others: str) -> StoredCheckpoint:
 def write(path: Path, description: ModelDescription, networks: Mapping[str, nn.Module], **more: Any) -> None:
     """Write a file that `read` reads, with `more` in it."""
     state = {f"{name}.{key}": t.cpu() for name, part in networks.items() for key, t in part.state_dict().items()}
-    with path.open("wb") as file:  # by its name, torch would report a full disk as a bug
-        torch.save({CHECKPOINT_KEY: description.to_plain(), "state_dict": state, **more}, file)
+    save({CHECKPOINT_KEY: description.to_plain(), "state_dict": state, **more}, path)
 
 
 def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> None:
