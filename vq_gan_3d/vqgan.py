@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from common.collectives import from_rank_zero
@@ -13,6 +12,7 @@ from common.errors import UserError
 from common.geometry import STEP
 from common.norm import RMSNorm
 from vq_gan_3d.layers import NORM_EPSILON, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
+from vq_gan_3d.linear import LinearDecoder, LinearEncoder, basis_functions, fit, set_maps
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin
 
@@ -20,14 +20,15 @@ from vq_gan_3d.receptive_field import margin
 class Encoder(nn.Module):
     """CT (B, 1, D, H, W) -> latent (B, C, D/4, H/4, W/4).
 
-    A linear map of every 4x4x4 block, plus a convolutional correction that starts at zero.
+    A linear map of 4x4x4 blocks, plus a convolutional correction that starts at zero.
 
     Args:
+        lapped: the linear map's basis functions overlap.
         widths: channels at half and at quarter resolution.
         num_blocks: residual blocks at half and at quarter resolution.
     """
 
-    def __init__(self, embedding_dim: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
+    def __init__(self, embedding_dim: int, lapped: bool, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
         super().__init__()
         half, quarter = widths
         self.convs = nn.Sequential(
@@ -38,29 +39,29 @@ class Encoder(nn.Module):
             *(ResBlock(quarter) for _ in range(num_blocks[1])),
             nn.Conv3d(quarter, embedding_dim, 1),
         )
-        self.to_blocks = SpaceToChannels(STEP)
-        self.linear = nn.Conv3d(STEP**3, embedding_dim, 1)
+        self.linear = LinearEncoder(embedding_dim, lapped)
         _zero(self.convs[-1])
-        self.halo = -(-margin([self.convs], output_block=1, input_block=STEP) // STEP)
+        self.halo = max(self.linear.halo, -(-margin([self.convs], output_block=1, input_block=STEP) // STEP))
 
     def forward(self, x: Tensor, context: int = 0) -> Tensor:
         """`context`: latent voxels on every side of `x` that are only context and are cut off the result."""
-        return crop(self.convs(x) + self.linear(self.to_blocks(x)), context)
+        return crop(self.convs(x) + self.linear(x), context)
 
 
 class Decoder(nn.Module):
     """Latent (B, C, d, h, w) -> CT (B, 1, 4d, 4h, 4w).
 
-    A linear map of every latent voxel to its 4x4x4 block, plus a convolutional correction that starts at
-    zero. Nearly all of the work is done at quarter and half resolution: wide layers at full resolution would
-    take most of the time and memory.
+    A linear map of latent voxels to 4x4x4 blocks, plus a convolutional correction that starts at zero. Nearly all of
+    the work is done at quarter and half resolution: wide layers at full resolution would take most of the time and
+    memory.
 
     Args:
+        lapped: the linear map's basis functions overlap.
         widths: channels at quarter, half and full resolution.
         num_blocks: residual blocks at quarter and half resolution.
     """
 
-    def __init__(self, embedding_dim: int, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
+    def __init__(self, embedding_dim: int, lapped: bool, widths: Sequence[int], num_blocks: Sequence[int]) -> None:
         super().__init__()
         quarter, half, full = widths
         stages = [
@@ -82,10 +83,9 @@ class Decoder(nn.Module):
             ),
         ]
         self.stages = nn.ModuleList(stages)
-        self.linear = nn.Conv3d(embedding_dim, STEP**3, 1)
-        self.from_blocks = ChannelsToSpace(STEP)
+        self.linear = LinearDecoder(embedding_dim, lapped)
         _zero(stages[-1][-1])
-        self.halo = margin(stages, output_block=STEP, input_block=1)
+        self.halo = max(self.linear.halo, margin(stages, output_block=STEP, input_block=1))
         # what the next stages need around a latent voxel, in voxels of this stage's output
         self.margins = (margin(stages[1:], STEP, 1), margin(stages[2:], STEP, 2))
 
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         x = crop(self.stages[0](z), context - coarse)
         x = crop(self.stages[1](x), 2 * coarse - fine)
         x = crop(self.stages[2](x), 2 * fine)
-        return x + self.from_blocks(self.linear(crop(z, context)))
+        return x + self.linear(z, context)
 
 
 class VQGAN(nn.Module):
@@ -116,6 +116,8 @@ class VQGAN(nn.Module):
         encoder_mults, encoder_blocks: width multiples and residual blocks at half and quarter resolution.
         decoder_mults, decoder_blocks: the same at quarter and half resolution; the full has n_hiddens / 4
             channels (at least 4).
+        lapped: the linear codec that training starts from overlaps the blocks' faces by two voxels (see `linear`);
+            without, its blocks show in what is decoded from inexact latents.
     """
 
     initialized: Tensor  # whether the weights come from training data; saved with them
@@ -129,6 +131,7 @@ class VQGAN(nn.Module):
         encoder_blocks: Sequence[int] = (1, 3),
         decoder_mults: Sequence[int] = (6, 2),
         decoder_blocks: Sequence[int] = (3, 3),
+        lapped: bool = False,
     ) -> None:
         super().__init__()
         _check_levels("encoder", encoder_mults, encoder_blocks)
@@ -139,9 +142,9 @@ class VQGAN(nn.Module):
                 f" embedding_dim={embedding_dim}; give both the same number"
             )
         self.embedding_dim = embedding_dim
-        self.encoder = Encoder(embedding_dim, [n_hiddens * m for m in encoder_mults], encoder_blocks)
+        self.encoder = Encoder(embedding_dim, lapped, [n_hiddens * m for m in encoder_mults], encoder_blocks)
         widths = [*(n_hiddens * m for m in decoder_mults), max(4, n_hiddens // 4)]
-        self.decoder = Decoder(embedding_dim, widths, decoder_blocks)
+        self.decoder = Decoder(embedding_dim, lapped, widths, decoder_blocks)
         self.quantizer = quantizer
         self.register_buffer("initialized", torch.tensor(False))
         self._tie_linear_maps()
@@ -179,31 +182,25 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def init_linear_from(self, patches: Tensor) -> None:
-        """Sets both linear maps to the principal components of the 4x4x4 blocks of `patches` (B, 1, D, H, W).
+        """Sets both linear maps to the best linear codec of `patches` (B, 1, D, H, W), see `linear.fit`.
 
-        Training then starts from the best linear codec of `embedding_dim` channels. Component i is channel
-        i. One common scale brings the latent to unit root mean square, so that distances between latents
-        stay proportional to distances between blocks of voxels; a codebook needs that. Initialises the
+        Component i is channel i. One common scale brings the latent to unit root mean square, so that distances
+        between latents stay proportional to distances between voxels; a codebook needs that. Initialises the
         quantiser on these latents too. The same on all ranks.
         """
         # Each machine's linear algebra may give a component the other sign, and DDP would never notice.
-        basis, mean, scale = map(from_rank_zero, block_components(patches, self.embedding_dim))
-        encode, decode = self.encoder.linear, self.decoder.linear
-        encode.weight.copy_((basis.T / scale)[..., None, None, None])
-        encode.bias.copy_(-(mean @ basis) / scale)  # type: ignore[union-attr]
-        decode.weight.copy_((basis * scale)[..., None, None, None])
-        decode.bias.copy_(mean)  # type: ignore[union-attr]
+        codec = map(from_rank_zero, fit(patches, self.embedding_dim, self.encoder.linear.lapped))
+        set_maps(self.encoder.linear, self.decoder.linear, *codec)
         self.quantizer.init_from(torch.cat([self.encode(patch[None]) for patch in patches]))
         self.initialized.fill_(True)
 
     @torch.no_grad()
     def _tie_linear_maps(self) -> None:
-        """Orthogonal rows and their transpose, scaled for blocks of unit root mean square."""
-        encode, decode = self.encoder.linear, self.decoder.linear
-        nn.init.orthogonal_(encode.weight)
-        decode.weight.copy_(encode.weight.transpose(0, 1))
-        for conv in (encode, decode):
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        """Orthogonal rows and their transpose, for blocks of unit root mean square."""
+        turn = nn.init.orthogonal_(torch.empty(self.embedding_dim, STEP**3))
+        functions = basis_functions(self.encoder.linear.lapped).to(turn)
+        basis = torch.einsum("cn,nijk->cijk", turn, functions)
+        set_maps(self.encoder.linear, self.decoder.linear, basis, turn.new_zeros(()), turn.new_ones(()))
 
 
 def check_sizes(shape: Sequence[int]) -> None:
@@ -213,24 +210,6 @@ def check_sizes(shape: Sequence[int]) -> None:
             f"volume sizes must be multiples of {STEP} voxels, got {tuple(shape)};"
             " pad the high ends with the window's floor (-1)"
         )
-
-
-def block_components(patches: Tensor, num_components: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Principal components of 4x4x4 blocks: basis (64, num_components), mean block (64,), latent scale ().
-
-    Columns beyond the 64th are zero. The scale is the root mean square of the scores over the components.
-    """
-    pattern = "b 1 (d i) (h j) (w k) -> (b d h w) (i j k)"
-    blocks = rearrange(patches.double(), pattern, i=STEP, j=STEP, k=STEP)
-    mean = blocks.mean(0)
-    centred = blocks - mean
-    variance, vectors = torch.linalg.eigh(centred.T @ centred / len(blocks))
-    kept = min(num_components, STEP**3)
-    basis = vectors.new_zeros(STEP**3, num_components)
-    basis[:, :kept] = vectors.flip(1)[:, :kept]
-    scale = variance.flip(0)[:kept].clamp_min(0).mean().sqrt().clamp_min(1e-3)
-    dtype = patches.dtype
-    return basis.to(dtype), mean.to(dtype), scale.to(dtype)
 
 
 def _zero(layer: nn.Module) -> None:
