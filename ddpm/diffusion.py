@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.keyed import KeyedRandom
 
 Coefficients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -162,11 +163,6 @@ def draw_like(x0: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     One random stream per key: a sample draws the same on any rank, in any batch, before and after a restart.
     """
-    first, second, noises = [], [], []
-    for key in keys.tolist():
-        stream = torch.Generator(x0.device).manual_seed(key)
-        pair = torch.rand(2, generator=stream, device=x0.device)
-        first.append(pair[0])
-        second.append(pair[1])
-        noises.append(torch.randn(x0.shape[1:], generator=stream, device=x0.device))
-    return torch.stack(first), torch.stack(second), torch.stack(noises)
+    random = KeyedRandom(keys, x0.device)
+    first, second = random.uniform(2).unbind(1)
+    return first, second, random.normal(*x0.shape[1:])

@@ -77,7 +77,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
         "averaged benchmark channels_last check checkpointing compile crop_to_body degrade dry_run encode_latents.bf16"
-        " make_xray overwrite strict use_distributed_sampler use_patches",
+        " lapped make_xray overwrite strict use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
@@ -106,7 +106,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (NULL | POSITIVE, "make_xray_source_mm snr_limit source_mm time_std xray.spacing xray_fov_mm"),
     (
         NOT_NEGATIVE,
-        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight perceptual_weight"
+        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight latent_noise perceptual_weight"
         " rotation_deg shift_mm train_lr weight weight_decay",
     ),
     (SHARE, "embolism_share foreground_share lr_final noise_limit"),

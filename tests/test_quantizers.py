@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from common.keyed import KeyedRandom
 from common.tensor_hash import tensor_hash
 from vq_gan_3d import codebook
 from vq_gan_3d.quantizers import FiniteScalarQuantizer, KLBottleneck, VectorQuantizer
@@ -164,13 +165,14 @@ def test_fsq_state_is_saved():
     torch.testing.assert_close(loaded.quantize(z), quantizer.quantize(z))
 
 
-def test_kl_draws_in_training_only_and_pulls_to_a_unit_normal():
-    torch.manual_seed(0)
+def test_kl_draws_by_the_samples_keys_and_pulls_to_a_unit_normal():
     bottleneck = KLBottleneck(2, weight=1.0, initial_std=0.5)
     z = torch.zeros(1, 2, 16, 16, 16)
-    drawn, info = bottleneck.train()(z)
+    drawn, info = bottleneck(z, KeyedRandom(torch.tensor([5]), "cpu"))
+    assert drawn.equal(bottleneck(z, KeyedRandom(torch.tensor([5]), "cpu"))[0])
+    assert not drawn.equal(bottleneck(z, KeyedRandom(torch.tensor([6]), "cpu"))[0])
     assert drawn.std().item() == pytest.approx(0.5, rel=0.03)
-    assert bottleneck.eval()(z)[0].equal(z)
+    assert bottleneck(z)[0].equal(z)
     assert info.loss.item() == pytest.approx(0.5 * (0.25 - 1 - math.log(0.25)), rel=1e-4)
     assert info.perplexity is None
 

@@ -5,6 +5,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.keyed import KeyedRandom
 from vq_gan_3d.discriminators import PatchDiscriminator
 from vq_gan_3d.layers import ChannelsToSpace, SpaceToChannels
 from vq_gan_3d.perceptual import VGG16Distance
@@ -156,3 +157,22 @@ def test_a_quantizer_of_another_width_is_refused():
 def test_a_wrong_number_of_levels_is_refused():
     with pytest.raises(ValueError, match="decoder_mults and decoder_blocks need two numbers"):
         VQGAN(2, 4, KLBottleneck(4), decoder_mults=(1, 2, 4))
+
+
+def test_latent_noise_depends_on_the_key_and_leaves_no_trace_without():
+    patches = smooth_patches()
+    network = VQGAN(4, 4, KLBottleneck(4, initial_std=1e-9))
+    network.init_linear_from(patches)
+    keys = torch.arange(len(patches))
+
+    def decoded(noise: float, shift: int = 0) -> torch.Tensor:
+        return network(patches, KeyedRandom(keys + shift, "cpu"), noise)[0]
+
+    clean = network(patches)[0]
+    torch.testing.assert_close(decoded(0.0), clean, atol=1e-5, rtol=0)
+    assert decoded(0.5).equal(decoded(0.5))
+    assert not decoded(0.5).equal(decoded(0.5, shift=9))
+    weak, strong = ((decoded(noise) - clean).detach().std().item() for noise in (0.1, 0.5))
+    assert strong == pytest.approx(5 * weak, rel=0.05)
+    each = (decoded(0.5) - clean).flatten(1).std(1)
+    assert each.max() > 1.5 * each.min()  # every sample has a strength of its own

@@ -2,9 +2,14 @@ import pytest
 import torch
 from torch import nn
 
+from common.keyed import KeyedRandom
 from vq_gan_3d.discriminators import PatchDiscriminator, feature_distance, hinge_loss, without_gradients_of
 from vq_gan_3d.losses import AdversarialLoss, LossWeights, random_planes
 from vq_gan_3d.perceptual import VGG16Distance, load_perceptual
+
+
+def keyed(*keys: int) -> KeyedRandom:
+    return KeyedRandom(torch.tensor(keys), "cpu")
 
 
 def gradients(network: nn.Module) -> torch.Tensor:
@@ -21,12 +26,12 @@ def test_the_losses_of_the_two_sides_do_not_mix():
         LossWeights(gan=1.0, features=1.0),
     )
     real, fake = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16, requires_grad=True)
-    to_fake = torch.autograd.grad(loss(real, fake)[0], fake)[0]
+    to_fake = torch.autograd.grad(loss(real, fake, keyed(0, 1))[0], fake)[0]
     assert to_fake.abs().sum() > 0
-    loss(real, fake)[0].backward()
+    loss(real, fake, keyed(0, 1))[0].backward()
     assert gradients(loss) == 0
     fake.grad = None
-    loss(real, fake)[1].backward()
+    loss(real, fake, keyed(0, 1))[1].backward()
     assert gradients(loss) > 0
     assert fake.grad is None or fake.grad.eq(0).all()
 
@@ -45,10 +50,20 @@ def test_without_gradients_of_restores_them():
 
 
 def test_random_planes_are_the_same_slices_of_both_volumes():
-    volume = torch.arange(4 * 5 * 6.0).view(1, 1, 4, 5, 6)
-    planes = list(random_planes(volume, volume + 1))
-    assert [tuple(a.shape[2:]) for a, _ in planes] == [(5, 6), (4, 6), (4, 5)]
+    volume = torch.arange(2 * 4 * 5 * 6.0).view(2, 1, 4, 5, 6)
+    planes = list(random_planes(keyed(3, 4), volume, volume + 1))
+    assert [tuple(a.shape) for a, _ in planes] == [(2, 1, 5, 6), (2, 1, 4, 6), (2, 1, 4, 5)]
     assert all((b - a).eq(1).all() for a, b in planes)
+
+
+def test_a_samples_planes_follow_from_its_key():
+    volume = torch.arange(3 * 16**3.0).view(3, 1, 16, 16, 16)
+    together = [a for (a,) in random_planes(keyed(1, 2, 3), volume)]
+    for place, key in enumerate((1, 2, 3)):
+        alone = [a for (a,) in random_planes(keyed(key), volume[place : place + 1])]
+        assert all(one[place].equal(other[0]) for one, other in zip(together, alone, strict=True))
+    slices = {float(next(random_planes(keyed(key), volume[:1]))[0][0, 0, 0, 0]) for key in range(40)}
+    assert len(slices) > 8
 
 
 def test_perceptual_weights_are_read_from_torchvisions_file(tmp_path):

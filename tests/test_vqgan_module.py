@@ -30,7 +30,7 @@ class Patches(Dataset):
         return len(self.ct)
 
     def __getitem__(self, index):
-        return {"ct": self.ct[index], "patient_id": str(index)}
+        return {"ct": self.ct[index], "patient_id": str(index), "sample_key": torch.tensor(index)}
 
 
 class Data(pl.LightningDataModule):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.keyed import KeyedRandom
 from vq_gan_3d.discriminators import PatchDiscriminator, feature_distance, hinge_loss, without_gradients_of
 from vq_gan_3d.perceptual import VGG16Distance
 
@@ -42,16 +43,20 @@ class LossWeights:
         return self.gan > 0 or self.features > 0
 
 
-def random_planes(*volumes: Tensor) -> Iterator[list[Tensor]]:
-    """For each of the three axes, the same random slice of every volume: (B, 1, D, H, W) -> (B, 1, h, w)."""
-    for axis in (2, 3, 4):
-        index = int(torch.randint(volumes[0].shape[axis], ()))
-        yield [volume.select(axis, index) for volume in volumes]
+def random_planes(random: KeyedRandom, *volumes: Tensor) -> Iterator[list[Tensor]]:
+    """For each of the three axes, a random slice of every sample, the same of every volume.
+
+    (B, 1, D, H, W) -> (B, 1, h, w).
+    """
+    samples = torch.arange(len(volumes[0]), device=random.device)
+    for axis, place in zip((2, 3, 4), random.uniform(3).unbind(1), strict=True):
+        index = (place * volumes[0].shape[axis]).long()
+        yield [volume.movedim(axis, 1)[samples, index] for volume in volumes]
 
 
-def perceptual_loss(network: VGG16Distance, real: Tensor, fake: Tensor) -> Tensor:
+def perceptual_loss(network: VGG16Distance, real: Tensor, fake: Tensor, random: KeyedRandom) -> Tensor:
     """VGG16 distance of volumes (B, 1, D, H, W), averaged over one random slice per plane."""
-    return torch.stack([network(a, b) for a, b in random_planes(real, fake)]).mean()
+    return torch.stack([network(a, b) for a, b in random_planes(random, real, fake)]).mean()
 
 
 class AdversarialLoss(nn.Module):
@@ -66,9 +71,9 @@ class AdversarialLoss(nn.Module):
         self.slices, self.volumes = slices, volumes
         self.weights = weights
 
-    def forward(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, real: Tensor, fake: Tensor, random: KeyedRandom) -> tuple[Tensor, Tensor]:
         """Volumes (B, 1, D, H, W) -> (generator's loss, weighted; discriminators' loss)."""
-        by_plane = [self._judge(self.slices, a, b) for a, b in random_planes(real, fake)]
+        by_plane = [self._judge(self.slices, a, b) for a, b in random_planes(random, real, fake)]
         slices = torch.stack(by_plane).mean(0)
         generator, discriminator = slices + self._judge(self.volumes, real, fake)
         return generator, discriminator

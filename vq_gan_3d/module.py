@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from common.checkpoint_key import CHECKPOINT_KEY
 from common.collectives import sum_over_ranks
 from common.errors import UserError
+from common.keyed import KeyedRandom
 from vq_gan_3d.discriminators import PatchDiscriminator
 from vq_gan_3d.layers import use_channels_last
 from vq_gan_3d.losses import AdversarialLoss, LossWeights, perceptual_loss
@@ -39,6 +41,8 @@ class VQGANModule(pl.LightningModule):
         discriminators: (slices, volumes); used where a weight asks for them.
         perceptual: used where a weight asks for it; stays outside this module's state.
         lr_schedule: optimizer, all steps -> scheduler, stepped after every training step.
+        latent_noise: largest noise on the latents in training, in standard deviations; a decoder that has seen inexact
+            latents forgives those that the diffusion draws.
         clip_norm: largest gradient norm of the autoencoder, and of the discriminators.
         channels_last: memory layout of the convolutions; results agree up to rounding.
         init_patches: training patches, evenly spread over the data set, that the linear codec is fitted to.
@@ -56,6 +60,7 @@ class VQGANModule(pl.LightningModule):
         discriminators: Sequence[PatchDiscriminator] | None = None,
         perceptual: VGG16Distance | None = None,
         lr_schedule: Callable[[torch.optim.Optimizer, float], Any] | None = None,
+        latent_noise: float = 0.0,
         clip_norm: float = 1.0,
         channels_last: bool = False,
         init_patches: int = 32,
@@ -64,7 +69,9 @@ class VQGANModule(pl.LightningModule):
         super().__init__()
         self.vqgan, self.weights = vqgan, weights
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
-        self.clip_norm, self.init_patches = clip_norm, init_patches
+        if not 0 <= latent_noise < math.inf:
+            raise UserError(f"need latent_noise >= 0, got {latent_noise}")
+        self.latent_noise, self.clip_norm, self.init_patches = latent_noise, clip_norm, init_patches
         if channels_last:
             use_channels_last(vqgan)
         self.meta = dict(meta or {})
@@ -82,14 +89,15 @@ class VQGANModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         ct = batch["ct"]
-        reconstruction, info = self.vqgan(ct)
+        random = KeyedRandom(batch["sample_key"], self.device)
+        reconstruction, info = self.vqgan(ct, random, self.latent_noise)
         terms = {"l1": l1_loss(reconstruction, ct), "l2": mse_loss(reconstruction, ct), "quantizer": info.loss}
         loss = self.weights.l1 * terms["l1"] + self.weights.l2 * terms["l2"] + info.loss
         for network in self._frozen:
-            terms["perceptual"] = perceptual_loss(network, ct, reconstruction)
+            terms["perceptual"] = perceptual_loss(network, ct, reconstruction, random)
             loss = loss + self.weights.perceptual * terms["perceptual"]
         if self.adversarial is not None and self._adversarial_now:
-            terms["generator"], terms["discriminator"] = self.adversarial(ct, reconstruction)
+            terms["generator"], terms["discriminator"] = self.adversarial(ct, reconstruction, random)
             loss = loss + terms["generator"] + terms["discriminator"]
         elif self.adversarial is not None:
             loss = loss + _zero_for(self.adversarial)

@@ -20,6 +20,7 @@ from torch.nn.functional import mse_loss
 
 from common.collectives import from_rank_zero
 from common.errors import UserError
+from common.keyed import KeyedRandom
 from vq_gan_3d.codebook import Codebooks, perplexity
 
 
@@ -43,8 +44,11 @@ class Quantizer(nn.Module, ABC):
     bits: float
 
     @abstractmethod
-    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
-        """Latent (B, C, d, h, w) -> the decoder's input with a gradient to z, and the loss."""
+    def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
+        """Latent (B, C, d, h, w) -> the decoder's input with a gradient to z, and the loss.
+
+        `random`: of the batch's samples; without it nothing is drawn.
+        """
 
     @abstractmethod
     def quantize(self, z: Tensor) -> Tensor:
@@ -85,7 +89,7 @@ class FiniteScalarQuantizer(Quantizer):
         self.register_buffer("centre", torch.zeros(shape))
         self.register_buffer("width", torch.full(shape, self.WIDTH_IN_STD))
 
-    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
+    def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
         with torch.autocast(z.device.type, enabled=False):
             bounded = self._bound(z.float())
             index = self._index(bounded)
@@ -125,7 +129,7 @@ class FiniteScalarQuantizer(Quantizer):
 
 
 class KLBottleneck(Quantizer):
-    """A normal posterior around z, drawn from in training, its mean at inference (Kingma & Welling 2014).
+    """A normal posterior around z, drawn from where there is randomness, else its mean (Kingma & Welling 2014).
 
     Args:
         dim: latent channels.
@@ -139,12 +143,12 @@ class KLBottleneck(Quantizer):
         nn.init.zeros_(self.log_variance.weight)
         nn.init.constant_(self.log_variance.bias, 2 * math.log(initial_std))  # type: ignore[arg-type]
 
-    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
+    def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
             log_variance = self.log_variance(z).clamp(-30, 20)
             kl = 0.5 * (z.square() + log_variance.exp() - 1 - log_variance)
-            noisy = z + torch.randn_like(z) * (0.5 * log_variance).exp() if self.training else z
+            noisy = z if random is None else z + random.normal(*z.shape[1:]) * (0.5 * log_variance).exp()
         return noisy, QuantizerOutput(self.weight * kl.mean(), None)
 
     def quantize(self, z: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ class VectorQuantizer(Quantizer):
         self.commitment = commitment
         self.books = Codebooks(groups, n_codes, dim // groups, decay)
 
-    def forward(self, z: Tensor) -> tuple[Tensor, QuantizerOutput]:
+    def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
             vectors = self._vectors(z.detach())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from common.collectives import from_rank_zero
 from common.errors import UserError
 from common.geometry import STEP
+from common.keyed import KeyedRandom
 from common.norm import RMSNorm
 from vq_gan_3d.layers import NORM_EPSILON, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.linear import LinearDecoder, LinearEncoder, basis_functions, fit, set_maps
@@ -175,9 +176,20 @@ class VQGAN(nn.Module):
         """(B, C, d, h, w), quantised -> (B, 1, 4d, 4h, 4w), about [-1, 1], not clipped."""
         return self.decoder(z, context)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
-        """(B, 1, D, H, W) -> its reconstruction, same shape, and what the quantiser reports."""
-        z_q, info = self.quantizer(self.encode(x))
+    def forward(
+        self, x: Tensor, random: KeyedRandom | None = None, latent_noise: float = 0.0
+    ) -> tuple[Tensor, QuantizerOutput]:
+        """(B, 1, D, H, W) -> its reconstruction, same shape, and what the quantiser reports.
+
+        Args:
+            random: of the batch's samples, for training.
+            latent_noise: largest noise on a sample's latent, in standard deviations of each channel in this batch.
+        """
+        z = self.encode(x)
+        if random is not None and latent_noise > 0:
+            strength = latent_noise * random.uniform(1, 1, 1, 1)
+            z = z + strength * z.detach().std((0, 2, 3, 4), keepdim=True) * random.normal(*z.shape[1:]).to(z.dtype)
+        z_q, info = self.quantizer(z, random)
         return self.decode(z_q), info
 
     @torch.no_grad()
