@@ -35,8 +35,7 @@ from evaluation.metrics import score, window_preset
 from pipeline.checkpoints.networks import load_codec
 from pipeline.devices import pick_device
 from vq_gan_3d.codec import FrozenCodec
-from vq_gan_3d.layers import ChannelsToSpace, SpaceToChannels
-from vq_gan_3d.vqgan import block_components
+from vq_gan_3d.linear import LinearDecoder, LinearEncoder, fit, set_maps
 
 FINE = 1.5
 WINDOW = (-1000.0, 1000.0)
@@ -96,12 +95,12 @@ def trilinear(unit: Tensor) -> Tensor:
     return interpolate(small, size=unit.shape[1:], mode="trilinear")[0]
 
 
+@torch.no_grad()
 def linear_codec(train: Tensor, test: Tensor, channels: int) -> Tensor:
     """`test` (1, D, H, W) projected on the first principal components of the 4x4x4 blocks of `train`."""
-    basis, mean, _ = block_components(train[None], channels)
-    blocks = SpaceToChannels(STEP)(test[None]).movedim(1, -1)
-    projected = (blocks - mean) @ basis @ basis.T + mean
-    return ChannelsToSpace(STEP)(projected.movedim(-1, 1))[0]
+    encoder, decoder = LinearEncoder(channels, lapped=False), LinearDecoder(channels, lapped=False)
+    set_maps(encoder, decoder, *fit(train[None], channels, lapped=False))
+    return decoder(encoder(test[None]))[0]
 
 
 @torch.no_grad()
