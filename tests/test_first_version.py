@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import sample_ddpm_patches
+import train_vqgan_patches_4gpu
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
-from tests.tiny import DDPM, DDPM_FOLDER, built_ddpm, run
+from tests.tiny import DDPM, DDPM_FOLDER, VQGAN, VQGAN_CKPT, built, built_ddpm, run
 
 FIRST = Path(__file__).parent / "data" / "first_version"
 EXPECTED = json.loads((FIRST / "expected.json").read_text(encoding="utf-8"))
@@ -50,6 +51,14 @@ def test_a_training_goes_on_from_its_checkpoint(elsewhere):
     shutil.copy(FIRST / "ddpm.ckpt", f"{DDPM_FOLDER}/last.ckpt")
     made = built_ddpm(*SETTINGS, "dataset.root=.", f"model.vqgan_ckpt={FIRST}/vqgan.ckpt", "model.max_epochs=2")
     assert made.resume_from == f"{DDPM_FOLDER}/last.ckpt"
+
+
+def test_a_training_of_stage_1_goes_on_from_its_checkpoint(elsewhere):
+    shutil.copytree(FIRST / "store", "store")
+    Path(VQGAN_CKPT).parent.mkdir(parents=True)
+    shutil.copy(FIRST / "vqgan.ckpt", VQGAN_CKPT)
+    made = built(train_vqgan_patches_4gpu, *VQGAN, "dataset.root=.", "model.max_epochs=2")
+    assert str(made.resume_from) == VQGAN_CKPT
 
 
 def test_the_store_holds_the_same_values():
