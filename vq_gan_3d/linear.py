@@ -45,7 +45,7 @@ class LinearDecoder(nn.Conv3d):
         self.lap, self.halo = LAP * lapped, int(lapped)
         self.from_blocks = ChannelsToSpace(STEP)
 
-    def forward(self, z: Tensor, context: int = 0) -> Tensor:  # type: ignore[override]
+    def forward(self, z: Tensor, context: int = 0) -> Tensor:
         """`context`: latent voxels on every side of `z` that are only context; beyond them `z` goes on as it ends."""
         halo = min(context, self.halo)
         z = _extended(crop(z, context - halo), self.halo - halo)
