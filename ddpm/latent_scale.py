@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
+
+from common.moments import mean_and_variance
 
 
 class LatentScale(nn.Module):
@@ -39,16 +42,9 @@ class LatentScale(nn.Module):
     @torch.no_grad()
     def measure(self, latents: Iterable[Tensor]) -> None:
         """Set mean and std from batches (B, C, d, h, w)."""
-        count, total, square = 0, torch.zeros(()), torch.zeros(())
-        for z in latents:
-            wide = z.double().transpose(0, 1).flatten(1)
-            count += wide.shape[1]
-            total, square = total + wide.sum(1), square + wide.square().sum(1)
-        if count == 0:
-            raise ValueError("no latents to measure mean and std of")
-        mean = total / count
+        mean, variance = mean_and_variance(rearrange(z, "b c ... -> c (b ...)") for z in latents)
         self.mean.copy_(mean)
-        self.std.copy_((square / count - mean**2).clamp(min=1e-12).sqrt())
+        self.std.copy_(variance.clamp_min(1e-12).sqrt())
 
     @staticmethod
     def _like(values: Tensor, z: Tensor) -> Tensor:

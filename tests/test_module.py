@@ -188,7 +188,7 @@ def test_a_scale_is_mean_and_std_per_channel():
     torch.testing.assert_close(normal.mean(1), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(normal.std(1, correction=0), torch.ones(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(scale.restore(scale.normalize(latents)), latents)
-    with pytest.raises(ValueError, match="no latents"):
+    with pytest.raises(ValueError, match="no values"):
         scale.measure([])
 
 

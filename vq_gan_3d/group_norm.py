@@ -6,8 +6,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
+from common.moments import mean_and_variance
 from vq_gan_3d.layers import Residual, crop
 
 
@@ -44,18 +46,10 @@ class RecordedGroupNorm(nn.Module):
     @torch.no_grad()
     def record(self, inputs: Iterable[Tensor]) -> None:
         """Takes mean and variance of each group over all voxels of all inputs (B, C, D, H, W)."""
-        groups, count = len(self.mean), 0
-        total = square = torch.zeros(groups, dtype=torch.float64, device=self.mean.device)
-        for x in inputs:
-            values = x.float().unflatten(1, (groups, -1)).transpose(0, 1).flatten(1)
-            total = total + values.sum(1, dtype=torch.float64)
-            square = square + values.square().sum(1, dtype=torch.float64)
-            count += values.shape[1]
-        if count == 0:
-            raise ValueError("no voxels to record statistics from")
-        mean = total / count
+        groups = len(self.mean)
+        mean, variance = mean_and_variance(rearrange(x, "b (g c) ... -> g (b c ...)", g=groups) for x in inputs)
         self.mean.copy_(mean)
-        self.variance.copy_((square / count - mean.square()).clamp_min(0))
+        self.variance.copy_(variance)
 
 
 def recorded_norms(network: nn.Sequential) -> list[RecordedGroupNorm]:
