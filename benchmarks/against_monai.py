@@ -59,40 +59,30 @@ def compare(module: PatchDDPM, batch: dict[str, Any], device: torch.device, step
     theirs = monai_unet(channels, channels).to(device)
     module.to(device).train()
     batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
-        "ours": (module.denoiser, lambda: module.loss(batch)),
-        "monai": (theirs, lambda: monai_loss(module, theirs, batch)),
-    }
-    saved = {name: saved_bytes(loss, network) for name, (network, loss) in losses.items()}
-    steppers = {name: Stepper(network, loss, device) for name, (network, loss) in losses.items()}
-    for _ in range(1 + steps):
-        for stepper in steppers.values():
-            stepper.step()
-    seconds = {name: median(stepper.seconds[1:]) for name, stepper in steppers.items()}
+    networks = {"ours": module.denoiser, "monai": theirs}
+    losses = {"ours": lambda: module.loss(batch), "monai": lambda: monai_loss(module, theirs, batch)}
+    saved = {name: saved_bytes(losses[name], network) for name, network in networks.items()}
+    optimizers = {name: torch.optim.AdamW(network.parameters(), lr=1e-4) for name, network in networks.items()}
+    rounds = [
+        {name: seconds_of_step(losses[name], optimizers[name], device) for name in losses} for _ in range(1 + steps)
+    ]
+    seconds = {name: median(times[name] for times in rounds[1:]) for name in losses}
     return {
         **{f"ms_{name}": 1000 * s for name, s in seconds.items()},
         "ratio_time_monai_over_ours": seconds["monai"] / seconds["ours"],
         **{f"saved_gb_{name}": n / 1e9 for name, n in saved.items()},
         "ratio_memory_monai_over_ours": saved["monai"] / saved["ours"],
-        **{f"params_{name}": parameters(network) for name, (network, _) in losses.items()},
+        **{f"params_{name}": parameters(network) for name, network in networks.items()},
         "gflop_monai": monai_gflop(channels, batch["latent"].shape[2:], batch["xray_tokens"].shape[1]),
     }
 
 
-class Stepper:
-    """Takes full training steps of a network, and times them."""
-
-    def __init__(self, network: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> None:
-        self.loss, self.device = loss, device
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-        self.seconds: list[float] = []
-
-    def step(self) -> None:
-        started = now(self.device)
-        self.loss().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.seconds.append(now(self.device) - started)
+def seconds_of_step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, device: torch.device) -> float:
+    started = now(device)
+    loss().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return now(device) - started
 
 
 def monai_loss(module: PatchDDPM, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:

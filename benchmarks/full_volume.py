@@ -38,13 +38,6 @@ from pipeline.sampling.files import write_sample
 SAMPLING = ["xray=x", "output=x", "shape=[604,512,512]", "spacing=[0.7,0.7,0.7]", "steps=30", "mode=fused"]
 
 
-def chest_like(size: int = 512) -> np.ndarray:
-    """A smooth picture (size, size) in [0, 1] that passes for an X-ray."""
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    lungs = np.exp(-(((np.abs(x) - 0.4) / 0.25) ** 2) - (y / 0.6) ** 2)
-    return np.clip(0.8 - 0.6 * lungs - 0.2 * y, 0, 1)
-
-
 def draw(model: CTSampler, xray_file: Path, output: Path, place: Placement, plan: SamplingPlan) -> dict[str, float]:
     """Draw and write one CT; seconds of each stage."""
     clock, shape = Stopwatch(model.generator.device), place.grid.shape
@@ -114,7 +107,7 @@ def main(
     device, place = pick_device(cfg.device), Placement.centred(cfg.shape, cfg.spacing)
     small = networks == "small" or (networks == "auto" and device.type == "cpu")
     write_random_model(folder / "model.ckpt", small, for_networks)
-    write_xray(folder / "xray.png", chest_like(), None, synthetic=True)
+    write_xray(folder / "xray.png", np.random.default_rng(0).random((512, 512)), None, synthetic=True)
     model = CTSampler(folder / "model.ckpt", device=cfg.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return measure(model, folder, place, plan_of(cfg), guide_steps, measured_steps) | {"device": name} | stamp()

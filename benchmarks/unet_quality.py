@@ -17,7 +17,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,14 +80,6 @@ class ConditionedMonai(nn.Module):
         return self.unet(x, TIME_SCALE * t, context=context, class_labels=vector)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What came out of one training."""
-
-    val_loss: float
-    it_per_s: float
-
-
 def demo_settings(folder: str, overrides: Sequence[str]) -> DictConfig:
     """The settings of the demo's diffusion training, of its finished data and codec, and these overrides.
 
@@ -116,26 +108,6 @@ def endless(data: PatchDataModule) -> Iterator[dict[str, Any]]:
         yield from loader
 
 
-def train(module: PatchDDPM, data: PatchDataModule, seconds: float, lr: float, ema_decay: float) -> Trained:
-    """Train the module's denoiser for some wall-clock time, loading of data included; then validate."""
-    optimizer = torch.optim.AdamW(module.denoiser.parameters(), lr=lr)
-    average, batches, steps = WeightAverage(ema_decay), endless(data), 0
-    module.train()
-    started = time.monotonic()
-    while (done := (time.monotonic() - started) / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * learning_rate(done)
-        module.loss(next(batches)).backward()
-        clip_grad_norm_(module.denoiser.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(module)
-        steps += 1
-    spent = time.monotonic() - started
-    average.swap_in(module)
-    return Trained(validate(module, data), steps / spent)
-
-
 @torch.no_grad()
 def validate(module: PatchDDPM, data: PatchDataModule) -> float:
     """Mean validation loss over the patches."""
@@ -154,42 +126,58 @@ def check_sizes(ours: int, monai: int) -> None:
 
 @dataclass(frozen=True)
 class Contest:
-    """Trains denoisers in one module, on the same data, for `seconds` each."""
+    """Trains denoisers, each in the place of the module's, on the same data, for `seconds` each."""
 
     module: PatchDDPM
     data: PatchDataModule
+    makers: Mapping[str, Callable[[], PatchDenoiser]]
     seconds: float
     ema_decay: float
 
-    def run(self, name: str, make: Callable[[], PatchDenoiser], seed: int, lr: float) -> Trained:
+    def run(self, name: str, seed: int, lr: float) -> tuple[float, float]:
+        """Train a denoiser from the start; its validation loss, and steps a second, loading of data included."""
         torch.manual_seed(seed)
-        self.module.denoiser, self.data.train.seed = make(), seed
-        trained = train(self.module, self.data, self.seconds, lr, self.ema_decay)
-        log.info("%s, seed %d, learning rate %g: %s", name, seed, lr, trained)
-        return trained
+        module, data = self.module, self.data
+        module.denoiser, data.train.seed = self.makers[name](), seed
+        optimizer = torch.optim.AdamW(module.denoiser.parameters(), lr=lr)
+        average, batches, steps = WeightAverage(self.ema_decay), endless(data), 0
+        module.train()
+        started = time.monotonic()
+        while (done := (time.monotonic() - started) / self.seconds) < 1:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * learning_rate(done)
+            module.loss(next(batches)).backward()
+            clip_grad_norm_(module.denoiser.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update(module)
+            steps += 1
+        speed = steps / (time.monotonic() - started)
+        average.swap_in(module)
+        loss = validate(module, data)
+        log.info("%s, seed %d, learning rate %g: validation loss %.5f, %.2f it/s", name, seed, lr, loss, speed)
+        return loss, speed
 
 
 def compare(
     cfg: DictConfig, seconds: float, seeds: int, lrs: Sequence[float], channels: Sequence[int], res_blocks: int
 ) -> dict[str, Any]:
-    contest = Contest(*train_ddpm_patches_4gpu.build(cfg), seconds, cfg.model.ema_decay)
     monai = partial(ConditionedMonai, channels=channels, num_res_blocks=res_blocks)
     makers: dict[str, Callable[[], PatchDenoiser]] = {
         "ours": lambda: instantiate(cfg.module.denoiser, _convert_="all"),
         "monai": lambda: instantiate(cfg.module.denoiser, unet=monai, _convert_="all"),
     }
+    contest = Contest(*train_ddpm_patches_4gpu.build(cfg), makers, seconds, cfg.model.ema_decay)
     sizes = {name: parameters(make()) for name, make in makers.items()}
     check_sizes(**sizes)
-    grids = {name: {lr: contest.run(name, make, seeds, lr).val_loss for lr in lrs} for name, make in makers.items()}
+    grids = {name: {lr: contest.run(name, seeds, lr)[0] for lr in lrs} for name in makers}
     best = {name: min(grid, key=grid.__getitem__) for name, grid in grids.items()}
-    trained = [
-        {name: contest.run(name, make, seed, best[name]) for name, make in makers.items()} for seed in range(seeds)
-    ]
+    trained = [{name: contest.run(name, seed, best[name]) for name in makers} for seed in range(seeds)]
     result: dict[str, Any] = {}
     for name in makers:
         result |= {
-            f"val_loss_{name}": [round(runs[name].val_loss, 5) for runs in trained],
-            f"it_per_s_{name}": [round(runs[name].it_per_s, 2) for runs in trained],
+            f"val_loss_{name}": [round(runs[name][0], 5) for runs in trained],
+            f"it_per_s_{name}": [round(runs[name][1], 2) for runs in trained],
             f"lr_{name}": best[name],
             f"grid_{name}": {f"{lr:g}": round(loss, 5) for lr, loss in grids[name].items()},
             f"params_{name}": sizes[name],
