@@ -27,6 +27,7 @@ from torch.nn.functional import interpolate
 from benchmarks.command import benchmark
 from benchmarks.measure import run
 from benchmarks.real_data import LIDC, TOTALSEG, write_pairs
+from common.errors import UserError
 from common.geometry import STEP
 from dataset.intensity import hu_to_unit, unit_to_hu
 from dataset.scans.resample import resample
@@ -139,9 +140,11 @@ def main(
     out: str = "outputs/codec_quality",
     steps: int = 1500,
     channels: int = 8,
-    codecs: str = ",".join(CODECS),
+    codecs: tuple[str, ...] = tuple(CODECS),
     device: str = "auto",
 ) -> dict[str, Any]:
+    if not set(codecs) <= CODECS.keys():
+        raise UserError(f"codecs takes any of {','.join(CODECS)}; got {','.join(codecs)}")
     folder, fine = Path(out).absolute(), Path(out).absolute() / "fine.nii.gz"
     write_fine(Path(train), fine)
     write_pairs(folder / "data", {"train": Path(train), "fine": fine, "test": Path(test)})
@@ -150,7 +153,7 @@ def main(
     for count in (4, channels):
         result[f"pca_{count}"] = unseen.scores(linear_codec(seen.unit, unseen.unit, count))
     log.info("%s", result)
-    for name in codecs.split(","):
+    for name in codecs:
         settings = [*TRAINING.split(), f"model.embedding_dim={channels}", *CODECS[name], *overrides]
         result[name] = measure(folder / name, settings, steps, unseen, pick_device(device))
         log.info("%s: %s", name, result[name])

@@ -38,7 +38,7 @@ def benchmark(config: str | None = None) -> Callable[[Measure], Callable[[], Non
                 if overrides and config is None:
                     there = " ".join(f"{key}={p.default}" for key, p in known.items())
                     raise UserError(f"unknown option {overrides[0]!r}; those there are, with their defaults: {there}")
-                figures = measure(*([] if config is None else [overrides]), **read(known.values(), own))
+                figures = measure(*([] if config is None else [overrides]), **read(known, own))
             except Exception as error:
                 cli.end(error, config or "train_ddpm")
             print(json.dumps(figures))
@@ -54,10 +54,14 @@ def split(words: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[
     return own, [word for word in words if word not in own]
 
 
-def read(known: Collection[inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
-    """The options with these `key=value`; UserError for a value of another kind."""
-    kinds = OmegaConf.structured(make_dataclass("Options", [(p.name, p.annotation, p.default) for p in known]))
+def read(known: Mapping[str, inspect.Parameter], words: Sequence[str]) -> dict[str, Any]:
+    """The options with these `key=value`, several values with commas; UserError for a value of another kind."""
+    kinds = make_dataclass("Options", [(key, p.annotation, p.default) for key, p in known.items()])
+    given: dict[str, Any] = dict(word.split("=", 1) for word in words)
+    for key in given:
+        if isinstance(known[key].default, tuple):
+            given[key] = given[key].strip("[]").split(",")
     try:
-        return dict(OmegaConf.merge(kinds, dict(word.split("=", 1) for word in words)))
+        return vars(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kinds), given)))
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error

@@ -49,13 +49,14 @@ Read = Callable[[Triple], Any]  # the crop that begins at a voxel (d, h, w)
 
 
 @benchmark()
-def main(out: str = "", size: str = "604,512,512", patch: int = 128, seconds: float = 3.0) -> dict[str, Any]:
-    shape = triple([int(n) for n in size.split(",")])
+def main(
+    out: str = "", size: tuple[int, ...] = (604, 512, 512), patch: int = 128, seconds: float = 3.0
+) -> dict[str, Any]:
     torch.set_num_threads(1)
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="patch_loading", dir=out or None) as folder:
-        return measure(Path(folder).absolute(), shape, patch, seconds)
+        return measure(Path(folder).absolute(), triple(size), patch, seconds)
 
 
 def measure(folder: Path, size: Triple, patch: int, seconds: float) -> dict[str, Any]:

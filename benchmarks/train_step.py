@@ -107,13 +107,13 @@ def perceptual_ratio(bench: Workbench, device: torch.device, seconds: float, ste
     return every * seconds / ((every - 1) * seconds + 1 / due["it_per_s"])
 
 
-def chosen(stage: str, names: str) -> list[str]:
+def chosen(stage: str, names: Sequence[str]) -> list[str]:
     """The comparisons asked for; only stage 2 has any. UserError for a name or a stage that there is not."""
     if stage not in OF_STAGE:
         raise UserError(f"stage must be ddpm or vqgan, got {stage!r}")
-    wanted = [name for name in names.split(",") if name not in ("", "none")]
+    wanted = [name for name in names if name not in ("", "none")]
     if not set(wanted) <= set(COMPARISONS):
-        raise UserError(f"compare takes any of {','.join(COMPARISONS)}, or none; got {names!r}")
+        raise UserError(f"compare takes any of {','.join(COMPARISONS)}, or none; got {','.join(names)}")
     return wanted if stage == "ddpm" else []
 
 
@@ -124,7 +124,7 @@ def main(
     device: str = "auto",
     steps: int = 0,
     warmup: int = 0,
-    compare: str = ",".join(COMPARISONS),
+    compare: tuple[str, ...] = COMPARISONS,
     variants: str = "",
 ) -> dict[str, Any]:
     wanted, where = chosen(stage, compare), pick_device(device)

@@ -45,7 +45,7 @@ from pipeline.cli import composed
 
 # Ours, at MONAI's parameters: as fast as MONAI's with widths of 24, 48 and 96; and enough patches for a steady figure
 OURS = "model.batch_size=4 model.dim=24 model.num_res_blocks=2 model.middle_blocks=2 model.val_patches_per_volume=8"
-CHANNELS, RES_BLOCKS = "16,32,64", 2  # of MONAI's
+CHANNELS, RES_BLOCKS = (16, 32, 64), 2  # of MONAI's
 WARMUP, FINAL = 0.05, 0.01  # share of the time; share of the learning rate at its end
 TOLERANCE = 0.05  # between the parameters of both
 
@@ -191,12 +191,11 @@ def main(
     demo: str = "outputs/demo",
     seconds: float = 180.0,
     seeds: int = 3,
-    lrs: str = "1e-3,2e-3,4e-3,8e-3",
-    channels: str = CHANNELS,
+    lrs: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3),
+    channels: tuple[int, ...] = CHANNELS,
     res_blocks: int = RES_BLOCKS,
 ) -> dict[str, Any]:
-    rates, widths = [float(lr) for lr in lrs.split(",")], [int(width) for width in channels.split(",")]
-    return compare(demo_settings(demo, overrides), seconds, seeds, rates, widths, res_blocks)
+    return compare(demo_settings(demo, overrides), seconds, seeds, lrs, channels, res_blocks)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ CONFIGS = {
 
 
 @benchmark("train_ddpm")
-def main(overrides: list[str], steps: int = 1, rate: float = 2.0, device: str = "cpu") -> dict:
-    return {"options": [steps, rate, device], "dim": composed("train_ddpm", ["dataset.root=.", *overrides]).model.dim}
+def main(overrides: list[str], steps: int = 1, rates: tuple[float, ...] = (2.0,), device: str = "cpu") -> dict:
+    dim = composed("train_ddpm", ["dataset.root=.", *overrides]).model.dim
+    return {"steps": steps, "rates": list(rates), "device": device, "dim": dim}
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def start(monkeypatch):
 
 
 def test_options_stand_beside_overrides_and_have_defaults_and_kinds(start, capsys):
-    start("rate=1e-3", "model.dim=8", "steps=3")
-    assert json.loads(capsys.readouterr().out) == {"options": [3, 0.001, "cpu"], "dim": 8}
+    start("rates=1e-3,4", "model.dim=8", "steps=3")
+    assert json.loads(capsys.readouterr().out) == {"steps": 3, "rates": [0.001, 4.0], "device": "cpu", "dim": 8}
 
 
-@pytest.mark.parametrize("word", ["steps=many", "steps", "batch_size=3", "model.dim"])
+@pytest.mark.parametrize("word", ["steps=many", "rates=1,x", "steps", "batch_size=3", "model.dim"])
 def test_a_word_that_cannot_be_is_one_message(start, word, capsys):
     with pytest.raises(SystemExit) as stop:
         start(word)

@@ -69,8 +69,7 @@ def test_both_train_and_are_validated_on_the_same(workshop, tiny_latents, monkey
 
 def test_the_default_sizes_are_equal():
     with torch.device("meta"):
-        widths = [int(n) for n in unet_quality.CHANNELS.split(",")]
-        theirs = ConditionedMonai(51, 4, 145, 64, widths, unet_quality.RES_BLOCKS)
+        theirs = ConditionedMonai(51, 4, 145, 64, unet_quality.CHANNELS, unet_quality.RES_BLOCKS)
         cfg = composed("train_ddpm", ["model.dim_mults=[1,2,4]", *unet_quality.OURS.split()])
         ours = torch.nn.Module()
         ours.unet = unet_quality.instantiate(cfg.module.denoiser.unet)(51, 4, 145, 64)
