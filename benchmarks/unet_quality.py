@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -41,6 +40,7 @@ from ddpm.ema import WeightAverage
 from ddpm.module import PatchDDPM
 from ddpm.position import AXIS_FEATURES, axis_waves
 from ddpm.unet3d import TIME_SCALE, two_linear
+from pipeline.checkpoints.parts import build
 from pipeline.cli import composed
 
 # Ours, at MONAI's parameters: as fast as MONAI's with widths of 24, 48 and 96; and enough patches for a steady figure
@@ -162,12 +162,11 @@ class Contest:
 def compare(
     cfg: DictConfig, seconds: float, seeds: int, lrs: Sequence[float], channels: Sequence[int], res_blocks: int
 ) -> dict[str, Any]:
-    monai = partial(ConditionedMonai, channels=channels, num_res_blocks=res_blocks)
-    makers: dict[str, Callable[[], PatchDenoiser]] = {
-        "ours": lambda: instantiate(cfg.module.denoiser, _convert_="all"),
-        "monai": lambda: instantiate(cfg.module.denoiser, unet=monai, _convert_="all"),
-    }
-    contest = Contest(*train_ddpm_patches_4gpu.build(cfg), makers, seconds, cfg.model.ema_decay)
+    module, data = train_ddpm_patches_4gpu.build(cfg)
+    described = module.meta["parts"]["denoiser"]
+    unet = partial(ConditionedMonai, channels=channels, num_res_blocks=res_blocks)
+    makers = {"ours": partial(build, described), "monai": partial(build, described | {"unet": unet})}
+    contest = Contest(module, data, makers, seconds, cfg.model.ema_decay)
     sizes = {name: parameters(make()) for name, make in makers.items()}
     check_sizes(**sizes)
     grids = {name: {lr: contest.run(name, seeds, lr)[0] for lr in lrs} for name in makers}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from benchmarks import unet_quality
 from benchmarks.unet_quality import ConditionedMonai, check_sizes, demo_settings, learning_rate
@@ -72,5 +73,5 @@ def test_the_default_sizes_are_equal():
         theirs = ConditionedMonai(51, 4, 145, 64, unet_quality.CHANNELS, unet_quality.RES_BLOCKS)
         cfg = composed("train_ddpm", ["model.dim_mults=[1,2,4]", *unet_quality.OURS.split()])
         ours = torch.nn.Module()
-        ours.unet = unet_quality.instantiate(cfg.module.denoiser.unet)(51, 4, 145, 64)
+        ours.unet = instantiate(cfg.module.denoiser.unet)(51, 4, 145, 64)
     check_sizes(unet_quality.parameters(ours), unet_quality.parameters(theirs))
