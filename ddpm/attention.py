@@ -5,8 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from common.norm import RMSNorm
-from ddpm.layers import zero_init
+from common.layers import RMSNorm, zero_init
 from ddpm.position import AXIS_FEATURES
 
 GEOMETRY_LOGIT = 4.0  # at the start, a token exactly where the voxel projects outweighs a far one by about e^4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.norm import inverse_rms
+from common.layers import inverse_rms
 from ddpm.position import COORDINATE_CHANNELS, PATCH_EMBEDDING_DIM, coordinate_channels, patch_embedding
 from ddpm.protocols import Lifter
 

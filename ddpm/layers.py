@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import silu
 
-from common.norm import inverse_rms
+from common.layers import inverse_rms, zero_init
 
 
 class _NormScaleShiftSilu(torch.autograd.Function):
@@ -40,13 +40,6 @@ def norm_scale_shift_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Normalise each voxel of x (B, C, d, h, w) over its channels, scale and shift by (B or 1, C), SiLU."""
     scale, shift = (v.to(x.dtype)[:, :, None, None, None] for v in (scale, shift))
     return _NormScaleShiftSilu.apply(x, scale, shift)
-
-
-def zero_init(module: nn.Module) -> nn.Module:
-    """The same module with all parameters 0, so that a residual branch starts as nothing."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
 
 
 class NormSilu(nn.Module):

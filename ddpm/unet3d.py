@@ -9,8 +9,9 @@ from torch.nn.functional import avg_pool3d, pad
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
+from common.layers import zero_init
 from ddpm.attention import CrossAttention, SelfAttention, to_rows
-from ddpm.layers import NormSilu, ResBlock, UpMerge, zero_init
+from ddpm.layers import NormSilu, ResBlock, UpMerge
 from ddpm.position import axis_waves
 
 TIME_FEATURES = 128

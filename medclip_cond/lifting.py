@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, pixel_unshuffle, silu
 
 from common.errors import UserError
-from common.norm import RMSNorm
+from common.layers import RMSNorm
 
 
 class PyramidLevel(nn.Module):

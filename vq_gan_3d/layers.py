@@ -7,7 +7,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from common.norm import RMSNorm
+from common.layers import RMSNorm
 
 NORM_EPSILON = 1e-6
 

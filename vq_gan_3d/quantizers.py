@@ -43,16 +43,25 @@ class Quantizer(nn.Module, ABC):
     dim: int
     bits: float
 
-    @abstractmethod
     def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
         """Latent (B, C, d, h, w) -> the decoder's input with a gradient to z, and the loss.
 
         `random`: of the batch's samples; without it nothing is drawn.
         """
+        with torch.autocast(z.device.type, enabled=False):
+            return self._forward(z.float(), random)
 
-    @abstractmethod
+    @torch.no_grad()
     def quantize(self, z: Tensor) -> Tensor:
         """The decoder's input for a latent (B, C, d, h, w); float32, deterministic, changes no state."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self._quantize(z.float())
+
+    @abstractmethod
+    def _forward(self, z: Tensor, random: KeyedRandom | None) -> tuple[Tensor, QuantizerOutput]: ...
+
+    @abstractmethod
+    def _quantize(self, z: Tensor) -> Tensor: ...
 
     @abstractmethod
     def init_from(self, z: Tensor) -> None:
@@ -89,18 +98,14 @@ class FiniteScalarQuantizer(Quantizer):
         self.register_buffer("centre", torch.zeros(shape))
         self.register_buffer("width", torch.full(shape, self.WIDTH_IN_STD))
 
-    def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
-        with torch.autocast(z.device.type, enabled=False):
-            bounded = self._bound(z.float())
-            index = self._index(bounded)
-            straight_through = bounded + (self._level(index) - bounded).detach()
-            z_q = self._unbound(straight_through)
+    def _forward(self, z: Tensor, random: KeyedRandom | None) -> tuple[Tensor, QuantizerOutput]:
+        bounded = self._bound(z)
+        index = self._index(bounded)
+        z_q = self._unbound(bounded + (self._level(index) - bounded).detach())  # the gradient goes straight through
         return z_q, QuantizerOutput(z_q.new_zeros(()), self._perplexity(index))
 
-    @torch.no_grad()
-    def quantize(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
-            return self._unbound(self._level(self._index(self._bound(z.float()))))
+    def _quantize(self, z: Tensor) -> Tensor:
+        return self._unbound(self._level(self._index(self._bound(z))))
 
     @torch.no_grad()
     def init_from(self, z: Tensor) -> None:
@@ -143,16 +148,14 @@ class KLBottleneck(Quantizer):
         nn.init.zeros_(self.log_variance.weight)
         nn.init.constant_(self.log_variance.bias, 2 * math.log(initial_std))  # type: ignore[arg-type]
 
-    def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            log_variance = self.log_variance(z).clamp(-30, 20)
-            kl = 0.5 * (z.square() + log_variance.exp() - 1 - log_variance)
-            noisy = z if random is None else z + random.normal(*z.shape[1:]) * (0.5 * log_variance).exp()
+    def _forward(self, z: Tensor, random: KeyedRandom | None) -> tuple[Tensor, QuantizerOutput]:
+        log_variance = self.log_variance(z).clamp(-30, 20)
+        kl = 0.5 * (z.square() + log_variance.exp() - 1 - log_variance)
+        noisy = z if random is None else z + random.normal(*z.shape[1:]) * (0.5 * log_variance).exp()
         return noisy, QuantizerOutput(self.weight * kl.mean(), None)
 
-    def quantize(self, z: Tensor) -> Tensor:
-        return z.float()
+    def _quantize(self, z: Tensor) -> Tensor:
+        return z
 
     def init_from(self, z: Tensor) -> None:
         """Nothing to fit."""
@@ -182,23 +185,18 @@ class VectorQuantizer(Quantizer):
         self.commitment = commitment
         self.books = Codebooks(groups, n_codes, dim // groups, decay)
 
-    def forward(self, z: Tensor, random: KeyedRandom | None = None) -> tuple[Tensor, QuantizerOutput]:
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            vectors = self._vectors(z.detach())
-            if self.training:
-                self.books.initialize_once(vectors)
-            index = self.books.nearest(vectors)
-            z_q = self._latent(self.books.look_up(index), z)
-            counts = self.books.update(vectors, index) if self.training else self.books.count(index)
-            loss = self.commitment * mse_loss(z, z_q)
+    def _forward(self, z: Tensor, random: KeyedRandom | None) -> tuple[Tensor, QuantizerOutput]:
+        vectors = self._vectors(z.detach())
+        if self.training:
+            self.books.initialize_once(vectors)
+        index = self.books.nearest(vectors)
+        z_q = self._latent(self.books.look_up(index), z)
+        counts = self.books.update(vectors, index) if self.training else self.books.count(index)
+        loss = self.commitment * mse_loss(z, z_q)
         return z + (z_q - z).detach(), QuantizerOutput(loss, perplexity(counts))
 
-    @torch.no_grad()
-    def quantize(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            return self._latent(self.books.look_up(self.books.nearest(self._vectors(z))), z)
+    def _quantize(self, z: Tensor) -> Tensor:
+        return self._latent(self.books.look_up(self.books.nearest(self._vectors(z))), z)
 
     def init_from(self, z: Tensor) -> None:
         self.books.initialize(self._vectors(z.detach().float()))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from common.norm import RMSNorm
+from common.layers import RMSNorm
 from vq_gan_3d.group_norm import RecordedGroupNorm
 from vq_gan_3d.layers import (
     ChannelsToSpace,

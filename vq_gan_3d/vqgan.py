@@ -11,7 +11,7 @@ from common.collectives import from_rank_zero
 from common.errors import UserError
 from common.geometry import STEP
 from common.keyed import KeyedRandom
-from common.norm import RMSNorm
+from common.layers import RMSNorm, zero_init
 from vq_gan_3d.layers import NORM_EPSILON, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.linear import LinearDecoder, LinearEncoder, basis_functions, fit, set_maps
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
             nn.Conv3d(quarter, embedding_dim, 1),
         )
         self.linear = LinearEncoder(embedding_dim, lapped)
-        _zero(self.convs[-1])
+        zero_init(self.convs[-1])
         self.halo = max(self.linear.halo, -(-margin([self.convs], output_block=1, input_block=STEP) // STEP))
 
     def forward(self, x: Tensor, context: int = 0) -> Tensor:
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         ]
         self.stages = nn.ModuleList(stages)
         self.linear = LinearDecoder(embedding_dim, lapped)
-        _zero(stages[-1][-1])
+        zero_init(stages[-1][-1])
         self.halo = max(self.linear.halo, margin(stages, output_block=STEP, input_block=1))
         # what the next stages need around a latent voxel, in voxels of this stage's output
         self.margins = (margin(stages[1:], STEP, 1), margin(stages[2:], STEP, 2))
@@ -222,11 +222,6 @@ def check_sizes(shape: Sequence[int]) -> None:
             f"volume sizes must be multiples of {STEP} voxels, got {tuple(shape)};"
             " pad the high ends with the window's floor (-1)"
         )
-
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 def _check_levels(part: str, mults: Sequence[int], blocks: Sequence[int]) -> None:

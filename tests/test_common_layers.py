@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.norm import RMSNorm
+from common.layers import RMSNorm
 
 
 def randomized(channels, axes, eps):

@@ -1,4 +1,4 @@
-"""Normalisation by the root mean square of the channels (Zhang & Sennrich 2019), wherever the channels stand."""
+"""What layers of several networks are made of."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ def inverse_rms(x: Tensor, dim: int, eps: float = EPSILON) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Scales every channel vector to unit root mean square, then by a learned gain per channel.
+    """Scales every channel vector to unit root mean square (Zhang & Sennrich 2019), then by a learned gain per channel.
 
     `torch.nn.RMSNorm` for channels that `axes` others follow: 0 in rows (B, N, C), 2 in images (B, C, h, w), 3 in
     volumes. Statistics never cross places, so the result at one does not depend on the window it is computed in.
@@ -28,3 +28,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype."""
         return x * inverse_rms(x, -self.gain.ndim, self.eps) * self.gain.to(x.dtype)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """The same module with all parameters 0, so that a residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
