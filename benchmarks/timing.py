@@ -8,14 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmarks.measure import now
 from benchmarks.workbench import Workbench
 from common.memory import peak_bytes
 from pipeline.devices import fast_float32
-from pipeline.settings import plain
+from pipeline.settings import instantiated
 from pipeline.training.throughput import FetchClock
 
 KEPT = ("average", "guard", "stop", "throughput")  # callbacks that take part in every step
@@ -83,17 +82,16 @@ def free_memory(device: torch.device) -> None:
 
 def quiet_trainer(cfg: DictConfig, device: torch.device, clock: StepClock) -> pl.Trainer:
     """The configured Trainer on one device, with the callbacks that take part in every step."""
-    changes = {
-        "accelerator": "gpu" if device.type == "cuda" else "cpu",
-        "devices": 1,
-        "num_nodes": 1,
-        "strategy": "auto",
-        "limit_val_batches": 0,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "callbacks": [*(instantiate(cfg.callbacks[name]) for name in KEPT if name in cfg.callbacks), clock],
-        "profiler": clock.clock,
-    }
-    return pl.Trainer(**{k: v for k, v in plain(cfg.trainer).items() if k != "_target_"} | changes)
+    trainer = instantiated(cfg.trainer, _partial_=True, callbacks=None, profiler=None)
+    return trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        num_nodes=1,
+        strategy="auto",
+        limit_val_batches=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*(instantiated(cfg.callbacks[name]) for name in KEPT if name in cfg.callbacks), clock],
+        profiler=clock.clock,
+    )
