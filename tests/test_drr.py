@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dataset.scans.camera import pixels
 from dataset.scans.drr import FULL_SCALE, WATER_PER_MM, frontal_drr, to_intensity
 
 SPACING = (3.0, 2.0, 1.5)
@@ -47,14 +48,13 @@ def test_hu_outside_the_scale_is_clipped():
 
 
 @pytest.mark.parametrize("source_mm", [None, 600.0])
-@pytest.mark.parametrize("index", [(3, 12, 5), (16, 12, 26)])
-def test_the_affine_says_where_a_voxel_lands(index, source_mm):
-    shape = (20, 25, 30)  # row 12 is the central plane
+@pytest.mark.parametrize("index", [(3, 12, 5), (16, 20, 26)])
+def test_the_camera_says_where_a_voxel_lands(index, source_mm):
+    shape = (20, 25, 30)
     ct = air(shape)
     ct[index] = 1000
-    integrals, affine = frontal_drr(ct, SPACING, size=200, source_mm=source_mm)
-    z, _, x = mm_of(index, shape, SPACING)
-    np.testing.assert_allclose(centroid(integrals), affine @ [x, z, 1], atol=0.6)
+    integrals, camera = frontal_drr(ct, SPACING, size=200, source_mm=source_mm)
+    np.testing.assert_allclose(centroid(integrals), pixels(camera, mm_of(index, shape, SPACING)[::-1]), atol=0.6)
 
 
 def test_head_is_up_and_patient_left_is_on_the_right():
@@ -79,10 +79,12 @@ def test_what_is_near_the_source_is_magnified(view, sign):
     for row in (5, 35):
         ct = air(shape)
         ct[10, row, 50] = 1000
-        _, y, x = mm_of((10, row, 50), shape, SPACING)
-        integrals, affine = frontal_drr(ct, SPACING, 300, source_mm=source, view=view)
-        magnified = x * source / (source - sign * y)  # "pa": the source is behind, where y is positive
-        assert centroid(integrals)[0] == pytest.approx((affine @ [magnified, 0, 1])[0], abs=0.6)
+        y = mm_of((10, row, 50), shape, SPACING)[1]
+        integrals, _ = frontal_drr(ct, SPACING, 300, source_mm=source, view=view)
+        parallel, _ = frontal_drr(ct, SPACING, 300)
+        grows = source / (source - sign * y)  # "pa": the source is behind, where y is positive
+        middle = (300 - 1) / 2
+        assert centroid(integrals)[0] - middle == pytest.approx(grows * (centroid(parallel)[0] - middle), abs=0.6)
 
 
 def test_a_far_source_gives_parallel_rays():
@@ -105,8 +107,8 @@ def test_one_scale_for_all_cases():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"spacing": (1, 0, 1)}, "positive lengths"),
-        ({"spacing": (1, 1, 1), "source_mm": 5}, "outside the volume: source_mm > 12"),
+        ({"spacing": (1, 0, 1)}, "three lengths > 0"),
+        ({"spacing": (1, 1, 1), "source_mm": 5}, "outside the volume: beyond 12 mm"),
         ({"view": "lateral"}, "view must be"),
         ({"size": 1}, "at least 2 pixels"),
         ({"hu": np.zeros((4, 4))}, r"\(D, H, W\)"),
