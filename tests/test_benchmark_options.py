@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import measure, phantom_figure, real_data
+from benchmarks import measure, phantom_figure, real_data, registration
 from benchmarks.command import benchmark
 from pipeline.cli import composed
 
@@ -50,16 +50,18 @@ def test_a_word_that_cannot_be_is_one_message(start, word, capsys):
     assert word.split("=")[0] in said
 
 
-@pytest.mark.parametrize("benchmark", [phantom_figure, real_data], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    ("benchmark", "known"), [(phantom_figure, "out="), (real_data, "out="), (registration, "phantoms=")]
+)
 @pytest.mark.parametrize("word", ["--help", "figure.png", "outt=here"])
-def test_an_unknown_option_is_refused_with_those_there_are(benchmark, word, elsewhere, monkeypatch, capsys):
+def test_an_unknown_option_is_refused_with_those_there_are(benchmark, known, word, elsewhere, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", word])
     with pytest.raises(SystemExit) as stop:
         benchmark.main()
     said = capsys.readouterr().err
     assert stop.value.code == 2
     assert repr(word) in said
-    assert "out=" in said
+    assert known in said
     assert list(Path().iterdir()) == []
 
 

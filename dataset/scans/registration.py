@@ -1,0 +1,167 @@
+"""A film registered to its patient's CT by the CT's own projections: where the film's camera really stood.
+
+Sought are the film's turn, shift and magnification, two small turns out of its plane, and the breath by which the film
+differs from the CT. Two steps: all shifts at once by FFT for a grid of turns and magnifications (masked normalised
+correlation, Padfield 2012, of gradients), then Gauss-Newton on images of even local contrast, coarse and fine, where
+tiles that disagree weigh little. What lies outside the collimator, the body or the CT's field of view does not count.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from common.geometry import Spacing
+from dataset.scans import camera as cam
+from dataset.scans.camera import Matrix
+from dataset.scans.film_search import search
+from dataset.scans.film_view import BREATH, PITCH, TURN, YAW, ZOOM, FilmView, Pose, moved, smoothed
+from dataset.scans.slabs import Image, Slabs
+
+COARSE, FINE = 64, 128  # pixels of the longer side
+LEAST_SCORE = 0.88  # of a film and its own patient's CT: 0.90 and more in calibration; other patients' 0.86, once 0.90
+AS_IS, NEGATIVE = "as is", "a negative"
+CHANGES = {  # what a film may be: whether it is mirrored to mend it, and by how many quarters it is then turned left
+    AS_IS: (False, 0),
+    "mirrored": (True, 0),
+    "upside down": (False, 2),
+    "turned left": (False, 3),
+    "turned right": (False, 1),
+    "mirrored and upside down": (True, 2),
+    "turned right, then mirrored": (True, 1),
+    "turned left, then mirrored": (True, 3),
+}
+CHECK_MAGNIFICATIONS, CHECK_TURNS_DEG = (0.94, 1.0, 1.07, 1.15, 1.23), (-4.0, 0.0, 4.0)
+CLEARLY = 0.08
+
+_FARTHEST = np.array([0.5, 0.5, np.radians(25), np.log(1.7), np.radians(10), np.radians(10), 45.0])  # poses believed
+_LIKELY = np.array([np.inf] * 4 + [np.radians(2.5)] * 2 + [10.0])  # standard deviations of poses
+_PIXELS_APART = 8  # residuals closer than this count as one
+_STEPS = np.array([0, 0, 0, 0, np.radians(1), np.radians(1), 3.0])  # of finite differences
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where a film's camera stood.
+
+    camera: (3, 4); the declared one where not `ok`. score: correlation of the gradients of film and projection at
+    the end, -1 to 1. ok: whether film and CT fit as one patient's do. breath_mm: by how much the diaphragm
+    stands higher on the film than in the CT.
+    """
+
+    camera: Matrix
+    score: float
+    ok: bool
+    breath_mm: float
+
+
+def register(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Matrix) -> Registration:
+    """Find the camera of a frontal or lateral film.
+
+    Args:
+        image: (h, w) in [0, 1], bright = dense.
+        hu: int16 (D, H, W), axes foot -> head, front -> back, patient right -> left; thinned to about 4 mm.
+        spacing: (d, h, w) in mm.
+        declared: camera (3, 4) to start from. The true one is found within 70 mm of it, 8° in the film's plane and 5°
+            out of it, and magnifications of 0.9 to 1.3 beyond its own.
+    """
+    slabs = Slabs.of(hu, spacing, declared)
+    view = FilmView.of(image, declared, COARSE)
+    found = search(view, slabs)
+    if found is None:
+        return Registration(declared, 0.0, False, 0.0)
+    pose = refine(view, slabs, found.pose, 4, range(YAW))
+    pose = refine(view, slabs, pose, 8)
+    fine = FilmView.of(image, declared, FINE)
+    pose = refine(fine, slabs, pose, 6)
+    score = likeness(fine, slabs, pose)
+    ok = score >= LEAST_SCORE and bool((np.abs(pose) <= _FARTHEST).all())
+    return Registration(fine.camera_of(pose) if ok else declared, score, ok, float(pose[BREATH]))
+
+
+def refine(view: FilmView, slabs: Slabs, pose: Pose, rounds: int, free: range = range(7)) -> Pose:
+    """Gauss-Newton from a pose, in the parameters that are `free`."""
+    pose, chosen = pose.copy(), list(free)
+    pixels = view.size * np.array([1, 1, 0.5, 0.5, 0.5, 0.5, 0.25 / view.size])  # of motion, about, per parameter
+    for _ in range(rounds):
+        projected, mask = view.projected(slabs, pose)
+        common = ndimage.binary_erosion(mask * view.open > 0).astype(np.float32)
+        if common.sum() < 0.03 * common.size:
+            break
+        gain = float((view.even * projected * common).sum() / max((projected**2 * common).sum(), 1e-6))
+        residual = (view.even - gain * projected) * common
+        weight = _trust(residual, common)
+        slopes = gain * _derivatives(view, slabs, pose, projected, mask, chosen)
+        slopes = (slopes * common).reshape(len(chosen), -1)
+        normal = (slopes * weight.ravel()) @ slopes.T
+        pull = (slopes * weight.ravel()) @ residual.ravel()
+        variance = float((weight * residual**2).sum() / max(weight.sum(), 1e-6)) * _PIXELS_APART
+        prior = variance / _LIKELY[chosen] ** 2
+        damping = np.diag(prior + 1e-3 * np.diag(normal) + 1e-9)
+        step = np.linalg.solve(normal + damping, pull - prior * pose[chosen])
+        longest = float(np.abs(step * pixels[chosen]).max())
+        pose[chosen] += step / max(1.0, longest / 3)
+        if longest < 0.02:
+            break
+    return pose
+
+
+def _trust(residual: Image, common: Image) -> Image:
+    """Weights (h, w) of pixels: small where residuals around them are larger than elsewhere (Geman & McClure 1987)."""
+    around = smoothed(residual**2, 3.0) / (smoothed(common, 3.0) + 1e-3)
+    usual = float(np.median(around[common > 0]))
+    return (common / (1 + around / (2 * usual + 1e-9)) ** 2).astype(np.float32)
+
+
+def _derivatives(
+    view: FilmView, slabs: Slabs, pose: Pose, projected: Image, mask: Image, chosen: list[int]
+) -> NDArray[np.float32]:
+    """Of the projection (h, w) by the chosen parameters: in the plane from its slopes, else by finite differences."""
+    down, across = (slope * view.size for slope in np.gradient(projected))
+    centre = moved(view.camera, pose)[:2, 3]
+    x, y = (axis.reshape(projected.shape) for axis in view.pixels[:2] - centre[:, None])
+    known = {0: -across, 1: -down, TURN: y * across - x * down, ZOOM: -(x * across + y * down)}
+    for k in {YAW, PITCH, BREATH} & set(chosen):
+        aside = pose.copy()
+        aside[k] += _STEPS[k]
+        other, other_mask = view.projected(slabs, aside)
+        known[k] = (other - projected) * (other_mask * mask) / _STEPS[k]
+    return np.stack([known[k] for k in chosen])
+
+
+def likeness(view: FilmView, slabs: Slabs, pose: Pose) -> float:
+    """Correlation of the smoothed gradients of film and projection, over what both show; 0 where that is little."""
+    projected, mask = view.projected(slabs, pose)
+    common = ndimage.binary_erosion(mask * view.open > 0, iterations=2)
+    if common.mean() < 0.03:
+        return 0.0
+    images = (smoothed(image, view.size / 64) for image in (view.even, projected))
+    ours, theirs = (np.array(np.gradient(image))[:, common] for image in images)
+    return float((ours * theirs).sum() / max(np.sqrt((ours**2).sum() * (theirs**2).sum()), 1e-6))
+
+
+def check_pair(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Matrix) -> dict[str, float]:
+    """How well a film fits a CT as it is, and were it what CHANGES call it, or a negative; arguments as of `register`.
+
+    Returns:
+        Scores of the search, -1 to 1; 0 where film or CT show no body. `fits_better` reads them.
+    """
+    slabs = Slabs.of(hu, spacing, declared)
+    scores = {}
+    for name, (mirrored, quarters) in CHANGES.items():
+        upright = np.rot90(image[:, ::-1] if mirrored else image, quarters)
+        aside = np.eye(3)
+        aside[:2, 2] = (np.array(upright.shape) - image.shape)[::-1] / 2  # the declared camera is of the film's middle
+        view = FilmView.of(upright, cam.of_pixels(aside, declared), COARSE)
+        found = search(view, slabs, CHECK_MAGNIFICATIONS, CHECK_TURNS_DEG)
+        scores[name] = found.score if found else 0.0
+        if name == AS_IS:
+            scores[NEGATIVE] = found.inverted if found else 0.0
+    return scores
+
+
+def fits_better(scores: dict[str, float]) -> str | None:
+    """What a film seems to be, by `check_pair`, if that fits clearly better than the film as it is."""
+    best = max(scores, key=lambda name: scores[name])
+    return best if scores[best] > scores[AS_IS] + CLEARLY else None
