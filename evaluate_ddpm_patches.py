@@ -31,7 +31,7 @@ from pipeline.settings import plain
 from pipeline.training.data import open_store
 
 log = logging.getLogger(__name__)
-OF_TRAINING = ("hu_window", "xray_fov_mm", "latents", "latents_dir")  # of the dataset; the checkpoint decides here
+OF_TRAINING = ("hu_window", "xray_fov_mm", "film", "latents", "latents_dir")  # the checkpoint decides these
 NOT_SCORES = ("psnr_codec", "lung_ml", "lung_ml_real")  # of a case's numbers
 
 

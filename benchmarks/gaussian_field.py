@@ -62,7 +62,7 @@ class NoFeatures(nn.Module):
         return SimpleNamespace(pooled=torch.zeros(1, 1), tokens=torch.zeros(1, 1, 1))
 
 
-NO_XRAY = XrayInput(torch.zeros(1, 2, 2), torch.zeros(3, 2, 2), torch.eye(3)[:2])
+NO_XRAY = XrayInput(torch.zeros(1, 2, 2), torch.zeros(3, 2, 2), torch.eye(3, 4))
 
 
 class Field:

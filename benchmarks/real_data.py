@@ -46,8 +46,8 @@ def write_pairs(root: Path, scans: Mapping[str, Path], pixels: int = 512) -> Non
             if not ct.exists():
                 ct.symlink_to(source.absolute())
             volume = read_ct(ct)
-            integrals, affine = frontal_drr(volume.hu, volume.spacing, pixels)
-            write_xray(root / f"{name}.png", to_intensity(integrals), affine, synthetic=True)
+            integrals, camera = frontal_drr(volume.hu, volume.spacing, pixels)
+            write_xray(root / f"{name}.png", to_intensity(integrals), camera, synthetic=True)
             split = "val" if len(scans) > 1 and name == list(scans)[-1] else "train"
             table.writerow([name, ct.name, f"{name}.png", split])
 

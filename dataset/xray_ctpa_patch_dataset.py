@@ -17,7 +17,8 @@ from common.recent import Recent
 from dataset.intensity import hu_to_unit
 from dataset.patch_starts import RandomStarts
 from dataset.sampler import sample_key
-from dataset.scans.xray_io import encoder_view, fov_affine
+from dataset.scans.camera import PARALLEL, Film
+from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentCache
 from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
 
@@ -59,7 +60,8 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         target: float32 (1,), label; NaN where the data set has none.
         patch_coord: int64 (3,), first voxel (d, h, w) of the patch in the oriented volume; below 0 in an overhang.
         xray: float32 (1, 512, 512) in [0, 1].
-        xray_affine: float32 (2, 3), patient mm (right–left, foot–head, from the volume's centre) → (column, row).
+        xray_camera: float32 (3, 4), patient mm (right–left, front–back, foot–head, from the volume's centre; 1) →
+            homogeneous (column, row).
         spacing: float32 (3,) in mm. volume_shape: int64 (3,), voxels without padding.
         patient_id: text. sample_key: int64 in [0, 2**32), names this draw. draw: int64, index within the epoch.
 
@@ -68,7 +70,8 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         patch_size: (d, h, w) in voxels, multiples of 4.
         stride: (d, h, w); the grid from which patches are drawn. None draws them anywhere.
         encoder_input: what the X-ray encoder wants; None leaves `cxr` out, for stage 1.
-        xray_fov_mm: side of the (square) X-ray where its geometry is not known.
+        xray_fov_mm: side of the (square) X-ray in the patient's middle where its geometry is not known.
+        film: how it was taken, likewise; an X-ray projected from a CT, with parallel rays.
         foreground_share, overhang: of `RandomStarts`, which draws anywhere. An overhang holds the window's floor; it is
             for training a codec, which otherwise never sees how a volume ends.
 
@@ -89,6 +92,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         stride: Sequence[int] | None = None,
         context: int = 0,
         latents: LatentCache | None = None,
+        film: Film = Film(),  # noqa: B008 (frozen)
         foreground_share: float = 0.0,
         overhang: int = 0,
     ) -> None:
@@ -99,7 +103,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             raise UserError(f"latents end with the volume: overhang must be 0 with them, got {overhang}")
         self.store, self.cases, self.latents = store, list(cases), latents
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
-        self.encoder_input, self.xray_fov_mm, self.seed = encoder_input, xray_fov_mm, seed
+        self.encoder_input, self.xray_fov_mm, self.film, self.seed = encoder_input, xray_fov_mm, film, seed
         self.stride = None if stride is None else triple(stride, "stride")
         self.random_starts = RandomStarts(self.patch_size, foreground_share, overhang)
         self.context = context
@@ -182,10 +186,11 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
     def _patient(self, case: StoredCase) -> dict[str, Any]:
         """What all draws of a patient have in common."""
         xray = self.store.read_xray(case)
-        affine = case.xray_affine if case.xray_affine is not None else fov_affine(len(xray), self.xray_fov_mm)
+        film = PARALLEL if case.xray_synthetic else self.film
+        camera = film.square(len(xray), self.xray_fov_mm) if case.xray_camera is None else case.xray_camera
         item: dict[str, Any] = {
             "xray": torch.from_numpy(xray)[None],
-            "xray_affine": torch.as_tensor(np.asarray(affine), dtype=torch.float32),
+            "xray_camera": torch.as_tensor(np.asarray(camera), dtype=torch.float32),
             "target": torch.tensor([float("nan") if case.target is None else case.target]),
             "spacing": torch.tensor(case.spacing, dtype=torch.float32),
             "volume_shape": torch.tensor(case.shape),

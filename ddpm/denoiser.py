@@ -24,7 +24,7 @@ class Condition:
         pooled: (B, P), one vector per X-ray.
         tokens: (B, N, T) with token_positions (B, N, 2), x and z in mm from the volume's centre.
         maps: features of the X-ray (B, c, h, w), fine to coarse, to lift along the rays of
-            xray_affine (B, 2, 3).
+            xray_camera (B, 3, 4).
         dropped: (B,) bool, X-rays that the network must do without.
     """
 
@@ -32,7 +32,7 @@ class Condition:
     tokens: Tensor
     token_positions: Tensor
     maps: tuple[Tensor, ...]
-    xray_affine: Tensor
+    xray_camera: Tensor
     dropped: Tensor
 
     def __len__(self) -> int:
@@ -51,22 +51,25 @@ class Condition:
         return self.apply(lambda tensor: tensor[index])
 
 
-def token_positions_mm(grid: tuple[int, int], xray_affine: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Patient positions (B, N, 2), x and z in mm, of the tokens of a grid that tiles the image, row by row.
+def token_positions_mm(grid: tuple[int, int], xray_camera: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Where the rays of tokens cross the patient's middle plane y = 0: x and z in mm (B, N, 2).
 
     Args:
-        grid: (rows, columns) of tokens.
-        xray_affine: (B, 2, 3), (x mm, z mm, 1) -> (column, row), pixel centres at integers.
+        grid: (rows, columns) of tokens, which tile the image row by row.
+        xray_camera: (B, 3, 4), (x, y, z mm, 1) -> homogeneous (column, row), pixel centres at integers.
         image_size: (height, width) in pixels.
     """
     rows, columns = (
-        (torch.arange(n, device=xray_affine.device) + 0.5) * (size / n) - 0.5
+        (torch.arange(n, device=xray_camera.device) + 0.5) * (size / n) - 0.5
         for n, size in zip(grid, image_size, strict=True)
     )
     row, column = torch.meshgrid(rows, columns, indexing="ij")
-    pixels = torch.stack([column, row], -1).flatten(0, 1)  # (N, 2)
-    u, v = (pixels - xray_affine[:, None, :, 2]).unbind(-1)  # (B, N)
-    (a, b), (c, d) = (row.unbind(-1) for row in xray_affine[:, None, :, :2].unbind(-2))  # each (B, 1)
+    pixels = column.flatten(), row.flatten()
+    to_x, _, to_z, origin = xray_camera[:, :, None].unbind(-1)  # each (B, 3, 1)
+    (a, b, u), (c, d, v) = (
+        (to_x[:, i] - at * to_x[:, 2], to_z[:, i] - at * to_z[:, 2], at * origin[:, 2] - origin[:, i])
+        for i, at in enumerate(pixels)
+    )  # a x + b z = u and c x + d z = v, each (B, N)
     # Cramer's rule: autocast would round a matrix product, and the CPU waits for the GPU in torch.linalg.inv
     return torch.stack([d * u - b * v, a * v - c * u], -1) / (a * d - b * c)[..., None]
 
@@ -122,7 +125,7 @@ class PatchDenoiser(nn.Module):
         tokens: Tensor,
         grid: tuple[int, int],
         xray: Tensor,
-        xray_affine: Tensor,
+        xray_camera: Tensor,
         drop: Tensor | None = None,
     ) -> Condition:
         """What the X-rays tell, once per X-ray: it serves any number of patches and steps.
@@ -131,19 +134,20 @@ class PatchDenoiser(nn.Module):
             pooled: (B, P) and
             tokens: (B, N, T) of the frozen encoder, its token `grid` (rows, columns) row by row.
             xray: (B, 1, H, W), the whole image, in [0, 1].
-            xray_affine: (B, 2, 3), (x mm, z mm, 1) -> (column, row) of `xray`.
+            xray_camera: (B, 3, 4), (x, y, z mm, 1) -> homogeneous (column, row) of `xray`.
             drop: (B,) bool, X-rays to replace by what the network learns for "no X-ray".
         """
         if tokens.shape[1] != grid[0] * grid[1]:
             raise ValueError(f"a token grid of {grid} needs {grid[0] * grid[1]} tokens, got {tokens.shape[1]}")
         height, width = xray.shape[-2:]
         dropped = torch.zeros(len(xray), dtype=torch.bool, device=xray.device) if drop is None else drop
+        places = token_positions_mm(grid, xray_camera, (height, width))
         return Condition(
             pooled=unit_rms(pooled),
             tokens=unit_rms(tokens),
-            token_positions=token_positions_mm(grid, xray_affine, (height, width)),
+            token_positions=places.masked_fill(dropped[:, None, None], 0),  # no X-ray, no geometry
             maps=() if self.lifter is None else tuple(self.lifter.pyramid(xray)),
-            xray_affine=xray_affine,
+            xray_camera=xray_camera,
             dropped=dropped,
         )
 
@@ -164,7 +168,7 @@ class PatchDenoiser(nn.Module):
         inputs, vector = [x, coordinate_channels(positions)], [patch_embedding(positions, spacing)]
         tokens = None
         if self.lifter is not None:
-            lifted = self.lifter.lift(condition.maps, condition.xray_affine, positions)
+            lifted = self.lifter.lift(condition.maps, condition.xray_camera, positions)
             inputs.append(replace(lifted, dropped, self.null_lifted, channel_axis=1))
         if self.null_pooled is not None:
             vector.append(replace(condition.pooled.expand(batch, -1), dropped, self.null_pooled, channel_axis=1))

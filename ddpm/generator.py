@@ -175,11 +175,11 @@ class VolumeGenerator(nn.Module):
         """What the X-ray tells, followed by the null condition of guidance: a batch of two."""
         device = self.device
         features = self.xray_encoder(xray.cxr[None].to(device))
-        twice = [features.pooled, features.tokens, xray.xray[None].to(device), xray.affine[None].to(device)]
-        pooled, tokens, image, affine = (v.expand(2, *v.shape[1:]) for v in twice)
+        twice = [features.pooled, features.tokens, xray.xray[None].to(device), xray.camera[None].to(device)]
+        pooled, tokens, image, camera = (v.expand(2, *v.shape[1:]) for v in twice)
         drop = torch.tensor([False, True], device=device)
         grid = self.xray_encoder.grid
-        return self.denoiser.encode_condition(pooled, tokens, grid, image, affine, drop)  # type: ignore[arg-type]
+        return self.denoiser.encode_condition(pooled, tokens, grid, image, camera, drop)  # type: ignore[arg-type]
 
     def _window(self, shape: Triple, mode: str) -> tuple[Triple, Triple]:
         """Window and stride within a latent of `shape`; "whole" has one window as large as the latent."""

@@ -95,7 +95,7 @@ class PatchDDPM(pl.LightningModule):
         else:
             features = encoder(batch["cxr"])
             pooled, tokens = features.pooled, features.tokens
-        return self.denoiser.encode_condition(pooled, tokens, encoder.grid, batch["xray"], batch["xray_affine"], drop)
+        return self.denoiser.encode_condition(pooled, tokens, encoder.grid, batch["xray"], batch["xray_camera"], drop)
 
     def loss(self, batch: dict[str, Tensor], even_times: bool = False) -> Tensor:
         """What training makes smaller: `losses`, added up."""

@@ -34,12 +34,12 @@ def _is_number(value: Any) -> bool:
 class XrayInput:
     """An X-ray as the networks take it.
 
-    xray: (1, 512, 512) in [0, 1]; cxr: (3, S, S), normalised; affine: (2, 3), patient mm → pixels of `xray`.
+    xray: (1, 512, 512) in [0, 1]; cxr: (3, S, S), normalised; camera: (3, 4), patient mm → pixels of `xray`.
     """
 
     xray: Tensor
     cxr: Tensor
-    affine: Tensor
+    camera: Tensor
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, pixel_unshuffle, silu
+from torch.nn.functional import conv2d, grid_sample, pixel_unshuffle, silu
 
 from common.errors import UserError
 from common.layers import RMSNorm
@@ -27,15 +27,20 @@ class PyramidLevel(nn.Module):
         return silu(self.norm2(x + self.conv(x)))
 
 
-def plane_to_pixels(xray_affine: Tensor, x: Tensor, z: Tensor) -> Tensor:
-    """Pixels (..., 2) as (column, row) of patient positions x and z (...) in mm, by affines (..., 2, 3)."""
-    a = xray_affine  # by element: autocast would round a matrix product to bfloat16, pixels off
-    rows = [a[..., i, 0] * x + a[..., i, 1] * z + a[..., i, 2] for i in range(2)]
-    return torch.stack(rows, -1)
+def pixels_of(xray_camera: Tensor, positions: Tensor) -> Tensor:
+    """Pixels (B, d, h, w, 2) as (column, row) of voxels of an axis-aligned grid.
+
+    Args:
+        xray_camera: (B or 1, 3, 4). positions: (B, 3, d, h, w), z, y, x in mm; each may vary along its own axis alone.
+    """
+    m = xray_camera[..., None, None, None]  # by element: autocast would round a matrix product to bfloat16, pixels off
+    z, y, x = positions[:, 0, :, :1, :1], positions[:, 1, :1, :, :1], positions[:, 2, :1, :1, :]
+    column, row, weight = (m[:, i, 0] * x + m[:, i, 2] * z + m[:, i, 3] + m[:, i, 1] * y for i in range(3))
+    return torch.stack([column / weight, row / weight], -1)
 
 
 def sample_plane(maps: Tensor, pixels: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Features (B, C, d, w) of maps (B, C, h, w) that tile the image, at its pixels (B, d, w, 2).
+    """Features (B, C, n, m) of maps (B, C, h, w) that tile the image, at its pixels (B, n, m, 2).
 
     Bilinear between the centres of the map's cells, 0 outside the image. Pixels are (column, row), centres at
     integers.
@@ -48,9 +53,6 @@ def sample_plane(maps: Tensor, pixels: Tensor, image_size: tuple[int, int]) -> T
 
 class XrayLifter(nn.Module):
     """A small pyramid over the whole X-ray whose features are read where each voxel projects to.
-
-    Rays of the frontal view are parallel, front to back, so all voxels along h see the same pixel;
-    features are read and mixed on the (d, w) plane and repeated along h.
 
     Args:
         channels: of the lifted features.
@@ -88,22 +90,20 @@ class XrayLifter(nn.Module):
             maps.append(x)
         return maps
 
-    def lift(self, maps: Sequence[Tensor], xray_affine: Tensor, positions: Tensor) -> Tensor:
+    def lift(self, maps: Sequence[Tensor], xray_camera: Tensor, positions: Tensor) -> Tensor:
         """Features (B, channels, d, h, w) of the voxels of an axis-aligned grid.
 
         Args:
             maps: of `pyramid`, batch B, or 1 for windows of one patient.
-            xray_affine: (B or 1, 2, 3), (x mm, z mm, 1) -> (column, row) of the image.
-            positions: (B, 3, d, h, w), z, y, x of voxel centres in mm from the volume's centre; z may vary
-                along d alone, x along w alone.
+            xray_camera: (B or 1, 3, 4), (x, y, z mm, 1) -> homogeneous (column, row) of the image.
+            positions: (B, 3, d, h, w), z, y, x of voxel centres in mm from the volume's centre; each may vary along its
+                own axis alone.
         """
-        batch, _, depth, height, width = positions.shape
-        z, x = positions[:, 0, :, 0, :], positions[:, 2, :, 0, :]  # (B, d, w)
-        pixels = plane_to_pixels(xray_affine[:, None, None], x, z)
-        shared = maps[0].shape[0]
-        pixels = pixels.reshape(shared, -1, width, 2)  # windows of one image become rows of one plane
+        batch, _, *size = positions.shape
+        # windows of one image become rows of one plane
+        pixels = pixels_of(xray_camera, positions).reshape(len(maps[0]), -1, size[1] * size[2], 2)
         planes = [
             sample_plane(m, pixels, (m.shape[2] * s, m.shape[3] * s)) for m, s in zip(maps, self.strides, strict=True)
         ]
-        mixed = self.mix(torch.cat(planes, 1).movedim(1, -1)).reshape(batch, depth, 1, width, self.channels)
-        return mixed.expand(-1, -1, height, -1, -1).movedim(-1, 1)
+        mixed = conv2d(torch.cat(planes, 1), self.mix.weight[..., None, None], self.mix.bias)  # needs no copy turned
+        return mixed.unflatten(2, (-1, size[0])).movedim(2, 1).reshape(batch, self.channels, *size)

@@ -106,8 +106,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (NULL | POSITIVE, "make_xray_source_mm snr_limit source_mm time_std xray.spacing xray_fov_mm"),
     (
         NOT_NEGATIVE,
-        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight latent_noise perceptual_weight"
-        " rotation_deg shift_mm train_lr weight weight_decay",
+        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight latent_noise patient_mm"
+        " perceptual_weight rotation_deg shift_mm train_lr weight weight_decay",
     ),
     (SHARE, "embolism_share foreground_share lr_final noise_limit"),
     (PART, "condition_dropout decay ema_decay"),

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import UserError
 from common.geometry import STEP, Triple, three_quarters, triple
 from dataset.prepare.conversion import Conversion, parse_spacing
+from dataset.scans.camera import Film
 from dataset.xray_ctpa_patch_dataset import check_patch_size
 
 
@@ -37,6 +38,7 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
             crop_to_body=dataset.crop_to_body,
             make_xray=dataset.make_xray,
             xray_source_mm=dataset.make_xray_source_mm,
+            film=Film(**plain(dataset.film)),
         ),
     }
 

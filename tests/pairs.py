@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from dataset.scans.camera import PARALLEL
 from dataset.scans.volume_io import write_ct
-from dataset.scans.xray_io import fov_affine, write_xray
+from dataset.scans.xray_io import write_xray
 
 AFFINE = np.diag([-4.0, -4.0, 5.0, 1.0])
 SHAPE = (20, 24, 28)
@@ -25,4 +26,4 @@ def add_ct(root, name, hu, affine=AFFINE, axes="LPS"):
 def add_case(root, name, seed, axes="LPS"):
     add_ct(root, name, thorax(seed), axes=axes)
     image = np.random.default_rng(seed).random((80, 96))
-    write_xray(root / name / "x_pa_drr.png", image, fov_affine(96, 400), synthetic=True)
+    write_xray(root / name / "x_pa_drr.png", image, PARALLEL.square(96, 400), synthetic=True)

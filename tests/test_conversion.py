@@ -9,6 +9,7 @@ import train_vqgan_patches_4gpu
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.run import prepare
+from dataset.scans import camera as cam
 from dataset.scans.volume_io import read_ct
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.store import VolumeStore, xray_path
@@ -54,8 +55,8 @@ def brightest(store, case):
     """(x mm, z mm) of the X-ray's brightest spot by the manifest's geometry."""
     image = open_array(xray_path(store, case.patient_id), case.source_hash)[:].astype(float)
     rows, columns = np.nonzero(image > 0.9 * image.max())
-    affine = np.array(case.xray_affine)
-    return np.linalg.solve(affine[:, :2], np.array([columns.mean(), rows.mean()]) - affine[:, 2])
+    in_middle = np.linalg.inv(np.array(case.xray_camera)[:, [0, 2, 3]]) @ [columns.mean(), rows.mean(), 1]
+    return in_middle[:2] / in_middle[2]
 
 
 def test_the_manifest_is_that_of_the_stored_array(root, tmp_path):
@@ -111,8 +112,7 @@ def test_a_crop_holds_the_body_and_the_xray_still_shows_its_place(lonely, tmp_pa
 
 def pixel(case, voxel):
     """(column, row) of a voxel (d, h, w) in the X-ray."""
-    d, _, w = (voxel - (np.array(case.shape) - 1) / 2) * case.spacing
-    return np.array(case.xray_affine) @ [w, d, 1]
+    return cam.pixels(np.array(case.xray_camera), ((voxel - (np.array(case.shape) - 1) / 2) * case.spacing)[::-1])
 
 
 @pytest.mark.parametrize("source_mm", [None, 1500.0])

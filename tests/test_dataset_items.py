@@ -10,11 +10,11 @@ import torch
 from common.errors import UserError
 from common.geometry import padded_shape
 from common.patches import grid_coords
-from dataset.scans.xray_io import fov_affine
+from dataset.scans.camera import PARALLEL, Film
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import EncoderInput, XrayCTPAPatchDataset, extract_patches_3d, stitch_patches
 from pipeline.cli import composed
-from pipeline.settings import sizes_of
+from pipeline.settings import plain, sizes_of
 from pipeline.training.data import make_dataset
 
 WINDOW = (-1000.0, 1000.0)
@@ -52,7 +52,7 @@ def test_an_item_is_what_the_design_says(store):
         "target": (torch.float32, (1,)),
         "patch_coord": (torch.int64, (3,)),
         "xray": (torch.float32, (1, 512, 512)),
-        "xray_affine": (torch.float32, (2, 3)),
+        "xray_camera": (torch.float32, (3, 4)),
         "spacing": (torch.float32, (3,)),
         "volume_shape": (torch.int64, (3,)),
         "sample_key": (torch.int64, ()),
@@ -142,15 +142,21 @@ def test_spacing_label_and_geometry_are_those_of_the_case(store):
     data = dataset(store)
     item, case = data[7], data.cases[1]
     np.testing.assert_allclose(item["spacing"], case.spacing, rtol=1e-6)
-    np.testing.assert_allclose(item["xray_affine"], case.xray_affine, rtol=1e-6)
+    np.testing.assert_allclose(item["xray_camera"], case.xray_camera, rtol=1e-6)
     assert float(item["target"]) == case.target
 
 
 def test_what_a_case_does_not_know_has_its_default(store):
-    case = replace(store.cases[0], target=None, xray_affine=None)
-    item = dataset(store, [case], xray_fov_mm=300)[0]
-    assert torch.isnan(item["target"]).all()
-    np.testing.assert_allclose(item["xray_affine"], fov_affine(512, 300), rtol=1e-6)
+    film = Film("ap", 1100.0, 50.0)
+    for synthetic, expected in ((False, film), (True, PARALLEL)):
+        case = replace(store.cases[0], target=None, xray_camera=None, xray_synthetic=synthetic)
+        item = dataset(store, [case], xray_fov_mm=300, film=film)[0]
+        assert torch.isnan(item["target"]).all()
+        np.testing.assert_allclose(item["xray_camera"], expected.square(512, 300), rtol=1e-6)
+
+
+def test_shipped_films_are_the_classes_default():
+    assert Film(**plain(composed("prepare_data", ["dataset.root=."]).dataset.film)) == Film()
 
 
 def test_the_encoders_view_is_the_whole_xray_normalised_for_it(store):

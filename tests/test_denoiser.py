@@ -1,15 +1,17 @@
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from common.patches import positions_mm
+from dataset.scans.camera import Film, pixels
 from ddpm.denoiser import PatchDenoiser, token_positions_mm
 from ddpm.position import COORDINATE_CHANNELS, PATCH_EMBEDDING_DIM, coordinate_channels, patch_embedding
 from ddpm.unet3d import UNet3D
 from medclip_cond.lifting import XrayLifter
 
-AFFINE = torch.tensor([[[0.5, 0.0, 31.5], [0.0, -0.5, 31.5]]])  # 2 mm pixels, 64 x 64
+CAMERA = torch.tensor([[[0.5, 0, 0, 31.5], [0, 0, -0.5, 31.5], [0, 0, 0, 1]]])  # 2 mm pixels, 64 x 64
 GRID = (2, 3)
 SPACING = (2.0, 1.5, 1.5)
 
@@ -28,10 +30,10 @@ def make_denoiser(cond=("pooled", "tokens", "lifted")):
     return denoiser
 
 
-def encode(denoiser, seed=0, batch=1, drop=None):
+def encode(denoiser, seed=0, batch=1, drop=None, camera=CAMERA):
     stream = torch.Generator().manual_seed(seed)
     pooled, tokens, xray = (torch.rand(batch, *shape, generator=stream) for shape in ((5,), (6, 6), (1, 64, 64)))
-    return denoiser.encode_condition(pooled, tokens, GRID, xray, AFFINE.expand(batch, -1, -1), drop)
+    return denoiser.encode_condition(pooled, tokens, GRID, xray, camera.expand(batch, -1, -1), drop)
 
 
 def predict(denoiser, condition, positions=None, batch=1):
@@ -70,10 +72,20 @@ def test_a_patch_of_one_voxel_has_an_embedding():
 
 
 def test_tokens_lie_at_the_centres_of_their_part_of_the_image():
-    positions = token_positions_mm((2, 4), AFFINE, (64, 64))[0]
+    positions = token_positions_mm((2, 4), CAMERA, (64, 64))[0]
     # 64 pixels of 2 mm: columns of 32 mm around 0, rows of 64 mm, the first one on top
     assert positions[:, 0].view(2, 4).tolist() == [[-48.0, -16.0, 16.0, 48.0]] * 2
     assert positions[:, 1].view(2, 4).tolist() == [[32.0] * 4, [-32.0] * 4]
+
+
+def test_tokens_lie_where_their_rays_cross_the_patients_middle():
+    camera = torch.tensor(Film("pa", 1100.0, 100.0, turn_deg=20).square(64, 300)[None], dtype=torch.float32)
+    positions = token_positions_mm((4, 4), camera, (64, 64))[0].numpy()
+    places = np.stack([positions[:, 0], np.zeros(16), positions[:, 1]], -1)
+    rows, columns = np.mgrid[:4, :4] * 16 + 7.5
+    np.testing.assert_allclose(
+        pixels(camera[0].numpy(), places), np.stack([columns, rows], -1).reshape(-1, 2), atol=1e-3
+    )
 
 
 def test_patches_that_differ_in_place_alone_get_different_predictions():
@@ -110,8 +122,8 @@ def test_the_xray_matters_exactly_through_what_cond_names(cond):
 
 def test_a_dropped_xray_leaves_no_trace():
     denoiser = make_denoiser()
-    drop = torch.tensor([True])
-    dropped = [predict(denoiser, encode(denoiser, seed, drop=drop)) for seed in (0, 1)]
+    drop, cameras = torch.tensor([True]), ((0, CAMERA), (1, 0.8 * CAMERA))
+    dropped = [predict(denoiser, encode(denoiser, seed, drop=drop, camera=camera)) for seed, camera in cameras]
     torch.testing.assert_close(*dropped)
     assert not torch.allclose(dropped[0], predict(denoiser, encode(denoiser)), atol=1e-3)
 
@@ -127,7 +139,7 @@ def test_every_parameter_takes_part_in_every_step(cond, drop):
 
 def test_the_scale_of_an_encoders_features_does_not_matter():
     denoiser = make_denoiser(cond=("pooled", "tokens"))
-    arguments = torch.rand(1, 5), torch.rand(1, 6, 6), GRID, torch.zeros(1, 1, 64, 64), AFFINE
+    arguments = torch.rand(1, 5), torch.rand(1, 6, 6), GRID, torch.zeros(1, 1, 64, 64), CAMERA
     scaled = 30 * arguments[0], 0.1 * arguments[1], *arguments[2:]
     expected, got = (predict(denoiser, denoiser.encode_condition(*a)) for a in (arguments, scaled))
     torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
@@ -140,6 +152,6 @@ def test_mistakes_are_named():
         PatchDenoiser(UNet3D, 2, 5, 6, lifter=None)
     denoiser = make_denoiser()
     with pytest.raises(ValueError, match="needs 4 tokens, got 6"):
-        denoiser.encode_condition(torch.rand(1, 5), torch.rand(1, 6, 6), (2, 2), torch.zeros(1, 1, 64, 64), AFFINE)
+        denoiser.encode_condition(torch.rand(1, 5), torch.rand(1, 6, 6), (2, 2), torch.zeros(1, 1, 64, 64), CAMERA)
     with pytest.raises(ValueError, match="got 2"):
         predict(denoiser, encode(denoiser, batch=2), places().expand(3, -1, -1, -1, -1), batch=3)

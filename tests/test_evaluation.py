@@ -37,7 +37,7 @@ def write_external_data(root, workshop):
         source = workshop.root / name
         (root / f"{name}.nii.gz").symlink_to(source / f"{name}.nii.gz")
         film = read_xray(source / f"{name}_pa_drr.png")
-        write_xray(root / f"{name}.png", 0.5 * film.image, film.affine, film.synthetic)
+        write_xray(root / f"{name}.png", 0.5 * film.image, film.camera, film.synthetic)
         rows.append({"patient_id": name, "ct": f"{name}.nii.gz", "xray": f"{name}.png", "split": "test"})
     with (root / "pairs.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, rows[0])

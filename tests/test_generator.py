@@ -19,7 +19,7 @@ from ddpm.plan import Grid, SamplingPlan, XrayInput
 
 WINDOW, STRIDE = (4, 4, 4), (3, 2, 4)
 GRID = Grid((41, 22, 34), (2.0, 1.0, 1.5))  # a latent of (11, 6, 9)
-XRAY = XrayInput(torch.zeros(1, 8, 8), torch.zeros(3, 8, 8), torch.eye(3)[:2])
+XRAY = XrayInput(torch.zeros(1, 8, 8), torch.zeros(3, 8, 8), torch.eye(3, 4))
 PLAN = SamplingPlan(4, mode="fused")
 
 
@@ -34,7 +34,7 @@ class Convolving(nn.Module):
         self.conv = nn.Conv3d(2, 2, 3, padding=1)
         self.calls = []
 
-    def encode_condition(self, pooled, tokens, grid, xray, affine, drop):
+    def encode_condition(self, pooled, tokens, grid, xray, camera, drop):
         return drop.float()
 
     def forward(self, x, t, condition, positions, spacing):

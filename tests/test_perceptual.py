@@ -55,7 +55,7 @@ class Items(Dataset):
             "xray_tokens": torch.randn(6, 5, generator=stream),
             "xray_pooled": torch.randn(4, generator=stream),
             "xray": torch.rand(1, 16, 16, generator=stream),
-            "xray_affine": torch.tensor([[0.5, 0.0, 7.5], [0.0, -0.5, 7.5]]),
+            "xray_camera": torch.tensor([[0.5, 0, 0, 7.5], [0, 0, -0.5, 7.5], [0, 0, 0, 1]]),
             "patch_coord": torch.zeros(3, dtype=torch.int64),
             "spacing": torch.ones(3),
             "volume_shape": torch.full((3,), 16),

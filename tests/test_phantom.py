@@ -142,10 +142,10 @@ def test_bad_grids_are_refused():
 
 
 def test_the_x_ray_can_be_taken_at_another_breath_and_finer_than_the_ct(plain):
-    same, affine = phantom_xray(PLAIN, plain, XraySettings(size=64), np.random.default_rng(0))
+    same, camera = phantom_xray(PLAIN, plain, XraySettings(size=64), np.random.default_rng(0))
     rng = np.random.default_rng(0)
     other, moved = phantom_xray(PLAIN, plain, XraySettings(size=64, breath_mm=30, spacing=6.0), rng)
-    np.testing.assert_array_equal(affine, moved)
+    np.testing.assert_array_equal(camera, moved)
     assert np.abs(same - other).max() > 0.03
     assert np.corrcoef(same.ravel(), other.ravel())[0, 1] > 0.95
 

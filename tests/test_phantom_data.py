@@ -47,13 +47,13 @@ def test_every_case_can_be_read_back(made):
     for case in cases:
         assert case.xray is not None
         ct, xray = read_ct(case.ct), read_xray(case.xray)
-        assert xray.affine is not None
+        assert xray.camera is not None
         assert all(low <= n <= high for low, n, high in zip((26, 22, 26), ct.hu.shape, (30, 26, 28), strict=True))
         assert ct.spacing[1] == pytest.approx(ct.spacing[2])
         assert all(11 <= s <= 14 for s in ct.spacing)
-        integrals, affine = frontal_drr(ct.hu, ct.spacing, 64)
+        integrals, camera = frontal_drr(ct.hu, ct.spacing, 64)
         np.testing.assert_allclose(xray.image, to_intensity(integrals), atol=1e-4)
-        np.testing.assert_allclose(xray.affine, affine, atol=1e-6)
+        np.testing.assert_allclose(xray.camera, camera, atol=1e-6)
         assert xray.synthetic
         assert case.target in (0, 1)
         volumes.append([lung_volume_ml(ct.hu, ct.spacing), float(truths[case.patient_id]["lung"])])

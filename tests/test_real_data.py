@@ -41,8 +41,8 @@ def trained(shared_data, tmp_path_factory):
         ct = folder / "data" / name / f"{name}.nii.gz"
         thin_copy(path, ct, stride)
         volume = read_ct(ct)
-        integrals, affine = frontal_drr(volume.hu, volume.spacing)
-        write_xray(ct.parent / "drr.png", to_intensity(integrals), affine, synthetic=True)
+        integrals, camera = frontal_drr(volume.hu, volume.spacing)
+        write_xray(ct.parent / "drr.png", to_intensity(integrals), camera, synthetic=True)
         split = "train" if name == "lidc" else "val"
         rows.append({"patient_id": name, "ct": f"{name}/{name}.nii.gz", "xray": f"{name}/drr.png", "split": split})
     with (folder / "data" / "pairs.csv").open("w", newline="") as file:

@@ -194,7 +194,7 @@ def test_the_dicom_folder_reads_whole_and_in_order(shared_data):
 def test_real_xrays_read_and_become_square(shared_data):
     for path in sorted((shared_data / "cxr").glob("*.png")):
         xray = read_xray(path)
-        assert (xray.kind, xray.affine, xray.synthetic) == ("uint8", None, False)
+        assert (xray.kind, xray.camera, xray.synthetic) == ("uint8", None, False)
         square, _ = to_square(xray)
         assert square.shape == (512, 512)
         assert 0.2 < square.mean() < 0.8

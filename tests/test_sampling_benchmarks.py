@@ -26,7 +26,9 @@ TINY = (
     "model.attention_levels=[1]",
     "vqgan.model.n_hiddens=4",
 )
-XRAY = XrayInput(torch.rand(1, 512, 512), torch.rand(3, 224, 224), torch.tensor([[1.0, 0, 256], [0, -1, 256]]))
+XRAY = XrayInput(
+    torch.rand(1, 512, 512), torch.rand(3, 224, 224), torch.tensor([[1.0, 0, 0, 256], [0, 0, -1, 256], [0, 0, 0, 1]])
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,15 @@
+import json
 import os
 import pickle
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dataset.store.store import (
+    MANIFEST,
     StoredCase,
     VolumeStore,
     volume_path,
@@ -39,7 +41,7 @@ def stored_case(patient_id, split="train", **changes):
         "source_hash": "0",
         "xray_kind": "uint8",
         "xray_percentiles": (0.1, 0.9),
-        "xray_affine": None,
+        "xray_camera": None,
         "xray_synthetic": False,
     }
     return StoredCase(**(values | changes))
@@ -83,9 +85,18 @@ def test_a_box_beyond_the_volume_is_refused(folder, start, size):
 def test_cases_are_ordered_and_come_back_as_they_were_written(folder):
     cases = [stored_case(f"p{i}", "val" if i > 7 else "train") for i in range(10)]
     assert VolumeStore(folder).cases == cases
-    matrix = ((1.0, 0.0, 2.5), (0.0, -1.0, 1e-9))
-    write_manifest(folder, [stored_case("q", xray_affine=matrix, target=1.0)])
-    assert VolumeStore(folder).cases == [stored_case("q", xray_affine=matrix, target=1.0)]
+    matrix = ((1.0, 0.0, 0.0, 2.5), (0.0, 0.0, -1.0, 1e-9), (0.0, 0.1, 0.0, 1.0))
+    write_manifest(folder, [stored_case("q", xray_camera=matrix, target=1.0)])
+    assert VolumeStore(folder).cases == [stored_case("q", xray_camera=matrix, target=1.0)]
+
+
+@pytest.mark.parametrize("affine", [None, [[1.25, 0.0, 255.5], [0.0, -1.25, 250.0]]])
+def test_the_affine_of_an_earlier_manifest_is_a_camera_of_parallel_rays(folder, affine):
+    written = asdict(stored_case("q"))
+    del written["xray_camera"]
+    (folder / MANIFEST).write_text(json.dumps(written | {"xray_affine": affine}) + "\n")
+    (case,) = VolumeStore(folder).cases
+    assert case.xray_camera == (affine and ((1.25, 0, 0, 255.5), (0, 0, -1.25, 250.0), (0, 0, 0, 1)))
 
 
 def test_splits_are_told_apart(folder):

@@ -46,7 +46,7 @@ class ElementWise(nn.Module):
 
     latent_channels = 2
 
-    def encode_condition(self, pooled, tokens, grid, xray, affine, drop):
+    def encode_condition(self, pooled, tokens, grid, xray, camera, drop):
         return drop.float()
 
     def forward(self, x, t, condition, positions, spacing):
@@ -67,7 +67,7 @@ def generator():
 
 
 GRID = Grid((41, 22, 34), (2.0, 1.0, 1.5))
-XRAY = XrayInput(torch.rand(1, 8, 8), torch.rand(3, 8, 8), torch.eye(3)[:2])
+XRAY = XrayInput(torch.rand(1, 8, 8), torch.rand(3, 8, 8), torch.eye(3, 4))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

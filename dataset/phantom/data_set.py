@@ -127,11 +127,11 @@ def write_case(index: int, root: Path, settings: PhantomSettings) -> None:
     shape, spacing = _draw_grid(settings, rng)
     axes = str(rng.choice(list(settings.axes)))
     ct = render(anatomy, shape, spacing)
-    image, xray_affine = phantom_xray(anatomy, ct, settings.xray, rng)
+    image, camera = phantom_xray(anatomy, ct, settings.xray, rng)
     name = case_id(index)
     files = {"ct": f"{name}/{name}.nii.gz", "xray": f"{name}/{name}_pa_drr.png"}
     write_ct(root / files["ct"], ct.hu, ct.affine, axes, "synthetic phantom, not a patient")
-    write_xray(root / files["xray"], image, xray_affine, synthetic=True)
+    write_xray(root / files["xray"], image, camera, synthetic=True)
     volumes = {organ: round(ml, 2) for organ, ml in sorted(ct.volumes_ml.items())}
     truth = {"patient_id": name, **files, "target": ct.target, "axes": axes, "volumes_ml": volumes}
     write_text(_truth_path(root, index), json.dumps(truth, indent=1) + "\n")

@@ -66,8 +66,8 @@ def phantom_xray(
     """The frontal X-ray that belongs to a phantom's CT.
 
     Returns:
-        (size, size) float32 in [0, 1], bright = dense, and the (2, 3) affine
-        (x mm, z mm, 1) -> (column, row) as the geometry says, without misalignment.
+        (size, size) float32 in [0, 1], bright = dense, and its camera (3, 4) as the
+        geometry says, without misalignment.
     """
     extent = np.multiply(ct.hu.shape, ct.spacing)
     if settings.spacing is not None or settings.breath_mm > 0:
@@ -76,13 +76,13 @@ def phantom_xray(
         lift = float(rng.uniform(-settings.breath_mm, settings.breath_mm))
         ct = render(anatomy.exhaled(lift), shape.tolist(), (extent / shape).tolist())
     fov = float(max(extent[0], extent[2]))
-    integrals, affine = frontal_drr(ct.hu, ct.spacing, settings.size, fov, settings.source_mm, settings.view)
+    integrals, camera = frontal_drr(ct.hu, ct.spacing, settings.size, fov, settings.source_mm, settings.view)
     image = to_intensity(integrals)
     if settings.rotation_deg or settings.shift_mm or settings.magnification > 1:
         image = misalign(image, fov / settings.size, settings, rng)
     if settings.degrade:
         image = degrade(image, rng)
-    return image, affine
+    return image, camera
 
 
 def misalign(image: np.ndarray, pixel_mm: float, settings: XraySettings, rng: np.random.Generator) -> np.ndarray:

@@ -63,7 +63,7 @@ def check_xray(patient_id: str, path: str, xray: Xray) -> list[Problem]:
         rule = f"an X-ray shows at least {_XRAY_LEVELS} grey levels"
         problems.append(Problem(patient_id, path, rule, f"{levels} (blank?)", "Export the X-ray again."))
     if xray.foreign_sidecar:
-        rule = "a .json of the X-ray's name holds its 'affine' and 'synthetic'"
+        rule = "a .json of the X-ray's name holds its 'camera' and 'synthetic'"
         found, remedy = "another tool's file, left unread", "Rename it if it is not the X-ray's geometry."
         problems.append(Problem(patient_id, path, rule, found, remedy, fatal=False))
     narrow, wide = _XRAY_ASPECT

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +17,8 @@ from common.errors import UserError
 from common.geometry import Spacing, lengths
 from common.json_file import read_json
 from common.locks import exclusive
+from dataset.scans import camera as cam
+from dataset.scans.camera import Film
 from dataset.scans.dicom_io import dicom_geometry
 from dataset.scans.measure import body_of
 from dataset.scans.orientation import spacing_of, to_canonical
@@ -41,12 +43,14 @@ class Conversion:
     crop_to_body: store the box around the patient's body only.
     make_xray: project an X-ray from a CT that has none.
     xray_source_mm: distance of its point source from the volume's centre; None for parallel rays.
+    film: how X-rays were taken whose DICOM tags tell the size of pixels but not this.
     """
 
     spacing: Spacing | str | None = None
     crop_to_body: bool = False
     make_xray: bool = False
     xray_source_mm: float | None = None
+    film: Film = Film()
 
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str) and self.spacing != MEDIAN:
@@ -58,16 +62,19 @@ class Conversion:
             )
 
     def recipe(self, case: Case) -> str:
-        """What of this shapes the stored form of `case`, as text to compare."""
-        made = {"source_mm": self.xray_source_mm} if case.xray is None else None
-        return json.dumps({"spacing": self.spacing, "crop_to_body": self.crop_to_body, "made_xray": made})
+        """What of this shapes the entry of `case` and its stored form, as text to compare."""
+        return json.dumps([self._shaping(case), None if case.xray is None else asdict(self.film)])
 
     def stored_hash(self, case: Case, content: str) -> str:
         """What tells the stored form of `case` from others: the hash of its sources alone, if nothing is changed."""
-        recipe = self.recipe(case)
-        return (
-            content if recipe == Conversion().recipe(case) else hashlib.sha256((content + recipe).encode()).hexdigest()
-        )
+        recipe = self._shaping(case)
+        plain = recipe == Conversion()._shaping(case)
+        return content if plain else hashlib.sha256((content + recipe).encode()).hexdigest()
+
+    def _shaping(self, case: Case) -> str:
+        """What of this shapes the stored arrays."""
+        made = {"source_mm": self.xray_source_mm} if case.xray is None else None
+        return json.dumps({"spacing": self.spacing, "crop_to_body": self.crop_to_body, "made_xray": made})
 
 
 def parse_spacing(value: float | str | Sequence[float] | None) -> Spacing | str | None:
@@ -104,7 +111,7 @@ def convert(volume: Volume, xray: Xray, conversion: Conversion) -> tuple[Volume,
     if conversion.crop_to_body:
         low, high = body_of(hu, volume.spacing)
         moved = [((a + b) - n) / 2 * s for a, b, n, s in zip(low, high, hu.shape, volume.spacing, strict=True)]
-        xray = _recentred(xray, np.array([moved[2], moved[0]]))
+        xray = _recentred(xray, np.array(moved[::-1]))
         hu, affine = hu[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], cropped_affine(affine, low)
     if isinstance(conversion.spacing, tuple) and not np.allclose(volume.spacing, conversion.spacing, rtol=_SAME):
         hu, affine = resample(hu, affine, conversion.spacing)
@@ -112,12 +119,8 @@ def convert(volume: Volume, xray: Xray, conversion: Conversion) -> tuple[Volume,
 
 
 def _recentred(xray: Xray, moved: np.ndarray) -> Xray:
-    """The X-ray with millimetres from a centre that lies `moved` (x right->left, z foot->head) from the old one."""
-    if xray.affine is None:
-        return xray
-    affine = xray.affine.copy()
-    affine[:, 2] += affine[:, :2] @ moved
-    return replace(xray, affine=affine)
+    """The X-ray with millimetres from a centre that lies `moved` (x, y, z) from the old one."""
+    return xray if xray.camera is None else replace(xray, camera=cam.of_centre(xray.camera, moved))
 
 
 def _spacing_on_disk(path: Path) -> Spacing | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from common.errors import BadFileError
 from dataset.prepare.checks import check_volume, check_xray
 from dataset.prepare.conversion import Conversion, convert
 from dataset.prepare.made_xray import make_xray
+from dataset.scans.camera import Film
 from dataset.scans.measure import body_of, fingerprint, hu_percentiles, thin_strides, thinned
 from dataset.scans.volume_io import Volume, read_ct
 from dataset.scans.xray_io import Xray, intensity_percentiles, read_xray, to_square
@@ -55,7 +57,7 @@ def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
         thin = thinned(volume.hu, thin_strides(volume.spacing))
         problems += check_volume(case.patient_id, ct_name, volume, thin)
         ct_content = fingerprint(thin)
-    xray, xray_problems = _given_xray(case, root)
+    xray, xray_problems = _given_xray(case, root, conversion.film)
     if case.xray is not None and xray is not None:
         xray_content = fingerprint(xray.image)
     if case.xray is None and volume is not None and not _fatal(problems):
@@ -68,7 +70,7 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
     if found.volume is None or found.xray is None or _fatal(found.problems):
         return None
     volume, xray = convert(found.volume, found.xray, conversion)
-    square, affine = to_square(xray, XRAY_SIZE)
+    square, camera = to_square(xray, XRAY_SIZE)
     d, h, w = volume.hu.shape
     entry = StoredCase(
         patient_id=case.patient_id,
@@ -86,7 +88,7 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         source_hash=identity,
         xray_kind=xray.kind,
         xray_percentiles=intensity_percentiles(xray.image),
-        xray_affine=None if affine is None else as_tuples(affine.tolist()),
+        xray_camera=None if camera is None else as_tuples(camera.tolist()),
         xray_synthetic=xray.synthetic,
     )
     return Pair(volume.hu, square, entry)
@@ -112,11 +114,11 @@ def _fatal(problems: "list[Problem] | tuple[Problem, ...]") -> bool:
     return any(problem.fatal for problem in problems)
 
 
-def _given_xray(case: Case, root: Path) -> tuple[Xray | None, list[Problem]]:
+def _given_xray(case: Case, root: Path, film: Film) -> tuple[Xray | None, list[Problem]]:
     if case.xray is None:
         return None, []
     name = relative_to(root, case.xray)
-    xray, problems = _read(case, name, read_xray, case.xray)
+    xray, problems = _read(case, name, partial(read_xray, film=film), case.xray)
     return xray, problems if xray is None else check_xray(case.patient_id, name, xray)
 
 

@@ -15,8 +15,8 @@ def make_xray(patient_id: str, path: str, volume: Volume, source_mm: float | Non
         source_mm: distance of a point source behind the patient from the volume's centre; None: parallel rays.
     """
     try:
-        integrals, affine = frontal_drr(volume.hu, volume.spacing, source_mm=source_mm)
+        integrals, camera = frontal_drr(volume.hu, volume.spacing, source_mm=source_mm)
     except ValueError as error:
         rule, remedy = "an X-ray can be projected from the CT", "Check the CT, and dataset.make_xray_source_mm."
         return None, [Problem(patient_id, path, rule, str(error), remedy)]
-    return Xray(to_intensity(integrals), KIND, affine, synthetic=True), []
+    return Xray(to_intensity(integrals), KIND, camera, synthetic=True), []

@@ -80,7 +80,7 @@ def _summary_rows(cases: Sequence[StoredCase], problems: Sequence[Problem]) -> l
         ("orientation of the files", _counts(case.source_axes for case in cases)),
         ("kinds of X-ray", _counts(case.xray_kind for case in cases)),
         ("X-rays projected from a CT", sum(case.xray_synthetic for case in cases)),
-        ("X-rays whose place in the patient is known", sum(c.xray_affine is not None for c in cases)),
+        ("X-rays whose place in the patient is known", sum(c.xray_camera is not None for c in cases)),
     ]
 
 

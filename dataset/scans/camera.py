@@ -72,6 +72,16 @@ class Film:
             camera[:2, :3] += middle[:, None] * nearer
         return camera
 
+    def square(self, size: int, fov_mm: float) -> Matrix:
+        """Of a square image of `size` pixels that shows `fov_mm` in the patient's middle."""
+        if size < 1 or not fov_mm > 0:
+            raise UserError(f"need size >= 1 pixels and fov_mm > 0, got {size} and {fov_mm}")
+        pixel = fov_mm / size * self.magnification
+        return self.camera((size, size), (pixel, pixel))
+
+
+PARALLEL = Film(source_mm=None)
+
 
 def from_affine(affine: ArrayLike) -> Matrix:
     """The camera of parallel frontal rays, from (x mm, z mm, 1) -> (column, row), (2, 3)."""

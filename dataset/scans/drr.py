@@ -53,7 +53,7 @@ def frontal_drr(
     if size < 2:
         raise ValueError(f"size must be at least 2 pixels, got {size}")
     fov = fov_mm or max(hu.shape[0] * steps[0], hu.shape[2] * steps[2])
-    camera = Film(view, source_mm, patient_mm=0.0).camera((size, size), (fov / size, fov / size))
+    camera = Film(view, source_mm, patient_mm=0.0).square(size, fov)
     integrals = project(hu, steps, camera, (size, size))
     _check_picture(integrals, hu.shape, fov)
     return integrals, camera

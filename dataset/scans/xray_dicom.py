@@ -8,6 +8,7 @@ import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from common.errors import BadFileError, refusing_damage
+from dataset.scans.camera import Film, Matrix
 from dataset.scans.dicom_file import quiet_pydicom
 
 _LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LAT", "LATERAL"}
@@ -15,13 +16,18 @@ _FRONTAL = "the X-ray is the frontal view"
 _EXPORT = "Export the frontal X-ray again."
 _SAME = 1e-3  # relative; the tags are rounded differently
 
-Geometry = tuple[float, float]  # pixel size (down, across) in mm, in the patient's middle
 
+def read_xray_dicom(
+    path: Path, check_size: Callable[[tuple[int, int]], None], film: Film
+) -> tuple[np.ndarray, Matrix | None]:
+    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, patient's left on the right; its camera.
 
-def read_xray_dicom(path: Path, check_size: Callable[[tuple[int, int]], None]) -> tuple[np.ndarray, Geometry | None]:
-    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, patient's left on the right; pixel mm.
+    The camera follows from view, distances and pixel size, and looks at the volume's centre in the image's middle; None
+    where no pixel size is told.
 
-    `check_size` is given (columns, rows) before the pixels are read.
+    Args:
+        check_size: is given (columns, rows) before the pixels are read.
+        film: view and distances where tags do not tell them.
 
     Raises:
         BadFileError: damaged, a lateral view, or several frames. OSError, MemoryError: it cannot be read now.
@@ -31,7 +37,8 @@ def read_xray_dicom(path: Path, check_size: Callable[[tuple[int, int]], None]) -
         dataset = pydicom.dcmread(path)
         check_size((int(dataset.Columns), int(dataset.Rows)))
         _check_view(dataset, path)
-        return _image(dataset), _pixel_mm(dataset)
+        image = _image(dataset)
+        return image, _camera(dataset, image.shape, film)
 
 
 def _check_view(dataset: pydicom.Dataset, path: Path) -> None:
@@ -81,25 +88,30 @@ def _display_range(dataset: pydicom.Dataset) -> tuple[float, float]:
     return low * slope + intercept, high * slope + intercept
 
 
-def _pixel_mm(dataset: pydicom.Dataset) -> Geometry | None:
-    """Pixel size in the patient: calibrated, or the detector's over the magnification (1 if not told).
-
-    A PixelSpacing that repeats the detector's is not calibrated (DICOM PS3.3, 10.7).
+def _camera(dataset: pydicom.Dataset, shape: tuple[int, ...], film: Film) -> Matrix | None:
+    """By pixels calibrated in the patient, or the detector's; a PixelSpacing that repeats those is not calibrated
+    (DICOM PS3.3, 10.7).
     """
+    taken = _taken(dataset, film)
     patient, detector = dataset.get("PixelSpacing"), dataset.get("ImagerPixelSpacing")
+    magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor") or taken.magnification)
     if patient and not (detector and np.allclose(patient, detector, rtol=_SAME, atol=0)):
         down, across = (float(size) for size in patient)
     elif detector:
-        magnification = _magnification(dataset)
         down, across = (float(size) / magnification for size in detector)
     else:
         return None
-    return (down, across) if down > 0 and across > 0 else None
+    on_detector = (down * taken.magnification, across * taken.magnification)
+    return taken.camera(shape, on_detector) if down > 0 and across > 0 else None
 
 
-def _magnification(dataset: pydicom.Dataset) -> float:
-    told = dataset.get("EstimatedRadiographicMagnificationFactor")
-    detector, patient = dataset.get("DistanceSourceToDetector"), dataset.get("DistanceSourceToPatient")
-    if told:
-        return float(told)
-    return float(detector) / float(patient) if detector and patient else 1.0
+def _taken(dataset: pydicom.Dataset, film: Film) -> Film:
+    """How the film was taken; distances that cannot be (the patient behind the detector) are not told."""
+    view = str(dataset.get("ViewPosition", "") or "").lower()
+    to_detector, to_patient = (float(dataset.get(f"DistanceSourceTo{x}") or 0) for x in ("Detector", "Patient"))
+    source, before = film.source_mm, film.patient_mm
+    if to_detector > to_patient > 0:
+        source, before = to_detector, to_detector - to_patient
+    elif to_detector > before and not to_patient:
+        source = to_detector
+    return Film(view if view in ("pa", "ap") else film.view, source, before)

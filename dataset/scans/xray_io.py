@@ -1,7 +1,7 @@
 """Chest X-rays on disk <-> grey images in [0, 1] with their geometry.
 
-Shown as radiologists see them: head up, the patient's left on the image's right. An X-ray affine (2, 3) maps
-(x mm right->left, z mm foot->head, 1), from the volume's centre, to (column, row), pixel centres at integers.
+Shown as radiologists see them: head up, the patient's left on the image's right. Their cameras (3, 4) are those of
+`dataset.scans.camera`.
 """
 
 import json
@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from common.atomic import replacing, write_text
-from common.errors import BadFileError, UserError, refusing_damage
+from common.errors import BadFileError, refusing_damage
+from dataset.scans import camera as cam
+from dataset.scans.camera import Film, Matrix
 from dataset.scans.deep_png import deep_grey, is_deep
 from dataset.scans.dicom_file import is_dicom
 from dataset.scans.xray_dicom import read_xray_dicom
@@ -32,8 +34,11 @@ _TWELVE_BITS = 4095
 _SCALE_PERCENTILES = (0.5, 99.5)
 _SIZE_RULE = f"an X-ray has at least {MIN_SIDE} pixels a side and at most {MAX_PIXELS // 1_000_000} million in all"
 _SIZE_REMEDY = "Export it at the detector's resolution."
-_SIDECAR_KEYS = {"affine", "synthetic"}
-_SIDECAR_RULE = "an X-ray's sidecar holds 'affine' (2x3 finite numbers or null) and 'synthetic' (true or false)"
+_SIDECAR_KEYS = {"camera", "affine", "synthetic"}
+_SIDECAR_RULE = (
+    "an X-ray's sidecar holds 'camera' (3x4 finite numbers or null), or 'affine' (2x3) instead, and 'synthetic'"
+    " (true or false)"
+)
 _SIDECAR_REMEDY = "Rewrite or remove it."
 
 
@@ -44,23 +49,23 @@ class Xray:
     image: float32 (h, w), values of the file divided by the full scale of its type.
     kind: what the file stored: "uint8", "uint16", "uint12" (16-bit file, no value above 4095) or "dicom".
         Images of one kind share an intensity scale.
-    affine: float64 (2, 3), mm from the volume's centre -> pixel; None if unknown.
+    camera: float64 (3, 4); None if unknown.
     synthetic: projected from a CT.
     foreign_sidecar: the `<stem>.json` beside it is another tool's and was left unread.
     """
 
     image: np.ndarray
     kind: str
-    affine: np.ndarray | None
+    camera: Matrix | None
     synthetic: bool
     foreign_sidecar: bool = False
 
 
-def read_xray(path: Path | str) -> Xray:
+def read_xray(path: Path | str, film: Film = Film()) -> Xray:  # noqa: B008 (frozen)
     """Read a PNG, JPEG or DICOM image of 8 or 16 bit with 1, 3 or 4 channels (alpha is left out).
 
     The geometry comes from the sidecar `<stem>.json` that `write_xray` makes, or else from DICOM tags; the sidecar of
-    a DICOM image speaks of its pixels as they are given here.
+    a DICOM image speaks of its pixels as they are given here. `film` says what tags of pixel size leave open.
 
     Raises:
         OSError, MemoryError: no such file, or the machine cannot read it now.
@@ -68,53 +73,35 @@ def read_xray(path: Path | str) -> Xray:
     """
     path = Path(path)
     if is_dicom(path):
-        image, pixel_mm = read_xray_dicom(path, lambda size: _check_size(size, path))
-        h, w = image.shape
-        xray = Xray(image, "dicom", None if pixel_mm is None else centred_affine((h, w), pixel_mm), False)
+        image, camera = read_xray_dicom(path, lambda size: _check_size(size, path), film)
+        xray = Xray(image, "dicom", camera, synthetic=False)
     else:
-        xray = Xray(*_read_picture(path), affine=None, synthetic=False)
+        xray = Xray(*_read_picture(path), camera=None, synthetic=False)
     return _with_sidecar(xray, path.with_suffix(".json"))
 
 
-def write_xray(path: Path | str, image: np.ndarray, affine: np.ndarray | None, synthetic: bool) -> None:
+def write_xray(path: Path | str, image: np.ndarray, camera: Matrix | None, synthetic: bool) -> None:
     """Write an image (h, w) in [0, 1] as a 16-bit PNG, with its geometry in `<stem>.json` beside it."""
     path = Path(path)
     if image.ndim != 2 or not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
         raise ValueError(f"an X-ray to write must be (h, w) in [0, 1], got shape {image.shape} for {path}")
-    geometry = None if affine is None else np.asarray(affine, dtype=float).tolist()
-    write_text(path.with_suffix(".json"), json.dumps({"affine": geometry, "synthetic": synthetic}) + "\n")
+    geometry = None if camera is None else np.asarray(camera, dtype=float).tolist()
+    write_text(path.with_suffix(".json"), json.dumps({"camera": geometry, "synthetic": synthetic}) + "\n")
     with replacing(path) as temporary:
         Image.fromarray(np.rint(image * KIND_FULL_SCALE["uint16"]).astype(np.uint16)).save(temporary)
 
 
-def to_square(xray: Xray, size: int = 512) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pad with 0 to a centred square, then resize: (image float32 (size, size) in [0, 1], affine adapted)."""
+def to_square(xray: Xray, size: int = 512) -> tuple[np.ndarray, Matrix | None]:
+    """Pad with 0 to a centred square, then resize: (image float32 (size, size) in [0, 1], its camera)."""
     h, w = xray.image.shape
     side = max(h, w)
     top, left = (side - h) // 2, (side - w) // 2
     padded = np.zeros((side, side), dtype=np.float32)
     padded[top : top + h, left : left + w] = xray.image
     image = _resize(padded, size)
-    if xray.affine is None:
+    if xray.camera is None:
         return image, None
-    scale = size / side
-    affine = xray.affine.copy()
-    affine[:, 2] = (affine[:, 2] + (left, top) + 0.5) * scale - 0.5  # pixel centres lie half a pixel in
-    affine[:, :2] *= scale
-    return image, affine
-
-
-def fov_affine(size: int, fov_mm: float) -> np.ndarray:
-    """Affine (2, 3) of a square image of `size` pixels that shows `fov_mm` around the volume's centre."""
-    if size < 1 or not fov_mm > 0:
-        raise UserError(f"need size >= 1 pixels and fov_mm > 0, got {size} and {fov_mm}")
-    return centred_affine((size, size), (fov_mm / size, fov_mm / size))
-
-
-def centred_affine(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> np.ndarray:
-    """Affine (2, 3) of an image (h, w), pixels (h, w) in mm, centred on the volume's centre."""
-    (h, w), (step_z, step_x) = shape, pixel_mm
-    return np.array([[1 / step_x, 0, (w - 1) / 2], [0, -1 / step_z, (h - 1) / 2]])
+    return image, cam.of_pixels(cam.resized(size / side, (left, top)), xray.camera)
 
 
 def intensity_percentiles(image: np.ndarray) -> tuple[float, float]:
@@ -197,8 +184,15 @@ def _with_sidecar(xray: Xray, path: Path) -> Xray:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content and _SIDECAR_KEYS.isdisjoint(content):  # of dcm2niix, for instance
             return replace(xray, foreign_sidecar=True)
-        affine = None if content["affine"] is None else np.array(content["affine"], dtype=float)
+        known = _told(content)
         synthetic = bool(content["synthetic"])
-    if affine is not None and (affine.shape != (2, 3) or not np.isfinite(affine).all()):
-        raise BadFileError(path, _SIDECAR_RULE, f"affine {affine.tolist()}", _SIDECAR_REMEDY)
-    return replace(xray, affine=xray.affine if affine is None else affine, synthetic=synthetic)
+    if known is not None and not cam.is_camera(known):
+        raise BadFileError(path, _SIDECAR_RULE, f"the camera {known.tolist()}", _SIDECAR_REMEDY)
+    return replace(xray, camera=xray.camera if known is None else known / known[2, 3], synthetic=synthetic)
+
+
+def _told(sidecar: Mapping[str, Any]) -> Matrix | None:
+    """The camera in a sidecar: its own, or that of an affine, which parallel rays have."""
+    if "camera" in sidecar:
+        return None if sidecar["camera"] is None else np.array(sidecar["camera"], dtype=float)
+    return None if sidecar["affine"] is None else cam.from_affine(sidecar["affine"])

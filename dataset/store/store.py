@@ -24,6 +24,7 @@ from common.atomic import write_text
 from common.errors import UserError
 from common.geometry import Region, Spacing, Triple, slices
 from common.recent import Recent
+from dataset.scans.camera import from_affine
 from dataset.scans.xray_io import KIND_FULL_SCALE, scale_xray
 from dataset.store.split import SPLITS
 from dataset.store.split_file import TO_SPLIT_ANEW
@@ -47,7 +48,7 @@ class StoredCase:
     hu_percentiles: at measure.HU_PERCENTILES. body_box: first and one-past-last voxel of the body.
     ct_source, xray_source: paths relative to the data set's root; xray_source is empty if the X-ray was projected
         from the CT. source_hash: SHA-256 over both contents, and over what preparing changed, if anything.
-    xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_affine: (2, 3) of the square X-ray.
+    xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_camera: (3, 4) of the square X-ray.
     """
 
     patient_id: str
@@ -65,11 +66,14 @@ class StoredCase:
     source_hash: str
     xray_kind: str
     xray_percentiles: tuple[float, float]
-    xray_affine: Matrix | None
+    xray_camera: Matrix | None
     xray_synthetic: bool
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "StoredCase":
+        if "xray_affine" in content:  # of earlier versions, for parallel rays
+            affine = content["xray_affine"]
+            content = content | {"xray_camera": None if affine is None else from_affine(affine).tolist()}
         return cls(**{field.name: as_tuples(content[field.name]) for field in fields(cls)})
 
 

@@ -12,6 +12,7 @@ from annotated_types import Gt, IsFinite, MultipleOf
 from common.errors import UserError
 from common.geometry import STEP
 from dataset.intensity import check_window
+from dataset.scans.camera import Film
 from pipeline.checkpoints.parts import complete
 
 FORMAT: Literal[1] = 1
@@ -86,7 +87,8 @@ class GeneratorDescription(ModelDescription):
 
     codec, encoder_hash: the frozen networks of training. patch_size, stride: (d, h, w) in voxels.
     shape, spacing: median of the training volumes, (d, h, w) in voxels and mm.
-    xray_ranges: (low, high) of the training X-rays of each kind. xray_fov_mm: their side where files do not tell.
+    xray_ranges: (low, high) of the training X-rays of each kind. xray_fov_mm, film: their side, and how they were taken
+    (None: by parallel rays), where files do not tell.
     cases: by split.
     """
 
@@ -99,6 +101,7 @@ class GeneratorDescription(ModelDescription):
     xray_ranges: dict[str, tuple[Finite, Finite]]
     xray_fov_mm: Millimetres
     cases: dict[str, int] = field(default_factory=dict)
+    film: Film | None = None
 
 
 def _fault(error: Any) -> str:

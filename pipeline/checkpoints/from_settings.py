@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from common.errors import UserError
 from common.geometry import Triple, triple
 from common.tensor_hash import tensor_hash
+from dataset.scans.camera import Film
 from dataset.store.latents import LatentSource
 from dataset.store.split import SPLITS
 from dataset.store.store import Store
@@ -80,6 +81,7 @@ def describe_ddpm(
         "diffusion": module["diffusion"],
         "xray_encoder": _located(plain(cfg.xray_encoder)),
     }
+    film = Film(**plain(cfg.dataset.film))
     d, h, w = (float(median(c.spacing[axis] for c in cases)) for axis in range(3))
     return GeneratorDescription(
         stage="ddpm",
@@ -92,6 +94,7 @@ def describe_ddpm(
         spacing=(d, h, w),
         xray_ranges=store.xray_ranges,
         xray_fov_mm=float(cfg.dataset.xray_fov_mm),
+        film=None if film.source_mm is None else film,
         cases={split: len(store.split(split)) for split in SPLITS},
         **_common(cfg),
     )

@@ -17,8 +17,9 @@ from common.geometry import Triple, lengths, sizes, triple
 from common.tensor_hash import tensor_hash
 from dataset.intensity import unit_to_hu
 from dataset.prepare.checks import check_xray
+from dataset.scans.camera import PARALLEL
 from dataset.scans.volume_io import read_ct
-from dataset.scans.xray_io import encoder_view, fov_affine, read_xray, scale_xray, to_square
+from dataset.scans.xray_io import encoder_view, read_xray, scale_xray, to_square
 from ddpm.finite import check_decoded
 from ddpm.plan import Grid, SamplingPlan, XrayInput
 from pipeline.checkpoints.networks import load_generator
@@ -86,6 +87,7 @@ class CTSampler:
         self.generator.to(pick_device(device))
         low, high = self.description.hu_window
         self.hu_window = (float(low), float(high))
+        self.film = self.description.film or PARALLEL
 
     def placement(
         self,
@@ -111,17 +113,24 @@ class CTSampler:
     def load_xray(self, path: str | Path, fov_mm: float | None = None) -> XrayInput:
         """An X-ray file as training would have seen it; BadFileError if it is none, blank or a lateral."""
         path = Path(path)
-        xray = read_xray(path)
+        xray = read_xray(path, self.film)
         for problem in check_xray("", str(path), xray):
             if problem.fatal:
                 raise BadFileError(path, problem.rule, problem.found, problem.remedy)
-        image, affine = to_square(xray)
-        return self.prepare_xray(scale_xray(image, xray.kind, self.description.xray_ranges), affine, fov_mm)
+        image, camera = to_square(xray)
+        scaled = scale_xray(image, xray.kind, self.description.xray_ranges)
+        return self.prepare_xray(scaled, camera, fov_mm, xray.synthetic)
 
-    def prepare_xray(self, image: np.ndarray, affine: Any, fov_mm: float | None = None) -> XrayInput:
-        """An X-ray (512, 512) in [0, 1] with its affine (2, 3), or None where the geometry is not known."""
+    def prepare_xray(
+        self, image: np.ndarray, camera: Any, fov_mm: float | None = None, synthetic: bool = False
+    ) -> XrayInput:
+        """An X-ray (512, 512) in [0, 1] with its camera (3, 4), or None where the geometry is not known.
+
+        synthetic: projected from a CT, with parallel rays where the geometry is not known.
+        """
         fov = self.description.xray_fov_mm if fov_mm is None else fov_mm
-        known = fov_affine(len(image), fov) if affine is None else affine
+        film = PARALLEL if synthetic else self.film
+        known = film.square(len(image), fov) if camera is None else camera
         encoder = self.generator.xray_encoder
         cxr = encoder_view(image, encoder.size, encoder.mean, encoder.std)  # type: ignore[arg-type]
         return XrayInput(torch.from_numpy(image)[None], cxr, torch.as_tensor(np.asarray(known), dtype=torch.float32))

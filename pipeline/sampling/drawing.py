@@ -97,7 +97,7 @@ class Drawing:
         """All that a CT follows from, but its seed. Says nothing that could name the patient."""
         return {
             "xray_sha256": file_hash(image),
-            "xray_affine": xray.affine.tolist(),
+            "xray_camera": xray.camera.tolist(),
             "plan": plan_facts(self.plan),
             "shape": list(self.place.grid.shape),
             "spacing": list(self.place.grid.spacing),

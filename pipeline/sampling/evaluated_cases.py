@@ -78,7 +78,8 @@ class Evaluation:
         """Draw and score a case, and write its files; the one that `compared` reads is the last."""
         image = self.store.read_xray(case, self.model.description.xray_ranges)
         real = self.store.read_hu(case, (0, 0, 0), case.shape)
-        drawn, mean = self._draw(case, self.model.prepare_xray(image, case.xray_affine))
+        xray = self.model.prepare_xray(image, case.xray_camera, synthetic=case.xray_synthetic)
+        drawn, mean = self._draw(case, xray)
         codec = self._reconstruct(case)
         presets = [window_preset(self.model.hu_window), *self.presets]
         scores = [score(mean, real, case.spacing, preset) for preset in presets]
@@ -136,7 +137,7 @@ class Evaluation:
         about = {key: getattr(self.model.description, key) for key in ("hu_window", "xray_ranges", "xray_fov_mm")}
         return {
             "case": asdict(case),
-            "model": self.model.hashes | about,
+            "model": self.model.hashes | about | {"film": asdict(self.model.film)},
             "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
             "grid": asdict(self.grid),

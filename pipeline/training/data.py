@@ -12,6 +12,7 @@ from common.locks import exclusive
 from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
 from dataset.prepare.run import prepare
+from dataset.scans.camera import Film
 from dataset.store.latents import LatentCache, LatentSource, is_finished
 from dataset.store.store import MANIFEST, Store, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
@@ -72,6 +73,7 @@ def make_dataset(
         patches_per_volume=model.patches_per_volume if trains else model.val_patches_per_volume,
         hu_window=tuple(dataset.hu_window),
         xray_fov_mm=dataset.xray_fov_mm,
+        film=Film(**dataset.film),
         seed=cfg.seed,
         stride=stride if model.get("patch_draw") == "grid" else None,
         foreground_share=model.foreground_share if trains else 0.0,

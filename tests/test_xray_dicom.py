@@ -1,0 +1,131 @@
+"""DICOM X-rays: pixels, window, tags, and the camera that they tell."""
+
+import json
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from common.errors import BadFileError
+from dataset.scans import camera as cam
+from dataset.scans.camera import PARALLEL, Film
+from dataset.scans.xray_io import (
+    read_xray,
+)
+
+RAMP = np.linspace(0, 255, 80 * 96).reshape(80, 96)  # h, w
+
+
+def dicom_xray(path, values, **tags):
+    item = Dataset()
+    item.file_meta = FileMetaDataset()
+    item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    item.SOPClassUID, item.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
+    item.Rows, item.Columns = values.shape
+    item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
+    item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, 12, 11, 0
+    item.PixelData = values.astype("<u2").tobytes()
+    for name, value in tags.items():
+        setattr(item, name, value)
+    item.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_dicom_goes_through_its_window_and_has_its_geometry(tmp_path):
+    values = (RAMP / 255 * 4095).astype(np.uint16)
+    tags = {"WindowCenter": 2048, "WindowWidth": 1024, "ImagerPixelSpacing": [0.3, 0.2]}
+    distances = {"DistanceSourceToDetector": 1800, "DistanceSourceToPatient": 1500}
+    xray = read_xray(dicom_xray(tmp_path / "a.dcm", values, **tags, **distances))
+    assert xray.kind == "dicom"
+    np.testing.assert_allclose(xray.image, np.clip((values - 1536.0) / 1024, 0, 1), atol=0.002)
+    # pixels of 0.2/1.2 x 0.3/1.2 mm in the middle, (w-1)/2, (h-1)/2; the source 1500 mm behind it
+    weight = np.array([0, -1 / 1500, 0, 1])
+    expected = [[6.0, 0, 0, 0] + 47.5 * weight, [0, 0, -4.0, 0] + 39.5 * weight, weight]
+    assert xray.camera is not None
+    np.testing.assert_allclose(xray.camera, expected)
+
+
+@pytest.mark.parametrize(("view", "nearer"), [("PA", 1), ("AP", -1)])
+def test_view_and_distances_of_a_dicom_film_say_where_a_bead_is_seen(tmp_path, view, nearer):
+    tags = {"ViewPosition": view, "DistanceSourceToDetector": 1500, "DistanceSourceToPatient": 1300}
+    xray = read_xray(dicom_xray(tmp_path / "a.dcm", RAMP, ImagerPixelSpacing=[0.5, 0.5], **tags))
+    x, y, z = 20.0, 90.0, -12.0  # to the left, in the back, low
+    from_source = 1300 - nearer * y  # of a PA film's source, behind the patient
+    on_detector = np.array([x, -z]) * 1500 / from_source / 0.5
+    assert xray.camera is not None
+    np.testing.assert_allclose(cam.pixels(xray.camera, [x, y, z]), on_detector + (47.5, 39.5))
+
+
+def test_what_tags_leave_open_the_settings_say(tmp_path):
+    path = dicom_xray(tmp_path / "a.dcm", RAMP, ImagerPixelSpacing=[0.5, 0.5])
+    for film in (Film(), PARALLEL, Film("ap", 1000.0, 100.0)):
+        found = read_xray(path, film).camera
+        assert found is not None
+        np.testing.assert_allclose(found, film.camera(RAMP.shape, (0.5, 0.5)))
+    odd = {"DistanceSourceToDetector": 1000, "DistanceSourceToPatient": 1200}  # behind the detector
+    found = read_xray(dicom_xray(tmp_path / "b.dcm", RAMP, ImagerPixelSpacing=[0.5, 0.5], **odd)).camera
+    assert found is not None
+    np.testing.assert_allclose(found, Film().camera(RAMP.shape, (0.5, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("tags", "pixels_per_mm"),
+    [
+        ({"ImagerPixelSpacing": [0.2, 0.2]}, 6.0),
+        ({"ImagerPixelSpacing": [0.2, 0.2], "PixelSpacing": [0.2, 0.2]}, 6.0),  # repeated: not calibrated
+        ({"ImagerPixelSpacing": [0.2, 0.2], "PixelSpacing": [0.16, 0.16]}, 6.25),
+        ({"PixelSpacing": [0.2, 0.2]}, 5.0),
+    ],
+)
+def test_pixels_are_measured_in_the_patient(tmp_path, tags, pixels_per_mm):
+    distances = {"DistanceSourceToDetector": 1800, "DistanceSourceToPatient": 1500}
+    xray = read_xray(dicom_xray(tmp_path / "a.dcm", RAMP, **tags, **distances))
+    assert xray.camera is not None
+    assert xray.camera[0, 0] == pytest.approx(pixels_per_mm)
+
+
+def test_an_empty_lookup_table_is_none(tmp_path):
+    values = (RAMP / 255 * 4095).astype(np.uint16)
+    plain = read_xray(dicom_xray(tmp_path / "a.dcm", values))
+    empty = read_xray(dicom_xray(tmp_path / "b.dcm", values, VOILUTSequence=[], ModalityLUTSequence=[]))
+    np.testing.assert_array_equal(empty.image, plain.image)
+
+
+def test_the_sidecar_of_a_dicom_xray_goes_before_its_tags(tmp_path):
+    path = dicom_xray(tmp_path / "a.dcm", RAMP, PixelSpacing=[0.2, 0.2])
+    tagged = read_xray(path)
+    told = [[2.0, 0.0, 40.0], [0.0, -2.0, 30.0]]
+    (tmp_path / "a.json").write_text(json.dumps({"affine": told, "synthetic": True}))
+    xray = read_xray(path)
+    np.testing.assert_array_equal(xray.camera, cam.from_affine(told))
+    assert xray.synthetic
+    camera = (3 * Film().square(96, 400)).tolist()  # scaled as somebody else might
+    (tmp_path / "a.json").write_text(json.dumps({"camera": camera, "synthetic": False}))
+    np.testing.assert_allclose(read_xray(path).camera, Film().square(96, 400))
+    (tmp_path / "a.json").write_text(json.dumps({"affine": None, "synthetic": False}))
+    np.testing.assert_array_equal(read_xray(path).camera, tagged.camera)
+
+
+def test_monochrome1_is_inverted_and_mirrored_storage_turned(tmp_path):
+    values = (RAMP / 255 * 4095).astype(np.uint16)
+    plain = read_xray(dicom_xray(tmp_path / "a.dcm", values))
+    assert plain.camera is None
+    inverted = read_xray(dicom_xray(tmp_path / "b.dcm", values, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_allclose(inverted.image, 1 - plain.image, atol=1e-6)
+    mirrored = read_xray(dicom_xray(tmp_path / "c.dcm", values, PatientOrientation=["R", "F"]))
+    np.testing.assert_array_equal(mirrored.image, plain.image[:, ::-1])
+
+
+@pytest.mark.parametrize("tags", [{"ViewPosition": "LL"}, {"PatientOrientation": ["A", "F"]}])
+def test_a_lateral_is_refused(tmp_path, tags):
+    with pytest.raises(BadFileError, match=r"a\.dcm.*frontal"):
+        read_xray(dicom_xray(tmp_path / "a.dcm", RAMP, **tags))
+
+
+def test_a_damaged_dicom_is_refused_without_telling_names(tmp_path):
+    path = dicom_xray(tmp_path / "a.dcm", RAMP, PatientName="Planted^Name")
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(BadFileError, match=r"a\.dcm") as caught:
+        read_xray(path)
+    assert "Planted" not in str(caught.value)
