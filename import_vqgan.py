@@ -23,7 +23,7 @@ from dataset.intensity import check_window, hu_to_unit
 from dataset.scans.volume_io import read_ct
 from pipeline.checkpoints.checkpoint import StoredCheckpoint, write
 from pipeline.checkpoints.description import ModelDescription
-from pipeline.checkpoints.restricted_pickle import load, plain_state
+from pipeline.checkpoints.restricted_pickle import check_claims, load, plain_state
 from pipeline.cli import script
 from pipeline.devices import pick_device
 from pipeline.settings import plain
@@ -91,6 +91,7 @@ def _read(path: str) -> tuple[Mapping[str, Tensor], Layout]:
     state = stored.get("state_dict")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is no Lightning checkpoint: it has no state_dict of tensors")
+    check_claims(state, Path(path))
     try:
         return state, layout(state, find_settings(plain_state(stored.get("hyper_parameters"))))
     except ValueError as error:

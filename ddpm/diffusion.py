@@ -102,8 +102,8 @@ class CosineDDPM(Diffusion):
         snr_limit: float | None = None,
     ) -> None:
         super().__init__(prediction, x0_limit, snr_limit)
-        if num_steps < 1:
-            raise UserError(f"need at least one diffusion step, got timesteps {num_steps}")
+        if not 1 <= num_steps <= 1_000_000:
+            raise UserError(f"need 1 to 1,000,000 diffusion steps, got timesteps {num_steps}")
         if prediction == "velocity":
             raise UserError("prediction velocity belongs to rectified flow; DDPM takes noise, x0 or v")
         self.num_steps = num_steps

@@ -26,6 +26,8 @@ class TinyRandomEncoder(XrayEncoder):
     def __init__(self, seed: int = 0, size: int = 224, patch: int = 32, width: int = 64, layers: int = 2) -> None:
         super().__init__()
         self._arguments = {"seed": seed, "size": size, "patch": patch, "width": width, "layers": layers}
+        if max(size, width) > 4096 or layers > 48 or size > 64 * patch:
+            raise UserError(f"this encoder is tiny, got size={size}, patch={patch}, width={width}, layers={layers}")
         if size % patch or width % 32:
             raise UserError(
                 "size must be a multiple of patch and width a multiple of 32,"

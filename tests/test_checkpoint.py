@@ -5,11 +5,15 @@ import json
 import math
 import os
 import re
+from copy import copy
+from unittest import mock
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
 from torch import nn
 
+import import_vqgan
 import sample_ddpm_patches
 from common.errors import UserError
 from pipeline.checkpoints.checkpoint import read, write
@@ -72,6 +76,14 @@ def part(name, value):
     return lambda content: content["xray2ctpa"]["parts"].update({name: value})
 
 
+def unet(**values):
+    return lambda content: content["xray2ctpa"]["parts"]["denoiser"]["unet"].update(values)
+
+
+def claiming(content):
+    content["state_dict"]["denoiser.huge"] = torch.ones(1).expand(2**20, 2**20)
+
+
 def holding(**values):
     return lambda content: content.update(values)
 
@@ -106,6 +118,20 @@ MALFORMED = {
     "no tensors": (lambda content: content.pop("state_dict"), "no tensors by name"),
     "numbers for tensors": (holding(state_dict={"denoiser.a": 1}), "no tensors by name"),
     "tensors of nothing": (holding(state_dict={}), "another shape"),
+    "a network as wide as no memory": (unet(dim=2**20), "another shape: denoiser|another shape: "),
+    "a network without end": (unet(num_res_blocks=10**9), "asks for more than the [0-9]+ tensors that the file holds"),
+    "levels without end": (unet(dim_mults=[1] * 10_000), "asks for more than the [0-9]+ tensors"),
+    "steps without end": (part("diffusion", {"part": "CosineDDPM", "num_steps": 10**12}), "1 to 1,000,000 diffusion"),
+    "an encoder as wide as no memory": (part("xray_encoder", {"part": "TinyRandomEncoder", "width": 2**20}), "is tiny"),
+    "an encoder without end": (
+        part("xray_encoder", {"part": "BiomedCLIPNetwork", "layers": 10**9, "width": 64}),
+        "asks for more than the",
+    ),
+    "somebody's repository": (
+        part("xray_encoder", {"part": "RadDinoEncoder", "weights": "somebody/repository"}),
+        "names 'somebody/repository' .*xray_weights=",
+    ),
+    "tensors larger than the file": (claiming, "its tensors claim 4,39[0-9,]* bytes, the file has"),
     "a list of callbacks": (holding(callbacks=[1]), "no averaged weights"),
     "an average of nothing": (holding(callbacks={"WeightAverage": {}}), "no tensors by name"),
     "an average of another network": (
@@ -181,3 +207,39 @@ def test_a_disk_that_fails_is_not_a_damaged_file(monkeypatch):
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(OSError, match="Input/output"):
         load_codec(FIRST / "vqgan.ckpt")
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    content = bytearray((FIRST / "vqgan.ckpt").read_bytes())
+    tensor = load(FIRST / "vqgan.ckpt")["state_dict"]["vqgan.encoder.linear.weight"]
+    content[content.index(tensor.numpy().tobytes()) + 3] ^= 1
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.ckpt is not a readable checkpoint: damaged, .*no longer has the checksum"):
+        load_codec(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("read", [load_codec, import_vqgan._read])
+def test_a_file_that_unpacks_to_more_is_refused_before_it_is_unpacked(read, tmp_path):
+    torch.save({"state_dict": {"encoder": torch.zeros(2**22)}}, tmp_path / "plain.ckpt")
+    with ZipFile(tmp_path / "plain.ckpt") as plain, ZipFile(tmp_path / "packed.ckpt", "w", ZIP_DEFLATED) as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    with (
+        pytest.raises(UserError, match=r"packed\.ckpt is no checkpoint of torch\.save.* stand for 16,7"),
+        mock.patch.object(torch, "load", side_effect=AssertionError("it was unpacked")),
+    ):
+        read(tmp_path / "packed.ckpt")
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    path = tmp_path / "shared.ckpt"
+    torch.save({"state_dict": {"encoder": torch.zeros(2**12)}}, path)
+    with ZipFile(path, "a") as archive:
+        (tensor,) = (entry for entry in archive.infolist() if entry.filename.endswith("data/0"))
+        for n in range(8):
+            again = copy(tensor)
+            again.filename = f"{tensor.filename}{n}"
+            archive.filelist.append(again)
+        archive._didModify = True
+    with pytest.raises(UserError, match=r"shared\.ckpt is no checkpoint of torch\.save"):
+        load_codec(path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import encode_latents
 import evaluate_ddpm_patches
 import export_model
 import sample_ddpm_patches
@@ -17,7 +18,7 @@ import train_ddpm_patches_4gpu
 from common.tensor_hash import tensor_hash
 from medclip_cond.biomedclip import FILE, BiomedCLIPEncoder
 from tests.test_pretrained_encoders import random_timm_vit
-from tests.tiny import load, run
+from tests.tiny import CHANNELS, DDPM, PATCHES, built_ddpm, load, run
 
 
 @pytest.fixture
@@ -196,3 +197,26 @@ def test_training_does_not_start_from_an_export(workshop, training, refused):
     message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, "model.name=new", "init_from=model.ckpt")
     assert "'model'" in message
     assert "need stage 'ddpm'" in message
+
+
+@pytest.mark.parametrize("take", [None, take_biomedclip], ids=["tiny_random", "biomedclip"])
+def test_an_export_alone_is_trained_further(take, workshop, training):
+    if take:
+        take(training)
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
+    shutil.rmtree(training)
+    exported = load("model.ckpt")["state_dict"]
+    sources = ["model.vqgan_ckpt=model.ckpt", "xray_encoder=exported", workshop.data, "dataset.latents_dir=latents"]
+    run(encode_latents, *sources, PATCHES[0], f"model.diffusion_num_channels={CHANNELS}")
+    settings = [*(s for s in DDPM if not s.startswith("xray_encoder")), *sources, "init_from=model.ckpt"]
+    made = built_ddpm(*settings, "dataset.latents=always")
+    state = made.module.state_dict()
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in state.items())
+    run(train_ddpm_patches_4gpu, *settings, "model.name=fine", "dataset.latents=always")
+    run(train_ddpm_patches_4gpu, *settings, "model.name=fine", "model.max_epochs=2")
+    assert load("checkpoints/fine/last.ckpt")["global_step"] == 8
+    draw(workshop, "checkpoints/fine/last.ckpt", "fine.nii.gz")
+    run(export_model, "ckpt=checkpoints/fine/last.ckpt", "output=again.ckpt")
+    Path("model.ckpt").unlink()
+    found, _ = draw(workshop, "again.ckpt", "again.nii.gz")
+    assert len(np.unique(found)) > 10

@@ -219,9 +219,19 @@ def test_resume_never_starts_anew_and_its_last_checkpoint_is_the_last(workshop, 
 def test_a_new_training_starts_from_given_weights(workshop, elsewhere):
     settings = [*workshop.ddpm, "model.name=new", f"init_from={workshop.ddpm_ckpt}"]
     made = built_ddpm(*settings)
-    stored = load(workshop.ddpm_ckpt)["state_dict"]
-    torch.testing.assert_close(dict(made.module.state_dict()), stored, rtol=0, atol=0)
+    stored = load(workshop.ddpm_ckpt)
+    averaged = average(stored)["average"]
+    assert not all(torch.equal(averaged[name], stored["state_dict"][name]) for name in averaged)
+    expected = stored["state_dict"] | averaged
+    torch.testing.assert_close(dict(made.module.state_dict()), expected, rtol=0, atol=0)
     assert made.resume_from is None
+
+
+def test_weights_made_for_another_xray_encoder_are_refused(workshop, elsewhere, refused):
+    settings = [*workshop.ddpm, "model.name=new", f"init_from={workshop.ddpm_ckpt}", "xray_encoder.seed=1"]
+    message = refused(train_ddpm_patches_4gpu, *settings)
+    assert "another X-ray encoder" in message
+    assert load(workshop.ddpm_ckpt)["xray2ctpa"]["encoder_hash"][:12] in message
 
 
 def test_weights_of_another_shape_are_refused(workshop, elsewhere, refused):

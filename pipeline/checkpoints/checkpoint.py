@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from common.checkpoint_key import CHECKPOINT_KEY
@@ -17,8 +18,8 @@ from common.errors import UserError
 from common.torch_file import save
 from common.weights import under
 from pipeline.checkpoints.description import FORMAT, ModelDescription
-from pipeline.checkpoints.parts import build, differences
-from pipeline.checkpoints.restricted_pickle import OURS, load
+from pipeline.checkpoints.parts import at_most, build, differences
+from pipeline.checkpoints.restricted_pickle import OURS, check_claims, load
 
 Network = TypeVar("Network", bound=nn.Module)
 State = Mapping[str, Tensor]
@@ -53,8 +54,16 @@ class StoredCheckpoint:
         return network
 
     def network(self, name: str, averaged: bool = False) -> Any:
-        """A network that it describes, with its weights."""
-        return self.load(self.built(name), self.weights(name, averaged))
+        """A network that it describes, with its weights; built only if it has the tensors that the file holds."""
+        weights = self.weights(name, averaged)
+        with at_most(len(weights)), torch.device("meta"):  # where tensors have shapes and take no memory
+            described = self.built(name)
+        found, needed = ({key: tuple(t.shape) for key, t in s.items()} for s in (weights, described.state_dict()))
+        if found != needed:
+            others = [f"{k}: {found.get(k)}, described {needed.get(k)}" for k in sorted(found.keys() | needed.keys())
+                      if found.get(k) != needed.get(k)]
+            raise UserError(f"{self.path} holds a network of another shape: {'; '.join(others[:SHOWN])}")
+        return self.load(self.built(name), weights)
 
     def weights(self, name: str, averaged: bool = False) -> dict[str, Tensor]:
         """Of one of the networks; the averaged ones where there are any."""
@@ -106,13 +115,23 @@ def write(path: Path, description: ModelDescription, networks: Mapping[str, nn.M
 
 
 def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> None:
-    """Start a module of training, described by `now`, from a checkpoint's weights; UserError if they do not fit.
+    """Start a module of training, described by `now`, from a checkpoint's weights, the averaged ones if there are any.
 
     The scale of the latents comes along only if both have them of one codec.
+
+    Raises:
+        UserError: they do not fit, or were trained with another X-ray encoder.
     """
-    stored = read(path, now.stage)
-    state = dict(stored.state)
-    if stored.description.shaping()["codec_hash"] != now.shaping()["codec_hash"]:
+    stored = read(path, now.stage, *(["model"] if now.stage == "ddpm" else []))
+    before, after = stored.description.shaping(), now.shaping()
+    if before["encoder_hash"] != after["encoder_hash"]:
+        raise UserError(
+            f"{path} was trained with another X-ray encoder: hash {before['encoder_hash'][:12]}, now"
+            f" {after['encoder_hash'][:12]}; set xray_encoder to the same one (xray_encoder=exported takes an export's)"
+        )
+    frozen = ("vqgan.", "xray_encoder.") if stored.description.stage == "model" else ()
+    state = {name: t for name, t in {**stored.state, **stored.average}.items() if not name.startswith(frozen)}
+    if before["codec_hash"] != after["codec_hash"]:
         state |= {k: v for k, v in module.state_dict().items() if k.startswith("latent_scale.")}
     stored.load(module, state)
 
@@ -127,5 +146,6 @@ def _average(content: Mapping[str, Any], path: Path) -> State:
 
 def _tensors(state: Any, path: Path) -> State:
     if isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in state.items()):
+        check_claims(state, path)
         return state
     raise UserError(f"{path} is not a checkpoint of this project: it holds no tensors by name")

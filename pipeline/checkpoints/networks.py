@@ -14,12 +14,15 @@ from ddpm.latent_scale import LatentScale
 from medclip_cond.encoders import XrayEncoder
 from pipeline.checkpoints.checkpoint import StoredCheckpoint, read, write
 from pipeline.checkpoints.description import GeneratorDescription, ModelDescription, UsedCodec
+from pipeline.checkpoints.parts import PARTS, at_most, default_weights
 from vq_gan_3d.codec import FrozenCodec
+
+LARGEST_ENCODER = 1000  # tensors; those of ViT-B are some 200
 
 
 def load_codec(path: str | Path) -> tuple[FrozenCodec, ModelDescription]:
-    """The frozen codec of a stage-1 checkpoint, and the checkpoint's description."""
-    stored = read(path, "vqgan")
+    """The frozen codec of a stage-1 checkpoint or of an export, and that file's description."""
+    stored = read(path, "vqgan", "model")
     return FrozenCodec(stored.network("vqgan")), stored.description
 
 
@@ -85,14 +88,44 @@ def write_export(path: Path, generator: VolumeGenerator, description: GeneratorD
     write(path, kept, {**networks, "vqgan": codec.vqgan, "xray_encoder": encoder}, MODEL_CARD=card)
 
 
+def exported_encoder(weights: str) -> XrayEncoder:
+    """The X-ray encoder that an export holds.
+
+    Args:
+        weights: path of the export.
+    """
+    stored = read(weights, "model")
+    encoder: XrayEncoder = stored.network("xray_encoder")
+    _check_hash(encoder, cast(GeneratorDescription, stored.description).encoder_hash, "X-ray encoder", weights)
+    return encoder
+
+
 def _encoder(stored: StoredCheckpoint, weights: str | Path | None) -> Any:
-    """The X-ray encoder of a stage-2 checkpoint, which does not hold its weights."""
-    if weights is None:
-        return stored.built("xray_encoder")
+    """The X-ray encoder of a stage-2 checkpoint, which does not hold its weights.
+
+    The checkpoint alone cannot make this machine call out for anything but the published weights.
+    """
     encoder = stored.description.parts.get("xray_encoder", {})
-    if "weights" not in encoder:
-        raise UserError(f"{stored.path} has a {encoder.get('part')}, which reads no weights; leave xray_weights out")
+    part, named = encoder.get("part"), encoder.get("weights")
+    if weights is None:
+        if named is not None and part in PARTS and named != default_weights(part) and not _exists(named):
+            raise UserError(
+                f"{stored.path} names {named!r} as the weights of its X-ray encoder: no file here, and not the"
+                " published ones. xray_weights= says where they are, a file, a folder or a hub repository that you"
+                " trust"
+            )
+        with at_most(LARGEST_ENCODER):
+            return stored.built("xray_encoder")
+    if named is None:
+        raise UserError(f"{stored.path} has a {part}, which reads no weights; leave xray_weights out")
     return stored.built("xray_encoder", weights=str(weights))
+
+
+def _exists(name: Any) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (TypeError, ValueError, OSError, RuntimeError):
+        return False
 
 
 def _check_hash(network: nn.Module, stored: str, name: str, path: str | Path) -> None:

@@ -1,9 +1,13 @@
 """The parts that a checkpoint may name. Nothing read from a file builds any other class."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
 from typing import Any
+
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
 from common.errors import UserError
 
 # name → module, imported when needed: the encoders' library alone takes seconds to load
@@ -25,6 +29,7 @@ PARTS = {
     "VQGAN": "vq_gan_3d.vqgan",
     "VectorQuantizer": "vq_gan_3d.quantizers",
     "XrayLifter": "medclip_cond.lifting",
+    "exported_encoder": "pipeline.checkpoints.networks",
 }
 
 
@@ -77,6 +82,33 @@ def build(description: Any) -> Any:
     if isinstance(description, list):
         return [build(value) for value in description]
     return description
+
+
+@contextmanager
+def at_most(tensors: int) -> Iterator[None]:
+    """Within it a description that asks for many more parameters than `tensors` raises ValueError, before it is built.
+
+    Some are registered more than once while a network is built, hence the margin.
+    """
+    built, most = 0, 100 + 4 * tensors
+
+    def count(*_: Any) -> None:
+        nonlocal built
+        built += 1
+        if built > most:
+            raise ValueError(f"its description asks for more than the {tensors} tensors that the file holds")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def default_weights(name: str) -> Any:
+    """Where an encoder finds its published weights; None for parts that have none."""
+    weights = signature(_part(name)).parameters.get("weights")
+    return None if weights is None or weights.default is weights.empty else weights.default
 
 
 def _part(name: str) -> Any:
