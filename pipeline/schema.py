@@ -77,7 +77,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
         "averaged benchmark channels_last check checkpointing compile crop_to_body degrade dry_run encode_latents.bf16"
-        " lapped make_xray overwrite strict use_distributed_sampler use_patches",
+        " lapped make_xray overwrite register_films strict use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),

@@ -39,6 +39,8 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
             make_xray=dataset.make_xray,
             xray_source_mm=dataset.make_xray_source_mm,
             film=Film(**plain(dataset.film)),
+            xray_fov_mm=dataset.xray_fov_mm,
+            register_films=dataset.register_films,
         ),
     }
 

@@ -89,6 +89,7 @@ def test_what_is_written_is_read_back(tmp_path):
         json.dumps({"affine": [[1, 2], [3, 4]], "synthetic": True}),
         json.dumps({"camera": [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], "synthetic": True}),
         json.dumps({"camera": [[1, 2, 3], [0, 0, 1]], "synthetic": True}),
+        json.dumps({"camera": [[1, 0, 0, 9], [0, 1, 0, 9], [0, 0, 0, 1]], "synthetic": True}),  # along the body
     ],
 )
 def test_a_wrong_sidecar_is_named(tmp_path, content):

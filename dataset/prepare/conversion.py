@@ -43,7 +43,8 @@ class Conversion:
     crop_to_body: store the box around the patient's body only.
     make_xray: project an X-ray from a CT that has none.
     xray_source_mm: distance of its point source from the volume's centre; None for parallel rays.
-    film: how X-rays were taken whose DICOM tags tell the size of pixels but not this.
+    film: how X-rays were taken whose files do not tell; xray_fov_mm: what they show in the patient's middle, likewise.
+    register_films: find the cameras of X-rays that were not projected from a CT on the CT of their pair.
     """
 
     spacing: Spacing | str | None = None
@@ -51,6 +52,8 @@ class Conversion:
     make_xray: bool = False
     xray_source_mm: float | None = None
     film: Film = Film()
+    xray_fov_mm: float = 400.0
+    register_films: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str) and self.spacing != MEDIAN:
@@ -63,7 +66,8 @@ class Conversion:
 
     def recipe(self, case: Case) -> str:
         """What of this shapes the entry of `case` and its stored form, as text to compare."""
-        return json.dumps([self._shaping(case), None if case.xray is None else asdict(self.film)])
+        film = None if case.xray is None else [asdict(self.film), self.xray_fov_mm, self.register_films]
+        return json.dumps([self._shaping(case), film])
 
     def stored_hash(self, case: Case, content: str) -> str:
         """What tells the stored form of `case` from others: the hash of its sources alone, if nothing is changed."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from common.errors import BadFileError
 from dataset.prepare.checks import check_volume, check_xray
 from dataset.prepare.conversion import Conversion, convert
 from dataset.prepare.made_xray import make_xray
-from dataset.scans.camera import Film
+from dataset.prepare.registered import registered
+from dataset.scans.camera import Film, Matrix
 from dataset.scans.measure import body_of, fingerprint, hu_percentiles, thin_strides, thinned
 from dataset.scans.volume_io import Volume, read_ct
 from dataset.scans.xray_io import Xray, intensity_percentiles, read_xray, to_square
@@ -38,11 +39,15 @@ class Examined:
 
 @dataclass(frozen=True)
 class Pair:
-    """A good case as it is stored: HU (D, H, W), square X-ray in [0, 1], and their entry without a split."""
+    """A good case as it is stored: HU (D, H, W), square X-ray in [0, 1], and their entry without a split.
+
+    problems: found on the way, none of them fatal.
+    """
 
     hu: np.ndarray
     square: np.ndarray
     entry: StoredCase
+    problems: tuple[Problem, ...] = ()
 
 
 def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
@@ -70,7 +75,15 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
     if found.volume is None or found.xray is None or _fatal(found.problems):
         return None
     volume, xray = convert(found.volume, found.xray, conversion)
-    square, camera = to_square(xray, XRAY_SIZE)
+    square, declared = to_square(xray, XRAY_SIZE)
+    camera, registration = declared, None
+    problems: list[Problem] = []
+    if conversion.register_films and not xray.synthetic:
+        start = conversion.film.square(XRAY_SIZE, conversion.xray_fov_mm) if declared is None else declared
+        name = xray_source(case, root)
+        found_on_ct, problems = registered(case.patient_id, name, square, volume.hu, volume.spacing, start)
+        camera = found_on_ct.camera if found_on_ct.ok else declared
+        registration = {"score": round(found_on_ct.score, 4), "ok": found_on_ct.ok}
     d, h, w = volume.hu.shape
     entry = StoredCase(
         patient_id=case.patient_id,
@@ -88,10 +101,16 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         source_hash=identity,
         xray_kind=xray.kind,
         xray_percentiles=intensity_percentiles(xray.image),
-        xray_camera=None if camera is None else as_tuples(camera.tolist()),
+        xray_camera=_stored(camera),
         xray_synthetic=xray.synthetic,
+        xray_camera_declared=_stored(declared),
+        registration=registration,
     )
-    return Pair(volume.hu, square, entry)
+    return Pair(volume.hu, square, entry, tuple(problems))
+
+
+def _stored(camera: Matrix | None) -> Any:
+    return None if camera is None else as_tuples(camera.tolist())
 
 
 def xray_source(case: Case, root: Path) -> str:

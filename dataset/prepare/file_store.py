@@ -80,7 +80,7 @@ class FileStore(Store):
         return self._pairs.get(case.patient_id, lambda: self._read(case))
 
     def _read(self, case: StoredCase) -> Pair:
-        _, pair = _look_at(self._sources[case.patient_id], self.folder, self._conversion)
+        _, pair = _look_at(self._sources[case.patient_id], self.folder, replace(self._conversion, register_films=False))
         if pair is None or pair.entry.source_hash != case.source_hash:
             raise UserError(f"the files of {case.patient_id} in {self.folder} have changed since they were checked")
         pair.hu.setflags(write=False)
@@ -94,4 +94,5 @@ def _look_at(case: Case, root: Path, conversion: Conversion) -> tuple[Examined, 
         pair = pair_of(case, root, conversion, found, conversion.stored_hash(case, content))
     except (OSError, MemoryError) as error:
         return Examined(None, None, (unreadable(case, error),), "", ""), None
-    return replace(found, volume=None, xray=None), pair
+    problems = found.problems + (() if pair is None else pair.problems)
+    return replace(found, volume=None, xray=None, problems=problems), pair

@@ -53,5 +53,5 @@ def prepare_case(case: Case, root: Path, store: Path, conversion: Conversion) ->
 
 def _record(stamp: str, content: str, recipe: str, found: Examined, pair: Pair | None) -> Record:
     """What reading and checking a case told."""
-    entry = None if pair is None else pair.entry
-    return Record(stamp, content, recipe, found.problems, entry, found.ct_content, found.xray_content)
+    entry, problems = (None, ()) if pair is None else (pair.entry, pair.problems)
+    return Record(stamp, content, recipe, found.problems + problems, entry, found.ct_content, found.xray_content)

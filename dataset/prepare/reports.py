@@ -81,6 +81,7 @@ def _summary_rows(cases: Sequence[StoredCase], problems: Sequence[Problem]) -> l
         ("kinds of X-ray", _counts(case.xray_kind for case in cases)),
         ("X-rays projected from a CT", sum(case.xray_synthetic for case in cases)),
         ("X-rays whose place in the patient is known", sum(c.xray_camera is not None for c in cases)),
+        ("found on the CT of their pair", sum(c.registration is not None and c.registration["ok"] for c in cases)),
     ]
 
 

@@ -186,7 +186,7 @@ def _with_sidecar(xray: Xray, path: Path) -> Xray:
             return replace(xray, foreign_sidecar=True)
         known = _told(content)
         synthetic = bool(content["synthetic"])
-    if known is not None and not cam.is_camera(known):
+    if known is not None and not (cam.is_camera(known) and np.argmax(np.abs(cam.ray_to_source(known)[0])) != 2):
         raise BadFileError(path, _SIDECAR_RULE, f"the camera {known.tolist()}", _SIDECAR_REMEDY)
     return replace(xray, camera=xray.camera if known is None else known / known[2, 3], synthetic=synthetic)
 

@@ -12,7 +12,7 @@ STORE/conversion.json   spacing and crop of the stored arrays; spacing.json the 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,7 +48,9 @@ class StoredCase:
     hu_percentiles: at measure.HU_PERCENTILES. body_box: first and one-past-last voxel of the body.
     ct_source, xray_source: paths relative to the data set's root; xray_source is empty if the X-ray was projected
         from the CT. source_hash: SHA-256 over both contents, and over what preparing changed, if anything.
-    xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_camera: (3, 4) of the square X-ray.
+    xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_camera: (3, 4) of the square X-ray, as
+        found on the CT where registration["ok"]; xray_camera_declared: as told before.
+    registration: score and ok of the search for that camera; None where none was made.
     """
 
     patient_id: str
@@ -68,13 +70,16 @@ class StoredCase:
     xray_percentiles: tuple[float, float]
     xray_camera: Matrix | None
     xray_synthetic: bool
+    xray_camera_declared: Matrix | None = None
+    registration: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "StoredCase":
         if "xray_affine" in content:  # of earlier versions, for parallel rays
             affine = content["xray_affine"]
             content = content | {"xray_camera": None if affine is None else from_affine(affine).tolist()}
-        return cls(**{field.name: as_tuples(content[field.name]) for field in fields(cls)})
+        known = [field for field in fields(cls) if field.name in content or field.default is MISSING]
+        return cls(**{field.name: as_tuples(content[field.name]) for field in known})
 
 
 class Store(ABC):
