@@ -14,7 +14,7 @@ from scipy.ndimage import map_coordinates
 from common.geometry import Spacing, centres
 from dataset.phantom.anatomy import draw_anatomy
 from dataset.phantom.canvas import smooth_step
-from dataset.phantom.film import degrade
+from dataset.phantom.film import body_around, degrade
 from dataset.phantom.thorax import render
 from dataset.scans import camera as cam
 from dataset.scans.camera import Film, Matrix
@@ -25,7 +25,6 @@ from dataset.scans.volume_io import Volume, read_ct
 SIZE = 256  # rows and columns of a film
 CT_MM = 4.8  # a real chest's CT, as phantoms have it
 FILM_MM = 2.5  # what films are projected from
-AROUND = np.array([45.0, 30.0, 60.0])  # mm of body that a phantom's film shows beyond the CT (z, y, x)
 OUT_OF_PLANE_DEG, TURN_DEG, SHIFT_MM, MAGNIFIED, BREATH_MM = 3.0, 5.0, 20.0, 1.2, 15.0
 
 
@@ -58,12 +57,7 @@ def phantom_pairs(numbers: Sequence[int], seed: int = 0) -> Iterator[Pair]:
         shape, step = rng.integers((60, 56, 64), (73, 65, 73)), rng.uniform(4.4, 5.2, 3)
         step[2] = step[1]
         hu = render(anatomy, shape.tolist(), step.tolist()).hu
-        extent = shape * step
-        larger = np.round((extent + 2 * AROUND) / FILM_MM).astype(int)
-        above = (larger[0] * FILM_MM - extent[0]) / 2  # a phantom's centre lies half a height below its top
-        z, y, x = anatomy.off_centre
-        around = replace(anatomy.exhaled(rng.uniform(-1, 1) * BREATH_MM), off_centre=(z + above, y, x))
-        body = render(around, larger.tolist(), (FILM_MM,) * 3).hu
+        body = body_around(anatomy.exhaled(rng.uniform(-1, 1) * BREATH_MM), shape * step, (FILM_MM,) * 3).hu
         yield film_of(f"phantom{i:04d}", body, (FILM_MM,) * 3, hu, step.tolist(), np.zeros(3), rng)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dataset.phantom.anatomy import Anatomy, draw_anatomy
-from dataset.phantom.film import XraySettings, degrade, misalign, phantom_xray
+from dataset.phantom.film import XraySettings, degrade, misalignment, phantom_xray
 from dataset.phantom.thorax import make_phantom, render
 from evaluation.organs import lung_mask, lung_volume_ml
 
@@ -142,32 +142,39 @@ def test_bad_grids_are_refused():
 
 
 def test_the_x_ray_can_be_taken_at_another_breath_and_finer_than_the_ct(plain):
-    same, camera = phantom_xray(PLAIN, plain, XraySettings(size=64), np.random.default_rng(0))
+    same = phantom_xray(PLAIN, plain, XraySettings(size=64), np.random.default_rng(0))
     rng = np.random.default_rng(0)
-    other, moved = phantom_xray(PLAIN, plain, XraySettings(size=64, breath_mm=30, spacing=6.0), rng)
-    np.testing.assert_array_equal(camera, moved)
-    assert np.abs(same - other).max() > 0.03
-    assert np.corrcoef(same.ravel(), other.ravel())[0, 1] > 0.95
+    other = phantom_xray(PLAIN, plain, XraySettings(size=64, breath_mm=30, spacing=6.0), rng)
+    np.testing.assert_array_equal(same.declared, other.declared)
+    np.testing.assert_array_equal(other.declared, other.true)
+    assert np.abs(same.image - other.image).max() > 0.03
+    inner = np.s_[16:-16, 16:-16]
+    assert np.corrcoef(same.image[inner].ravel(), other.image[inner].ravel())[0, 1] > 0.9
+
+
+def test_a_film_shows_the_same_body_beyond_the_cts_field_of_view(plain):
+    settings = XraySettings(size=96, source_mm=1700.0, rotation_deg=1e-9)  # a film, yet nothing else changes
+    whole = phantom_xray(PLAIN, plain, replace(settings, rotation_deg=0.0), np.random.default_rng(0))
+    film = phantom_xray(PLAIN, plain, settings, np.random.default_rng(0))
+    assert (film.image[0] > 0).mean() > 0.3  # the neck
+    inner = np.s_[20:-20, 20:-20]
+    assert np.corrcoef(film.image[inner].ravel(), whole.image[inner].ravel())[0, 1] > 0.97
 
 
 def test_misalignment_keeps_its_limits():
-    image = np.zeros((101, 101), np.float32)
-    image[48:53, 48:53] = 1
-    still = misalign(image, 2.0, XraySettings(), np.random.default_rng(0))
-    np.testing.assert_allclose(still, image, atol=1e-6)
-    settings = XraySettings(shift_mm=20, rotation_deg=5, magnification=1.2)
-    moves = []
-    for seed in range(20):
-        moved = misalign(image, 2.0, settings, np.random.default_rng(seed))
-        rows, columns = np.indices(image.shape)
-        moves.append([(rows * moved).sum() / moved.sum() - 50, (columns * moved).sum() / moved.sum() - 50])
-        assert 24 < moved.sum() < 40  # 25 pixels, magnified by up to 1.2 each way
-    assert np.abs(moves).max() <= 10.5  # 20 mm
-    assert np.abs(moves).max() > 5
+    assert (misalignment(XraySettings(size=101), 2.0, np.random.default_rng(0)) == np.eye(3)).all()
+    settings = XraySettings(size=101, shift_mm=20, rotation_deg=5, magnification=1.2)
+    changes = [misalignment(settings, 2.0, np.random.default_rng(seed)) for seed in range(20)]
+    moves = [(change @ [50, 50, 1])[:2] - 50 for change in changes]
+    assert 5 < np.abs(moves).max() <= 10  # 20 mm
+    zooms = [np.sqrt(np.linalg.det(change[:2, :2])) for change in changes]
+    assert 1 <= min(zooms) < 1.1 < max(zooms) <= 1.2
+    angles = [np.degrees(np.arctan2(change[1, 0], change[0, 0])) for change in changes]
+    assert 3 < np.abs(angles).max() <= 5
 
 
 def test_a_degraded_film_shows_the_same_patient(plain):
-    image, _ = phantom_xray(PLAIN, plain, XraySettings(size=96), np.random.default_rng(0))
+    image = phantom_xray(PLAIN, plain, XraySettings(size=96), np.random.default_rng(0)).image
     films = [degrade(image, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(films[0], films[1])
     assert (films[0] != films[2]).any()

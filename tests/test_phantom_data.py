@@ -1,6 +1,7 @@
 """The phantom data set on disk: what is written is what was rendered, once."""
 
 import csv
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from dataset.phantom.data_set import SETTINGS, TRUTH_TABLE, make_phantom_data
 from dataset.phantom.film import XraySettings
 from dataset.prepare.cases import find_cases
+from dataset.prepare.conversion import Conversion
+from dataset.prepare.run import prepare
+from dataset.scans import camera as cam
 from dataset.scans.drr import frontal_drr, to_intensity
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import read_xray
@@ -115,3 +119,21 @@ def test_other_data_are_not_overwritten(tmp_path):
 def test_bad_settings_are_named(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         make_phantom_data(tmp_path, **{"num_cases": 1, **SMALL, **change})
+
+
+def test_film_like_x_rays_say_no_more_than_films_and_are_registered(tmp_path):
+    """Their true camera, which no sidecar tells, is found on the CT when they are prepared."""
+    film = {"source_mm": 1700.0, "rotation_deg": 5.0, "shift_mm": 20.0, "magnification": 1.2, "size": 192}
+    sizes = {"shape_range": [[60, 56, 64], [60, 56, 64]], "spacing_range": [[5.0] * 3, [5.0] * 3]}
+    make_phantom_data(tmp_path, 3, **sizes, xray=film | {"breath_mm": 10.0, "degrade": True})
+    cases = prepare(tmp_path, tmp_path / "store", conversion=Conversion(register_films=True)).cases
+    errors = []
+    for case in cases:
+        assert not case.xray_synthetic
+        truth = json.loads((tmp_path / case.patient_id / f"{case.patient_id}_truth.json").read_text())
+        true = cam.of_pixels(cam.resized(512 / 192, (0, 0)), np.array(truth["xray_camera"]))
+        places = np.stack(np.meshgrid([-90, 0, 90], [-60, 0, 60], [0, 60, 120]), -1).reshape(-1, 3)
+        seen = [cam.pixels(np.array(c), places) for c in (case.xray_camera, case.xray_camera_declared, true)]
+        errors.append([np.linalg.norm(one - seen[2], axis=1).mean() * 320 / 512 for one in seen[:2]])
+    found, declared = np.median(errors, axis=0)
+    assert found < 5 < 8 < declared

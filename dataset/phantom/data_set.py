@@ -24,6 +24,7 @@ from dataset.scans.xray_io import write_xray
 SETTINGS = "phantom_settings.json"
 TRUTH_TABLE = "truth.csv"
 VERSION = 2  # raise it when the same seed gives other pictures: sets made before are then refused
+FILMS_VERSION = 3  # likewise, where X-rays are film-like
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PhantomSettings:
 
     def as_json(self) -> dict:
         """Plain data, equal after a round trip through JSON."""
-        return json.loads(json.dumps({"version": VERSION, **asdict(self)}))
+        return json.loads(json.dumps({"version": FILMS_VERSION if self.xray.is_film else VERSION, **asdict(self)}))
 
 
 def make_phantom_data(root: Path | str, num_cases: int, num_workers: int = 0, **settings: Any) -> Path:
@@ -127,13 +128,14 @@ def write_case(index: int, root: Path, settings: PhantomSettings) -> None:
     shape, spacing = _draw_grid(settings, rng)
     axes = str(rng.choice(list(settings.axes)))
     ct = render(anatomy, shape, spacing)
-    image, camera = phantom_xray(anatomy, ct, settings.xray, rng)
+    film = phantom_xray(anatomy, ct, settings.xray, rng)
     name = case_id(index)
     files = {"ct": f"{name}/{name}.nii.gz", "xray": f"{name}/{name}_pa_drr.png"}
     write_ct(root / files["ct"], ct.hu, ct.affine, axes, "synthetic phantom, not a patient")
-    write_xray(root / files["xray"], image, camera, synthetic=True)
+    write_xray(root / files["xray"], film.image, film.declared, synthetic=not settings.xray.is_film)
     volumes = {organ: round(ml, 2) for organ, ml in sorted(ct.volumes_ml.items())}
     truth = {"patient_id": name, **files, "target": ct.target, "axes": axes, "volumes_ml": volumes}
+    truth["xray_camera"] = film.true.tolist()
     write_text(_truth_path(root, index), json.dumps(truth, indent=1) + "\n")
 
 

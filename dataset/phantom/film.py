@@ -1,16 +1,20 @@
 """X-rays of a phantom as a film shows them: the projection, a real film's faults, a real patient's stance."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from common.errors import UserError
 from dataset.phantom.anatomy import Anatomy
 from dataset.phantom.thorax import Phantom, render
-from dataset.scans.drr import frontal_drr, to_intensity
+from dataset.scans import camera as cam
+from dataset.scans.camera import Film, Matrix
+from dataset.scans.drr import project, to_intensity
+
+AROUND_MM = np.array([45.0, 30.0, 60.0])  # of body that a film may show beyond each end of the CT (z, y, x)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class XraySettings:
                 f" {self.rotation_deg}, {self.shift_mm}, {self.breath_mm}, {self.magnification}"
             )
 
+    @property
+    def is_film(self) -> bool:
+        """Whether the X-ray differs from the CT's own projection, as real films do."""
+        return self.degrade or self.magnification > 1 or max(self.rotation_deg, self.shift_mm, self.breath_mm) > 0
+
     @staticmethod
     def of(values: "XraySettings | Mapping[str, Any] | None") -> "XraySettings":
         """Settings from a config's keys; what is not given keeps its default."""
@@ -60,39 +69,50 @@ class XraySettings:
         return XraySettings(**(values or {}))
 
 
-def phantom_xray(
-    anatomy: Anatomy, ct: Phantom, settings: XraySettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The frontal X-ray that belongs to a phantom's CT.
+@dataclass(frozen=True)
+class PhantomFilm:
+    """image: (size, size) float32 in [0, 1], bright = dense. declared, true: cameras (3, 4), as recorded and as was."""
 
-    Returns:
-        (size, size) float32 in [0, 1], bright = dense, and its camera (3, 4) as the
-        geometry says, without misalignment.
-    """
+    image: np.ndarray
+    declared: Matrix
+    true: Matrix
+
+
+def phantom_xray(anatomy: Anatomy, ct: Phantom, settings: XraySettings, rng: np.random.Generator) -> PhantomFilm:
+    """The frontal X-ray that belongs to a phantom's CT; a film shows more of the body than the CT's field of view."""
     extent = np.multiply(ct.hu.shape, ct.spacing)
-    if settings.spacing is not None or settings.breath_mm > 0:
-        step = np.array(ct.spacing if settings.spacing is None else (settings.spacing,) * 3)
+    step = np.array(ct.spacing if settings.spacing is None else (settings.spacing,) * 3)
+    if settings.is_film:
+        lift = float(rng.uniform(-settings.breath_mm, settings.breath_mm)) if settings.breath_mm else 0.0
+        ct = body_around(anatomy.exhaled(lift), extent, step)
+    elif settings.spacing is not None:
         shape = np.maximum(2, np.round(extent / step).astype(int))
-        lift = float(rng.uniform(-settings.breath_mm, settings.breath_mm))
-        ct = render(anatomy.exhaled(lift), shape.tolist(), (extent / shape).tolist())
-    fov = float(max(extent[0], extent[2]))
-    integrals, camera = frontal_drr(ct.hu, ct.spacing, settings.size, fov, settings.source_mm, settings.view)
-    image = to_intensity(integrals)
+        ct = render(anatomy, shape.tolist(), (extent / shape).tolist())
+    fov, shape = float(max(extent[0], extent[2])), (settings.size, settings.size)
+    declared = true = Film(settings.view, settings.source_mm, patient_mm=0.0).square(settings.size, fov)
     if settings.rotation_deg or settings.shift_mm or settings.magnification > 1:
-        image = misalign(image, fov / settings.size, settings, rng)
-    if settings.degrade:
-        image = degrade(image, rng)
-    return image, camera
+        true = cam.of_pixels(misalignment(settings, fov / settings.size, rng), declared)
+    image = to_intensity(project(ct.hu, ct.spacing, true, shape))
+    return PhantomFilm(degrade(image, rng) if settings.degrade else image, declared, true)
 
 
-def misalign(image: np.ndarray, pixel_mm: float, settings: XraySettings, rng: np.random.Generator) -> np.ndarray:
-    """Turn, shift and magnify a square picture about its middle at random; what comes in from outside is 0."""
+def body_around(anatomy: Anatomy, extent_mm: np.ndarray, step_mm: Sequence[float] | np.ndarray) -> Phantom:
+    """A body with what lies around a CT of this extent (d, h, w), on voxels (d, h, w) and around the same centre."""
+    shape = np.round((extent_mm + 2 * AROUND_MM) / step_mm).astype(int)
+    above = float(shape[0] * step_mm[0] - extent_mm[0]) / 2  # a phantom's centre lies half a height below its top
+    z, y, x = anatomy.off_centre
+    return render(replace(anatomy, off_centre=(z + above, y, x)), shape.tolist(), [float(s) for s in step_mm])
+
+
+def misalignment(settings: XraySettings, pixel_mm: float, rng: np.random.Generator) -> np.ndarray:
+    """A random change (3, 3) of pixels: turn and magnification about a square picture's middle, and shift."""
     angle = np.radians(rng.uniform(-1, 1) * settings.rotation_deg)
     shift = rng.uniform(-1, 1, 2) * settings.shift_mm / pixel_mm
     zoom = rng.uniform(1, settings.magnification)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
-    middle = (np.array(image.shape) - 1) / 2
-    return np.clip(affine_transform(image, turn, middle - turn @ (middle + shift), order=1), 0, 1)
+    change, middle = np.eye(3), np.full(2, (settings.size - 1) / 2)
+    change[:2, :2] = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    change[:2, 2] = middle + shift - change[:2, :2] @ middle
+    return change
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

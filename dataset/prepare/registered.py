@@ -9,7 +9,7 @@ from dataset.scans.resample import resample
 from dataset.store.case import Problem
 
 _RULE = "a film shows what its CT shows"
-_VOXEL_MM, _READ_MM = 4.5, 2.0
+_VOXEL_MM, _READ_MM = 4.5, 3.0
 
 
 def registered(
@@ -31,7 +31,7 @@ def registered(
 
 
 def _thinned(hu: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, Spacing]:
-    """The CT around the same middle at about 4.5 mm, smoothed from voxels of up to 2 mm of it."""
+    """The CT around the same middle at about 4.5 mm, smoothed from voxels of up to 3 mm of it."""
     every = [max(1, int(_READ_MM / size)) for size in spacing]
     part = hu[tuple(slice((n - 1) % k // 2, None, k) for n, k in zip(hu.shape, every, strict=True))]
     read = np.multiply(spacing, every)
