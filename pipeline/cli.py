@@ -85,11 +85,13 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
             @wraps(task)
             def guarded(cfg: DictConfig) -> None:
-                from pipeline.schema import check  # here: pydantic takes a moment to load
+                from pipeline.multirun import separate  # here: these take a moment to load
+                from pipeline.schema import check
 
                 del os.environ["HYDRA_FULL_ERROR"]  # the commands that a script starts report for themselves
-                OmegaConf.set_readonly(cfg, True)  # what follows from settings is passed on, not written back
                 try:
+                    separate(config_name, cfg)
+                    OmegaConf.set_readonly(cfg, True)  # what follows from settings is passed on, not written back
                     check(config_name, cfg)
                     task(cfg)
                 except Exception as error:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import encode_latents
+import train_ddpm_patches_4gpu
 from common.geometry import padded_shape
 from common.patches import grid_coords
 from common.tensor_hash import tensor_hash
@@ -139,6 +140,16 @@ def test_the_processes_of_torchrun_share_the_volumes(workshop, tmp_path, monkeyp
         run(encode_latents, *settings)
         written.append((len(list(tmp_path.glob("*.npy"))), (tmp_path / "latents.json").exists()))
     assert written == [(3, False), (5, True)]
+
+
+def test_a_cache_that_is_being_written_is_not_passed_over(workshop, tiny_latents, tmp_path, refused):
+    folder = shutil.copytree(tiny_latents, tmp_path / "latents")
+    (folder / "latents.json").unlink()
+    command = [*workshop.ddpm, f"dataset.latents_dir={folder}", "check=true"]
+    message = refused(train_ddpm_patches_4gpu, *command)
+    assert f"{folder} is not finished" in message
+    assert "dataset.latents=never" in message
+    run(train_ddpm_patches_4gpu, *command, "dataset.latents=never")
 
 
 def test_overwrite_replaces_what_another_codec_made(workshop, far_sighted, tmp_path):

@@ -55,7 +55,15 @@ def open_latents(dataset: DictConfig, source: LatentSource, store: Store, patch:
         if dataset.latents == "always":
             raise UserError("dataset.latents=always needs a store that was encoded, got dataset.store=null")
         return None
-    if dataset.latents == "never" or (dataset.latents == "auto" and not is_finished(dataset.latents_dir)):
+    if dataset.latents == "never":
+        return None
+    if dataset.latents == "auto" and not is_finished(dataset.latents_dir):
+        folder = Path(dataset.latents_dir)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(
+                f"the latent cache {folder} is not finished: it is being written, or that was interrupted. Wait for"
+                " encode_latents.py or run it again; dataset.latents=never encodes on the fly, which is slower"
+            )
         return None
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
     return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges)
