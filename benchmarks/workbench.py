@@ -43,6 +43,7 @@ class Workbench:
             "dataset.split={train: 0.5, val: 0.5}",
             "dataset.prepare_workers=0",
             f"run_dir={folder}/run",
+            f"checkpoint_dir={folder}/run",  # a benchmark that is ended by SIGTERM saves there, as trainings do
             *overrides,
         ]
         wanted = composed(f"train_{stage}", [NO_DATA, *overrides])

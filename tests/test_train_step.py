@@ -34,6 +34,12 @@ def test_the_training_script_trains_on_cached_latents_and_on_the_fly(bench):
     assert speed["reserved_gb"] is None
 
 
+def test_what_a_benchmark_saves_is_no_trainings_checkpoint(bench):
+    cfg = bench.settings()
+    assert cfg.checkpoint_dir == cfg.run_dir == cfg.callbacks.stop.folder
+    assert str(cfg.dataset.root).startswith(cfg.run_dir.removesuffix("run"))  # in the folder that is removed
+
+
 def test_the_frozen_networks_have_the_sizes_of_the_settings(bench):
     module, _ = bench.build(bench.settings("dataset.latents=never"))
     codec, encoder, _ = module._frozen
