@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.command import benchmark, split
-from benchmarks.measure import Stopwatch, now, parameters, stamp
+from benchmarks.measure import now, parameters, stamp
 from benchmarks.networks import write_random_model
 from common.errors import UserError
 from common.geometry import STEP, triple
@@ -40,19 +40,20 @@ SAMPLING = ["xray=x", "output=x", "shape=[604,512,512]", "spacing=[0.7,0.7,0.7]"
 
 def draw(model: CTSampler, xray_file: Path, output: Path, place: Placement, plan: SamplingPlan) -> dict[str, float]:
     """Draw and write one CT; seconds of each stage."""
-    clock, shape = Stopwatch(model.generator.device), place.grid.shape
-    with clock.stage("xray"):
-        xray = model.load_xray(xray_file)
-    bar = tqdm(total=model.generator.evaluations(place.grid, plan), desc="drawing", unit="evaluation", mininterval=5)
-    with clock.stage("diffusion"), bar:
-        latent = model.generator.latent(xray, place.grid, plan, seed=0, progress=bar.update)
+    generator, device, shape = model.generator, model.generator.device, place.grid.shape
+    begun = now(device)
+    xray = model.load_xray(xray_file)
+    seen = now(device)
+    with tqdm(total=generator.evaluations(place.grid, plan), desc="drawing", unit="evaluation", mininterval=5) as bar:
+        latent = generator.latent(xray, place.grid, plan, seed=0, progress=bar.update)
+    drawn = now(device)
     with VoxelFile(shape, output.parent) as voxels:
-        with clock.stage("decode"):
-            for first, slab in model.slabs(latent, shape):
-                voxels.write(first, slab)
-        with clock.stage("write"):
-            write_sample(output, voxels.read, place, xray.xray[0].numpy(), asdict(plan), {})
-    return clock.seconds
+        for first, slab in model.slabs(latent, shape):
+            voxels.write(first, slab)
+        decoded = now(device)
+        write_sample(output, voxels.read, place, xray.xray[0].numpy(), asdict(plan), {})
+    written = now(device)
+    return {"xray": seen - begun, "diffusion": drawn - seen, "decode": decoded - drawn, "write": written - decoded}
 
 
 def seconds_per_guide_step(model: CTSampler, xray: XrayInput, plan: SamplingPlan, steps: int) -> float:
