@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 script=$1 port=$2
 shift 2
 if [[ -x .venv/bin/python ]]; then PATH="$PWD/.venv/bin:$PATH"; fi
-export NGPU="${NGPU:-4}"
+export NGPU="${NGPU:-4}" MASTER_PORT="${MASTER_PORT:-$port}" # the check looks whether that is free
 for setting in "$@"; do # asked for help or for the configuration: nothing to launch
     case "$setting" in
         --help | -h | --hydra-help | --version | --cfg | --cfg=* | -c | --info | --info=* | -i)
@@ -15,4 +15,5 @@ for setting in "$@"; do # asked for help or for the configuration: nothing to la
 done
 python "$script" check=true "$@"
 exec torchrun --nproc_per_node="$NGPU" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${MASTER_PORT:-$port}" "$script" "$@"
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$MASTER_PORT" \
+    --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "$script" "$@"

@@ -54,13 +54,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def remove_abandoned(folder: Path, older_than_s: float = _ABANDONED_S) -> None:
+def remove_abandoned(folder: Path, older_than_s: float = _ABANDONED_S, nested: bool = True) -> None:
     """Remove the temporary files below `folder` that a killed process left there more than a day ago.
 
     Args:
         older_than_s: 0 where nobody else writes.
+        nested: also in the folders within.
     """
-    for path in folder.rglob(f"{_MARK}{'[0-9a-f]' * 12}-*"):
+    for path in folder.glob(f"{'**/' if nested else ''}{_MARK}{'[0-9a-f]' * 12}-*"):
         try:
             if time.time() - path.stat().st_mtime >= older_than_s:
                 path.unlink()

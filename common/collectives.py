@@ -1,7 +1,7 @@
 """What the processes of a distributed run tell one another. One that runs alone just goes on."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -18,6 +18,22 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """The sum over all ranks, in place."""
     if together():
         distributed.all_reduce(values)
+    return values
+
+
+def max_over_ranks(values: Tensor) -> Tensor:
+    """The largest of all ranks, element by element, in place."""
+    if together():
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+    return values
+
+
+def gathered(value: Choice) -> list[Choice]:
+    """Every rank's value, in their order; of a kind that pickles."""
+    if not together():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
     return values
 
 

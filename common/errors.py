@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class AgreedError(UserError):
+    """A mistake that all processes of a distributed run have met together, and that the first of them tells."""
+
+
 class BadFileError(UserError):
     """A file breaks a rule: its path, the rule, what was found instead, and what to do about it."""
 

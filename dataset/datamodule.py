@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from common.errors import UserError
 from dataset.sampler import VolumeGroupedSampler
@@ -53,6 +54,20 @@ class PatchDataModule(pl.LightningDataModule):
         self.train, self.val = train, val
         self.batch_size, self.num_workers = batch_size, num_workers
         self._resume = (0, 0)
+        self._loaders: list[DataLoader[dict[str, Any]]] = []
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Ends the loader processes: they take no notice of the signal by which Python would, and wait for ever."""
+        for loader in self._loaders:
+            if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+                loader._iterator._shutdown_workers()
+                for worker in loader._iterator._workers:
+                    worker.kill()
+            loader._iterator = None
+        self._loaders.clear()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown()
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         rank, world = self._rank()
@@ -94,7 +109,7 @@ class PatchDataModule(pl.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, dataset: XrayCTPAPatchDataset, sampler: Any, drop_last: bool) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
+        loader = DataLoader(
             _PackedItems(dataset),
             batch_size=self.batch_size,
             sampler=sampler,
@@ -102,12 +117,15 @@ class PatchDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_leave_ctrl_c_to_the_training,
+            worker_init_fn=_leave_signals_to_the_training,
         )
+        self._loaders.append(loader)
+        return loader
 
 
-def _leave_ctrl_c_to_the_training(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends its step, for which it may need a batch
+def _leave_signals_to_the_training(_: int) -> None:
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # launchers signal the group of processes
+        signal.signal(asked, signal.SIG_IGN)  # the training ends its step, for which it may need a batch
 
 
 def _check_epoch(patches: int, batch_size: int, processes: int) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from common import launcher
-from common.errors import FILE_ERRORS, UserError, of_a_file
+from common.errors import FILE_ERRORS, AgreedError, UserError, of_a_file
 from common.geometry import STEP, three_quarters
 
 CONFIG_DIR = Path(__file__).parents[1] / "config"
@@ -150,6 +150,7 @@ SAVING_MEMORY = {  # which knob frees how much, by script
 }
 
 ON_INTERRUPTION = "\ninterrupted; what is finished is kept, and the same command goes on from there"
+ALONE_SPEAKS_S = 60.0  # the same of a mistake that it knows to be that of the first, too
 FIRST_SPEAKS_S = 5.0  # seconds after which a process that is not the first tells its mistake
 FAULT = (
     "\nThis is a fault of the program, not of your settings or files. Please report the text above with the command"
@@ -165,7 +166,8 @@ def end(error: Exception, config_name: str) -> None:
         raise error
     rank = launcher.rank_and_world()[0]
     if rank:
-        time.sleep(FIRST_SPEAKS_S)  # a mistake of all is the first one's to tell: torchrun then ends this one here
+        # a mistake of all is the first one's to tell: torchrun then ends this one here
+        time.sleep(ALONE_SPEAKS_S if isinstance(error, AgreedError) else FIRST_SPEAKS_S)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     whose = f"[rank {rank}] " if rank else ""

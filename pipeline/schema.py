@@ -83,14 +83,14 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
     (
         whole(1),
-        "batch_size checkpoint_every_n_steps common_grid crop decode_tile diffusion_depth_size dim disc_channels"
+        "batch_size common_grid crop decode_tile diffusion_depth_size dim disc_channels"
         " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
         " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples patch"
         " patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
         " val_every_n_epochs val_patches_per_volume width",
     ),
     (whole(2), "fsq_levels"),
-    (NULL | whole(1), "num_cases tiles_per_volume"),
+    (NULL | whole(1), "checkpoint_every_n_steps every_n_steps num_cases tiles_per_volume"),
     (one_of(-1) | whole(1), "max_epochs max_steps"),
     (one_of("auto") | whole(1), "window_batch"),
     (one_of("auto") | TRUTH, "bf16"),
@@ -102,7 +102,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (several("two shapes [d, h, w] in voxels", SIZE, 2), "shape_range"),
     (several("two voxel sizes [d, h, w] in mm", several("", POSITIVE, 3), 2), "spacing_range"),
     (number("a number"), "breath_mm guidance"),
-    (POSITIVE, "dataset.xray_fov_mm initial_std magnification shift x0_limit"),
+    (POSITIVE, "checkpoint_every_minutes every_minutes dataset.xray_fov_mm initial_std magnification shift x0_limit"),
     (NULL | POSITIVE, "make_xray_source_mm snr_limit source_mm time_std xray.spacing xray_fov_mm"),
     (
         NOT_NEGATIVE,

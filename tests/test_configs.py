@@ -100,7 +100,7 @@ def test_every_default_that_shapes_a_result_stands_in_the_config(name, group, ch
     weights = ["xray_encoder.weights=folder"] if choice == "medclip" else []
     cfg = OmegaConf.to_container(composed(name, f"{group}={choice}", *needed(name), *weights), resolve=True)
     by_others = {("UNet3D", "checkpointing"), ("UNet3D", "channels_last"), ("VQGANModule", "meta")}
-    assert set(hidden(cfg)) - by_others <= {("SaveOnSigterm", "every_n_steps")}
+    assert set(hidden(cfg)) - by_others <= set()
 
 
 def millions(*modules):

@@ -33,7 +33,7 @@ def test_one_check_comes_before_all_processes(launched):
     assert check == "python train.py check=true a=1 b=[1, 2]"
     assert start == (
         "torchrun --nproc_per_node=4 --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 --master_port=29500"
-        " train.py a=1 b=[1, 2]"
+        " --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 train.py a=1 b=[1, 2]"
     )
 
 

@@ -11,8 +11,9 @@ import torch
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import AgreedError
 from pipeline.checkpoints.parts import differences
+from pipeline.training.agreement import Later, tell
 from pipeline.training.schedules import restart
 
 log = logging.getLogger(__name__)
@@ -51,25 +52,11 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("params", "lr")}  # lr moves with the schedule
 
 
-class Later:
-    """A truth value, of a bool tensor, to be read later: without waiting for what the GPU was given since."""
-
-    def __init__(self, value: Tensor) -> None:
-        self._value = value.to("cpu", non_blocking=True)
-        self._copied = torch.cuda.Event() if value.is_cuda else None
-        if self._copied is not None:
-            self._copied.record()
-
-    def __bool__(self) -> bool:
-        if self._copied is not None:
-            self._copied.synchronize()
-        return bool(self._value)
-
-
 class LossGuard(pl.Callback):
-    """Stops the run when the loss is not finite, and writes the batch that caused it.
+    """Stops all ranks when the loss of one is not finite; that one writes the batch that caused it.
 
-    The loss of a step is looked at one step later, so that the GPU need not be waited for.
+    The loss of a step is looked at one step later, so that the GPU need not be waited for, but in any case before a
+    checkpoint: a NaN of one rank is by then in the weights of all.
     """
 
     def __init__(self, folder: str) -> None:
@@ -82,7 +69,9 @@ class LossGuard(pl.Callback):
         self._check(trainer)
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            self._pending = (trainer.global_step, Later(torch.isfinite(loss).all()), batch)
+            bad = torch.zeros(trainer.world_size, device=loss.device)
+            bad[trainer.global_rank] = ~torch.isfinite(loss.detach()).all()
+            self._pending = (trainer.global_step, tell(trainer, bad), batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._check(trainer)
@@ -95,15 +84,18 @@ class LossGuard(pl.Callback):
     def _check(self, trainer: pl.Trainer) -> None:
         if self._pending is None:
             return
-        step, is_finite, batch = self._pending
+        step, told, batch = self._pending
         self._pending = None
-        if is_finite:
+        bad = [rank for rank, is_bad in enumerate(told.read()) if is_bad]
+        if not bad:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"bad_batch_step{step}_rank{trainer.global_rank}.pt"
-        torch.save(batch, path)
-        raise UserError(
-            f"the loss became NaN or infinite at step {step}; the batch that caused it is in {path}."
+        paths = [self.folder / f"bad_batch_step{step}_rank{rank}.pt" for rank in bad]
+        if trainer.global_rank in bad:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            torch.save(batch, paths[bad.index(trainer.global_rank)])
+        trainer.strategy.barrier()  # the first to end ends the others
+        raise AgreedError(
+            f"the loss became NaN or infinite at step {step}; the batch that caused it is in {paths[0]}."
             " Try the same command with a lower model.train_lr or model.precision=32, or look at that batch's volume"
         )
 

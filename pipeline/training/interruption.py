@@ -1,7 +1,8 @@
-"""A training that is told to stop: by SIGTERM, as SLURM and torchrun do before they kill, or by Ctrl-C."""
+"""`last.ckpt` in time: every so often, and when a training is told to stop, as SLURM, torchrun and Ctrl-C tell it."""
 
 import logging
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,59 +10,89 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from common.collectives import sum_over_ranks
+from pipeline.training.agreement import Later, tell
 
 log = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class SaveOnSigterm(Checkpoint):
-    """At SIGTERM or Ctrl-C the step under way is finished and `last.ckpt` written; exit status 143 or 130.
+class LastCheckpoint(Checkpoint):
+    """Writes `last.ckpt` at intervals, and at SIGTERM, SIGUSR1 or Ctrl-C; then the exit status is 143, 138 or 130.
 
     Takes the place of Lightning's own answer to SIGTERM, which loses the steps since the last checkpoint, broadcasts
     from within the signal handler, where another rank may be averaging gradients, and has all ranks compare notes
-    before every batch, for which the CPU waits for the GPU. Here the handler sets a flag. A SIGTERM during validation
-    is answered after it; Ctrl-C, there or for a second time, ends a single process at once.
+    before every batch, for which the CPU waits for the GPU. Here the handler sets a flag. Ranks tell one another
+    after each step and hear it after the next, so that nobody waits and all save after the same one.
 
-    As a `Checkpoint`, it comes after the callbacks that take part in a step.
+    The step under way is finished. A validation is broken off, and not made up for. A second Ctrl-C, or one during
+    validation, ends a single process at once.
+
+    As a `Checkpoint`, it comes after the callbacks that take part in a step. In the config it stands before those
+    that judge a validation: one that was broken off has no figures.
 
     Args:
         folder: of the checkpoints.
-        every_n_steps: how often the ranks of a distributed training compare their flags.
+        every_minutes: by the clock of the first rank.
+        every_n_steps: instead of that; None: time decides.
     """
 
-    def __init__(self, folder: str, every_n_steps: int = 10) -> None:
-        self.path, self.every_n_steps = Path(folder) / "last.ckpt", every_n_steps
-        self._asked = self._steps = 0  # the number of a signal
+    def __init__(self, folder: str, every_minutes: float = 15.0, every_n_steps: int | None = None) -> None:
+        self.path, self.every_s, self.every_n_steps = Path(folder) / "last.ckpt", 60 * every_minutes, every_n_steps
+        self._asked = 0  # the number of a signal
+        self._step, self._saved_at = 0, time.monotonic()
+        self._told: Later | None = None
+        self._stopping = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        self._step, self._saved_at = trainer.global_step, time.monotonic()
 
         def ask(number: int, *_: Any) -> None:
             if number == signal.SIGINT and trainer.world_size == 1 and (self._asked or not trainer.training):
                 raise KeyboardInterrupt
             self._asked = number
 
-        for number in (signal.SIGTERM, signal.SIGINT):  # Lightning gives the former handlers back when it is done
+        for number in SIGNALS:  # Lightning gives the former handlers back when it is done
             signal.signal(number, ask)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._steps += 1
-        asked = self._asked_of_any(trainer)
+        if trainer.global_step == self._step:
+            return  # gradients accumulate
+        self._step = trainer.global_step
+        asked, due = self._hear(trainer)
         if asked:
-            trainer.save_checkpoint(self.path)
-            if trainer.is_global_zero:
-                name = signal.Signals(asked).name
-                log.info("%s at step %d: wrote %s; the same command goes on", name, trainer.global_step, self.path)
-            raise SystemExit(128 + asked)
+            self._end(trainer, asked)
+        elif self._step % self.every_n_steps == 0 if self.every_n_steps else due:
+            self._save(trainer)
 
-    def _asked_of_any(self, trainer: pl.Trainer) -> int:
-        """The number of the signal that a rank has seen, 0 if none has."""
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._stopping = self._hear(trainer)[0]
+        if self._stopping:
+            raise StopIteration  # Lightning's loop takes it for the last batch
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._stopping:
+            self._end(trainer, self._stopping)
+
+    def _hear(self, trainer: pl.Trainer) -> tuple[int, bool]:
+        """The number of a signal that a rank has seen, 0 if none has; whether it is time to save."""
+        due = time.monotonic() - self._saved_at >= self.every_s and trainer.is_global_zero
         if trainer.world_size == 1:
-            return self._asked
-        if self._steps % self.every_n_steps:
-            return 0
-        asked = torch.tensor(float(self._asked), device=trainer.strategy.root_device)
-        return (self._asked or signal.SIGTERM) if sum_over_ranks(asked) else 0
+            return self._asked, due
+        before, self._told = self._told, tell(trainer, torch.tensor([self._asked, due]))
+        heard = before.read() if before is not None else (0.0, 0.0)
+        return int(heard[0]), bool(heard[1])
+
+    def _end(self, trainer: pl.Trainer, asked: int) -> None:
+        self._save(trainer)
+        if trainer.is_global_zero:
+            name = signal.Signals(asked).name
+            log.info("%s at step %d: wrote %s; the same command goes on", name, trainer.global_step, self.path)
+        raise SystemExit(128 + asked)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved_at, self._told = time.monotonic(), None
 
 
 def _nothing() -> None: ...

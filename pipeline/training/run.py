@@ -18,8 +18,10 @@ from common.launcher import planned_processes, rank_and_world
 from dataset.datamodule import PatchDataModule
 from pipeline.checkpoints.checkpoint import init_weights, read
 from pipeline.checkpoints.description import ModelDescription
+from pipeline.checkpoints.restricted_pickle import OURS, load
 from pipeline.devices import fast_float32
 from pipeline.settings import instantiated, sizes_of
+from pipeline.training.folders import check_free, own_folders
 from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
     resume_from = start_from(cfg, module, ModelDescription.from_plain(module.meta, "this training"))
     if cfg.check:
         rehearse(cfg, module, data)
-    else:
+        return
+    with own_folders(cfg):
         fit(cfg, module, data, resume_from)
 
 
@@ -74,6 +77,7 @@ def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str
 
 def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
     """Make what a training makes at its start, so that mistakes show; nothing is trained or written."""
+    check_free(cfg)
     instantiated(cfg.trainer)
     module.make_lr_schedule(module.make_optimizer(module.parameters()), math.inf)
     for dataset in (data.train, data.val):
@@ -85,9 +89,12 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
     """Train, and say where the results are."""
     if rank_and_world()[0] == 0:
         _save_settings(cfg)
-    trainer = instantiated(cfg.trainer)
+    more: dict[str, Any] = {}
     if resume_from:
         log.info("continuing from %s", resume_from)
+        if str(OmegaConf.select(cfg, "trainer.logger._target_")).endswith("TensorBoardLogger"):
+            more["logger"] = {"purge_step": load(resume_from, OURS)["global_step"]}  # its curves go on from there
+    trainer = instantiated(cfg.trainer, **more)
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     trainer.fit(module, data, ckpt_path=resume_from)
     log.info("step %d; checkpoints are in %s", trainer.global_step, cfg.checkpoint_dir)
