@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.geometry import STEP, Triple, latent_shape, triple
-from common.launcher import rank_and_world
+from common.launcher import rank_and_world_of_any
 from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentWriter, is_finished
 from dataset.store.store import Store, StoredCase
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     store.cases_of("train")  # by their latents all are scaled
     patch, _ = settled_sizes(cfg.model, store)
     writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite)
-    rank, world = rank_and_world()
+    rank, world = rank_and_world_of_any()
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
     todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]

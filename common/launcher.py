@@ -1,6 +1,7 @@
 """Which of several processes this one is, as torchrun, srun or launch.sh say it in the environment."""
 
 import os
+import re
 
 _TORCHRUN = ("RANK", "WORLD_SIZE")
 _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # not SLURM_NTASKS: a batch script has it too, although it runs once
@@ -16,9 +17,23 @@ def rank_and_world_of_any() -> tuple[int, int]:
     return _pair(_TORCHRUN) or _pair(_SRUN) or (0, 1)  # torchrun may run inside SLURM
 
 
+def srun_tasks() -> tuple[int, int]:
+    """How many tasks srun started, in all and on one machine, if no torchrun runs in this one; else (1, 1)."""
+    found = None if _pair(_TORCHRUN) else _pair(_SRUN)
+    tasks = found[1] if found else 1
+    per_node = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")) if found else None  # such as 4(x2)
+    return tasks, int(per_node[0]) if per_node else tasks
+
+
+def hide_slurm() -> None:
+    """Keep Lightning from taking SLURM's tasks for its processes: here, torchrun starts those."""
+    if "SLURM_NTASKS" in os.environ:
+        os.environ["SLURM_JOB_NAME"] = "interactive"
+
+
 def local_rank() -> int:
     """This process' number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0")
 
 
 def local_processes() -> int:

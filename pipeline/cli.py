@@ -129,6 +129,7 @@ def _prepare_process() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # torchrun starts our processes
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # our sampler is
 
 

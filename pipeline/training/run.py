@@ -14,7 +14,7 @@ from torch import nn
 
 from common.atomic import write_text
 from common.errors import UserError
-from common.launcher import planned_processes, rank_and_world
+from common.launcher import hide_slurm, planned_processes, rank_and_world, srun_tasks
 from dataset.datamodule import PatchDataModule
 from pipeline.checkpoints.checkpoint import init_weights, read
 from pipeline.checkpoints.description import ModelDescription
@@ -33,6 +33,8 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
     Args:
         build: makes the LightningModule, whose `meta` describes it, and its data.
     """
+    _check_tasks(cfg.check)
+    hide_slurm()
     check_run(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_float32()
@@ -52,6 +54,20 @@ def check_run(cfg: DictConfig) -> None:
     found = torch.cuda.device_count()
     if 0 < found < wanted:
         raise UserError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
+
+
+def _check_tasks(only_check: bool) -> None:
+    """UserError for tasks of srun that would all train by themselves, into one folder.
+
+    Args:
+        only_check: launch.sh looks before it starts torchrun; then one task for each machine is right.
+    """
+    tasks, per_node = srun_tasks()
+    if per_node > 1 or (tasks > 1 and not only_check):
+        raise UserError(
+            f"srun started {tasks} tasks, each of which would train by itself, into the same folder. Start one launcher"
+            " for each machine: sbatch launch_slurm.sbatch ./launch_ddpm_patches_4gpu.sh [settings]"
+        )
 
 
 def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str | None:
