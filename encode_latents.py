@@ -20,7 +20,7 @@ from dataset.xray_ctpa_patch_dataset import read_unit
 from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import script
 from pipeline.devices import pick_device
-from pipeline.training.data import open_store, settled_sizes
+from pipeline.training.data import NotPrepared, open_store, settled_sizes
 from pipeline.training.run import check_run
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,11 @@ def main(cfg: DictConfig) -> None:
     if cfg.dataset.store is None:
         raise UserError("a latent cache belongs to a prepared store, got dataset.store=null; set dataset.store=FOLDER")
     frozen = FrozenNetworks.load(cfg)
-    store = open_store(cfg.dataset)
+    try:
+        store = open_store(cfg.dataset, cfg.check)
+    except NotPrepared as reason:
+        log.info("settings and checkpoints are in order; %s", reason)
+        return
     store.cases_of("train")  # by their latents all are scaled
     patch, _ = settled_sizes(cfg.model, store)
     writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite)
@@ -41,6 +45,7 @@ def main(cfg: DictConfig) -> None:
     every = list(zip(store.cases, shapes, strict=True))
     todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]
     if cfg.check:
+        log.info("settings, files and checkpoints are in order")
         return
     device = pick_device(cfg.device)
     frozen.codec.to(device)

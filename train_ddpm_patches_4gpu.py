@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def build(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
     """The module and the data that the settings describe; the module's `meta` describes both."""
     frozen = FrozenNetworks.load(cfg)
-    store = open_store(cfg.dataset)
+    store = open_store(cfg.dataset, cfg.check)
     patch, stride = settled_sizes(cfg.model, store)
     latents = open_latents(cfg.dataset, frozen.source, store, patch)
     views = {

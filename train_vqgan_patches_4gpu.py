@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 def build(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
     """The module and the data that the settings describe; the module's `meta` describes both."""
-    store, sizes = open_store(cfg.dataset), sizes_of(cfg.model)
+    store, sizes = open_store(cfg.dataset, cfg.check), sizes_of(cfg.model)
     data = PatchDataModule(
         make_dataset(cfg, store, "train", *sizes, encoder_input=None),
         make_dataset(cfg, store, "val", *sizes, encoder_input=None),

@@ -1,6 +1,7 @@
 """Settings that cannot be are refused before the training, by the command and by check=true, in one message."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -162,4 +163,27 @@ def test_check_leaves_nothing_behind(workshop, elsewhere, caplog):
     with caplog.at_level("INFO"):
         run(train_ddpm_patches_4gpu, *workshop.ddpm, "check=true")
     assert "in order" in caplog.text
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", [train_ddpm_patches_4gpu, train_vqgan_patches_4gpu, encode_latents])
+def test_check_looks_at_pairs_that_are_not_prepared_and_writes_nothing(script, workshop, elsewhere, caplog, refused):
+    settings = {train_ddpm_patches_4gpu: workshop.ddpm, train_vqgan_patches_4gpu: workshop.vqgan}
+    settings = [*settings.get(script, workshop.encode), "check=true", "dataset.store=none"]
+    with caplog.at_level("INFO"):
+        run(script, *settings)
+    assert f"5 pairs in {workshop.root} are not prepared yet" in caplog.text
+    assert list(elsewhere.iterdir()) == []
+    assert "no good case" in refused(script, *settings, "dataset.ct_pattern=*.mha", f"dataset.root={films(workshop)}")
+    assert not Path("none").exists()
+
+
+def films(workshop):
+    """A data set that has lost its table and its CTs."""
+    shutil.copytree(workshop.root, "films", ignore=shutil.ignore_patterns("store", "*.nii.gz", "pairs.csv"))
+    return "films"
+
+
+def test_checking_an_encoding_writes_nothing(workshop, elsewhere):
+    run(encode_latents, *workshop.encode, "check=true", "dataset.latents_dir=latents")
     assert list(elsewhere.iterdir()) == []

@@ -105,7 +105,6 @@ class LatentWriter:
 
     def __init__(self, folder: str | Path, source: LatentSource, xray_ranges: Ranges, overwrite: bool = False) -> None:
         self.folder, self.source, self.xray_ranges = Path(folder), source, xray_ranges
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._overwrite = overwrite
 
     def is_written(self, case: StoredCase, shape: Triple) -> bool:

@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 from common.errors import UserError
 from common.geometry import Triple, latent_shape, padded_shape, triple
 from common.locks import exclusive
+from dataset.prepare.cases import find_cases
+from dataset.prepare.checks import format_problems
 from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
 from dataset.prepare.run import prepare
@@ -21,24 +23,49 @@ from pipeline.settings import prepare_arguments, sizes_of, source_arguments
 log = logging.getLogger(__name__)
 
 
-def open_store(dataset: DictConfig) -> Store:
-    """The prepared data set; prepared now if that has not been done. Without a store, the files themselves."""
+class NotPrepared(Exception):  # noqa: N818, it is no error
+    """A check has come to data that are not prepared: it can see no further without writing."""
+
+
+def open_store(dataset: DictConfig, check: bool = False) -> Store:
+    """The prepared data set; prepared now if that has not been done. Without a store, the files themselves.
+
+    Args:
+        check: only look at the pairs where nothing is prepared, and raise `NotPrepared`.
+    """
     if dataset.store is None:
         return FileStore(**source_arguments(dataset))
-    folder = Path(dataset.store)
+    folder, arguments = Path(dataset.store), prepare_arguments(dataset)
     if not (folder / MANIFEST).is_file():
         if not Path(dataset.root).is_dir():
-            raise FileNotFoundError(
+            raise UserError(
                 f"no prepared data in {folder}, and no folder of pairs at dataset.root={dataset.root} that"
                 " prepare_data.py could prepare"
+            )
+        if check:
+            raise NotPrepared(
+                f"{_pairs(dataset)} pairs in {dataset.root} are not prepared yet, so nothing more can be checked;"
+                " prepare_data.py does that, or the training at its start"
             )
         with exclusive(folder / ".lock"):  # the ranks of torchrun all come here
             if not (folder / MANIFEST).is_file():
                 log.info("no prepared data in %s: preparing it now, once, as prepare_data.py does", folder)
-                report = prepare(**prepare_arguments(dataset))
+                report = prepare(**arguments)
                 log.info("%d cases prepared, %d problems", len(report.cases), len(report.problems))
-    check_conversion(folder, prepare_arguments(dataset)["conversion"])
+    check_conversion(folder, arguments["conversion"])
     return VolumeStore(folder)
+
+
+def _pairs(dataset: DictConfig) -> int:
+    """How many pairs there are to prepare; what is wrong with others is logged. UserError if there are none."""
+    cases, problems = find_cases(
+        Path(dataset.root), dataset.ct_pattern, dataset.xray_pattern, Path(dataset.store), dataset.make_xray
+    )
+    if not cases:
+        raise UserError(f"no good case in {dataset.root}:\n{format_problems(problems)}")
+    if problems:
+        log.warning("%d problems in %s:\n%s", len(problems), dataset.root, format_problems(problems))
+    return len(cases)
 
 
 def settled_sizes(model: DictConfig, store: Store) -> tuple[Triple, Triple]:

@@ -21,6 +21,7 @@ from pipeline.checkpoints.description import ModelDescription
 from pipeline.checkpoints.restricted_pickle import OURS, load
 from pipeline.devices import fast_float32
 from pipeline.settings import instantiated, sizes_of
+from pipeline.training.data import NotPrepared
 from pipeline.training.folders import check_free, own_folders
 from pipeline.versions import versions
 
@@ -38,7 +39,11 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
     check_run(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_float32()
-    module, data = build(cfg)
+    try:
+        module, data = build(cfg)
+    except NotPrepared as reason:
+        log.info("settings and checkpoints are in order; %s", reason)
+        return
     resume_from = start_from(cfg, module, ModelDescription.from_plain(module.meta, "this training"))
     if cfg.check:
         rehearse(cfg, module, data)
