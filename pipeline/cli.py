@@ -134,8 +134,8 @@ def _prepare_process() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not Lightning's advertisements, nor its word on Ctrl-C, which has ours."""
-    return not re.search("💡 Tip|Detected KeyboardInterrupt", record.getMessage())
+    """Not Lightning's advertisements, nor its words on Ctrl-C and on the end, which have ours."""
+    return not re.search("💡 Tip|Detected KeyboardInterrupt|`Trainer.fit` stopped", record.getMessage())
 
 
 _SAMPLING = (

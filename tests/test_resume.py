@@ -139,20 +139,6 @@ def test_cached_latents_resume_alike(workshop, tiny_latents, elsewhere):
     assert_same(load("checkpoints/broken/last.ckpt"), load("checkpoints/whole/last.ckpt"))
 
 
-def test_a_finished_training_is_left_alone(workshop, elsewhere):
-    run(train_ddpm_patches_4gpu, *workshop.ddpm)
-    before = {p: p.read_bytes() for p in Path(DDPM_FOLDER).iterdir()}
-    run(train_ddpm_patches_4gpu, *workshop.ddpm, RECORD)
-    assert Record.seen == []
-    assert {p: p.read_bytes() for p in Path(DDPM_FOLDER).iterdir()} == before
-
-
-def test_more_epochs_go_on_from_a_finished_training(workshop, uninterrupted, elsewhere):
-    run(train_ddpm_patches_4gpu, *workshop.ddpm, *LENGTH, "model.max_epochs=1")
-    run(train_ddpm_patches_4gpu, *workshop.ddpm, *LENGTH)
-    assert_same(load(DDPM_CKPT), uninterrupted[0])
-
-
 def test_the_vqgan_goes_on_too(workshop, elsewhere):
     command = [*workshop.vqgan, *LENGTH, "model.n_codes=4"]
     places = ["run_dir=whole"]

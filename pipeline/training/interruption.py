@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from pipeline.training.agreement import Later, tell
 
@@ -18,6 +18,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt` at intervals, and at SIGTERM, SIGUSR1 or Ctrl-C; then the exit status is 143, 138 or 130.
+
+    And at the last step, from which a training that may take more goes on as if it had never ended.
 
     Takes the place of Lightning's own answer to SIGTERM, which loses the steps since the last checkpoint, broadcasts
     from within the signal handler, where another rank may be averaging gradients, and has all ranks compare notes
@@ -43,6 +45,10 @@ class LastCheckpoint(Checkpoint):
         self._told: Later | None = None
         self._stopping = 0
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # with max_steps, Lightning would go through an epoch that is over once more, without a step
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         self._step, self._saved_at = trainer.global_step, time.monotonic()
@@ -62,8 +68,10 @@ class LastCheckpoint(Checkpoint):
         asked, due = self._hear(trainer)
         if asked:
             self._end(trainer, asked)
-        elif self._step % self.every_n_steps == 0 if self.every_n_steps else due:
+        elif _is_last_step(trainer) or (self._step % self.every_n_steps == 0 if self.every_n_steps else due):
             self._save(trainer)
+            if self._step == trainer.max_steps and not trainer.is_last_batch:
+                _save_no_more(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._stopping = self._hear(trainer)[0]
@@ -93,6 +101,18 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at, self._told = time.monotonic(), None
+
+
+def _is_last_step(trainer: pl.Trainer) -> bool:
+    ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+    return ends or trainer.global_step == trainer.max_steps
+
+
+def _save_no_more(trainer: pl.Trainer) -> None:
+    """Lightning counts an epoch that `max_steps` cuts off as done; what it would save then misses the rest of it."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback._save_on_train_epoch_end, callback.save_last = False, False
 
 
 def _nothing() -> None: ...

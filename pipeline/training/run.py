@@ -118,7 +118,9 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
     trainer = instantiated(cfg.trainer, **more)
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     trainer.fit(module, data, ckpt_path=resume_from)
-    log.info("step %d; checkpoints are in %s", trainer.global_step, cfg.checkpoint_dir)
+    limit = "max_steps" if trainer.global_step == trainer.max_steps else "max_epochs"
+    reached = f"model.{limit}={cfg.model[limit]} is reached, a higher one trains on"
+    log.info("step %d: %s; checkpoints are in %s", trainer.global_step, reached, cfg.checkpoint_dir)
 
 
 def _save_settings(cfg: DictConfig) -> None:
