@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.layers import use_channels_last
 from ddpm.attention import CrossAttention, SelfAttention
 from ddpm.layers import ResBlock, UpMerge
 from ddpm.unet3d import Stage, UNet3D
@@ -37,7 +38,7 @@ class Execution:
             if isinstance(part, UNet3D):
                 part.channels_last = self.channels_last
                 if self.channels_last:  # kernels too, or every convolution would turn its own around
-                    part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+                    use_channels_last(part)
             elif isinstance(part, Stage):
                 part.checkpointing = self.checkpointing
             elif self.compile and isinstance(part, COMPILED):

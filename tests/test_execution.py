@@ -53,6 +53,16 @@ def test_no_switch_is_written_into_a_checkpoint(workshop, elsewhere):
     assert "checkpointing" not in str(parts)
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_gradients_lie_in_memory_as_their_parameters_do(on):  # else DDP warns, and copies
+    unet = small_unet()
+    Execution(channels_last=on).apply(unet)
+    unet(**inputs()).square().sum().backward()
+    wide = [p for p in unet.parameters() if p.ndim == 5 and max(p.shape[2:]) > 1]
+    assert {p.is_contiguous(memory_format=torch.channels_last_3d) for p in wide} == {on}
+    assert all(p.grad.stride() == p.stride() for p in unet.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_compute_the_same_and_keep_their_names():

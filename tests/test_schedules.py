@@ -31,8 +31,3 @@ def test_the_rate_falls_along_a_cosine_to_its_final_share():
 
 def test_training_without_an_end_keeps_its_rate():
     assert rates(math.inf, 0, 0.0, 3) == pytest.approx([2, 2, 2])
-
-
-def test_impossible_shares_are_refused():
-    with pytest.raises(ValueError, match="final share"):
-        rates(10, 2, 1.5, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -85,10 +84,3 @@ def crop(x: Tensor, margin: int) -> Tensor:
     if margin == 0:
         return x
     return x[..., margin:-margin, margin:-margin, margin:-margin]
-
-
-def use_channels_last(network: nn.Module) -> None:
-    """Lays out the kernels of all 3D convolutions channels last: they then keep their activations so, too."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)

@@ -17,8 +17,8 @@ from common.checkpoint_key import CHECKPOINT_KEY
 from common.collectives import sum_over_ranks
 from common.errors import UserError
 from common.keyed import KeyedRandom
+from common.layers import use_channels_last
 from vq_gan_3d.discriminators import PatchDiscriminator
-from vq_gan_3d.layers import use_channels_last
 from vq_gan_3d.losses import AdversarialLoss, LossWeights, perceptual_loss
 from vq_gan_3d.perceptual import VGG16Distance
 from vq_gan_3d.pictures import above_each_other

@@ -5,13 +5,12 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.errors import UserError
-
 
 def warmup(optimizer: Optimizer, total_steps: float, warmup_steps: int, final: float) -> LambdaLR:
-    """Linear rise over `warmup_steps`, then half a cosine to the share `final` at `total_steps`; 1 stays level."""
-    if warmup_steps < 0 or not 0 <= final <= 1:
-        raise UserError(f"need warmup_steps >= 0 and a final share of 0 to 1, got {warmup_steps} and {final}")
+    """Linear rise over `warmup_steps`, then half a cosine to the share `final` at `total_steps`; 1 stays level.
+
+    torch's SequentialLR rises again after the end, and restores length and rates of the training that it was saved in.
+    """
 
     def share(step: int) -> float:
         if step < warmup_steps:
