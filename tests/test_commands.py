@@ -40,7 +40,7 @@ def command(*words, cwd, **env):
 
 
 def test_training_leaves_the_checkpoints_of_the_guide(workshop):
-    names = sorted(p.name for p in (workshop.folder / DDPM_FOLDER).iterdir())
+    names = sorted(p.name for p in (workshop.folder / DDPM_FOLDER).iterdir() if not p.name.startswith("."))
     assert names[-1] == "last.ckpt"
     assert [re.fullmatch(r"ddpm-patches-epoch00-loss\d+\.\d{4}\.ckpt", n) is not None for n in names[:-1]] == [True]
     best = load(workshop.folder / DDPM_FOLDER / names[0])

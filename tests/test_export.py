@@ -192,13 +192,6 @@ def test_a_changed_export_is_refused(workshop, training, refused):
     assert "another X-ray encoder" in message
 
 
-def test_training_does_not_start_from_an_export(workshop, training, refused):
-    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")
-    message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, "model.name=new", "init_from=model.ckpt")
-    assert "'model'" in message
-    assert "need stage 'ddpm'" in message
-
-
 @pytest.mark.parametrize("take", [None, take_biomedclip], ids=["tiny_random", "biomedclip"])
 def test_an_export_alone_is_trained_further(take, workshop, training):
     if take:
