@@ -105,6 +105,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from pipeline.cli import script
 @script("make_phantom_data")
 def main(cfg):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
     os.kill(os.getpid(), signal.SIGINT)
 main()
 """)
