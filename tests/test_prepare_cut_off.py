@@ -1,5 +1,6 @@
 """What a preparation leaves behind that a full disk, a signal or an error cut off."""
 
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from dataset.prepare.cases import find_cases
 from dataset.prepare.processes import results_of
 from dataset.prepare.run import prepare
 from dataset.scans.volume_io import write_ct
+from dataset.store.records import RECORD_FORMAT
 from dataset.store.store import VolumeStore
 from tests.disk import largest_file
 from tests.pairs import AFFINE, SHAPE, add_case, thorax
@@ -33,7 +35,11 @@ def test_a_full_disk_stops_the_run(root, tmp_path):
     assert len(prepare(root, tmp_path / "store").cases) == 3
 
 
-@pytest.mark.parametrize("damaged", [b'{"a": "\n', b"", b"[]", b"{}", b"\xff\xfe", b'{"format": 3, "problems": [1]}'])
+@pytest.mark.parametrize(
+    "damaged",
+    [b'{"a": "\n', b"", b"[]", b"{}", b"\xff\xfe", json.dumps({"format": RECORD_FORMAT, "problems": [1]}).encode()],
+    ids=["cut", "empty", "list", "nothing", "bytes", "problem"],
+)
 def test_a_damaged_record_is_named_and_its_case_prepared_anew(root, tmp_path, caplog, damaged):
     store = tmp_path / "store"
     prepare(root, store)
