@@ -38,11 +38,7 @@ def zero_init(module: nn.Module) -> nn.Module:
 
 
 def use_channels_last(network: nn.Module) -> None:
-    """Lays out the kernels of all 3D convolutions channels last: they then keep their activations so, too.
-
-    Kernels of 1 x 1 x 1 voxel are both already. `network.to(memory_format=...)` would give theirs strides that their
-    gradients do not have, of which DDP warns.
-    """
+    """Lays out the kernels of all 3D convolutions channels last: they then keep their activations so, too."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)

@@ -129,6 +129,8 @@ def _prepare_process() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # of DDP, about kernels of 1 x 1 x 1 voxel: what differs are the strides of axes that have no second voxel
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # torchrun starts our processes
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # our sampler is
 

@@ -44,6 +44,8 @@ def test_a_finished_training_says_which_limit_it_has_reached(workshop, elsewhere
     with caplog.at_level("INFO"):
         run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.max_steps=6")
     assert "step 4: model.max_epochs=1 is reached, a higher one trains on" in caplog.text
+    assert "GPU available" in caplog.text
+    assert "Tip" not in caplog.text  # of Lightning, for a cloud
 
 
 def test_more_epochs_go_on_from_a_finished_training(workshop, uninterrupted, elsewhere):
