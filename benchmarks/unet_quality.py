@@ -28,7 +28,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-import train_ddpm_patches_4gpu
 from benchmarks import demo_model
 from benchmarks.against_monai import monai_unet
 from benchmarks.command import benchmark
@@ -42,6 +41,7 @@ from ddpm.position import AXIS_FEATURES, axis_waves
 from ddpm.unet3d import TIME_SCALE, two_linear
 from pipeline.checkpoints.parts import build
 from pipeline.cli import composed
+from pipeline.training.stages import build_ddpm
 
 # Ours, at MONAI's parameters: as fast as MONAI's with widths of 24, 48 and 96; and enough patches for a steady figure
 OURS = "model.batch_size=4 model.dim=24 model.num_res_blocks=2 model.middle_blocks=2 model.val_patches_per_volume=8"
@@ -162,7 +162,7 @@ class Contest:
 def compare(
     cfg: DictConfig, seconds: float, seeds: int, lrs: Sequence[float], channels: Sequence[int], res_blocks: int
 ) -> dict[str, Any]:
-    module, data = train_ddpm_patches_4gpu.build(cfg)
+    module, data = build_ddpm(cfg)
     described = module.meta["parts"]["denoiser"]
     unet = partial(ConditionedMonai, channels=channels, num_res_blocks=res_blocks)
     makers = {"ours": partial(build, described), "monai": partial(build, described | {"unet": unet})}

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-import train_ddpm_patches_4gpu
-import train_vqgan_patches_4gpu
 from benchmarks.networks import NO_DATA, without_files, write_random_codec
 from common.geometry import latent_shape, triple
 from dataset.phantom.data_set import make_phantom_data
@@ -22,6 +20,7 @@ from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import composed
 from pipeline.settings import plain
 from pipeline.training.data import open_store
+from pipeline.training.stages import build_ddpm, build_vqgan
 
 VOLUMES = 2  # one to train on, one for validation, which no benchmark of speed runs
 ROOM = 16  # voxels that a volume is larger than a patch, so that patches differ
@@ -66,10 +65,10 @@ class Workbench:
         """Module and data of the training script; nothing has to be measured or fitted at its start."""
         torch.manual_seed(cfg.seed)  # the frozen networks' random weights must be those of the cache
         if self.stage == "vqgan":
-            module, data = train_vqgan_patches_4gpu.build(cfg)
+            module, data = build_vqgan(cfg)
             module.vqgan.initialized.fill_(True)
             return module, data
-        ddpm, data = train_ddpm_patches_4gpu.build(cfg)
+        ddpm, data = build_ddpm(cfg)
         if not ddpm.latent_scale.is_known:
             ddpm.latent_scale.std.fill_(1)
         return ddpm, data

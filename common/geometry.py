@@ -82,6 +82,17 @@ def axis_starts(size: int, patch: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
+def whole_latents(patch_size: Sequence[int]) -> Triple:
+    """A patch size in voxels, if the codec's step divides it; UserError otherwise."""
+    size = triple(patch_size, "patch_size")
+    if any(n <= 0 or n % STEP for n in size):
+        nearest = [max(STEP, round(n / STEP) * STEP) for n in size]
+        raise UserError(
+            f"patch_size must be multiples of {STEP} (the codec's downsampling), got {list(size)}; nearest is {nearest}"
+        )
+    return size
+
+
 def padded_shape(shape: Triple, patch: Triple = (1, 1, 1)) -> Triple:
     """A volume's shape after padding at the high end to at least a patch and to a multiple of the codec's step."""
     d, h, w = (-(-max(n, p) // STEP) * STEP for n, p in zip(shape, patch, strict=True))

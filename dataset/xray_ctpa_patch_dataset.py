@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.errors import UserError
-from common.geometry import STEP, Triple, overlap, padded_shape, triple
+from common.geometry import STEP, Triple, overlap, padded_shape, triple, whole_latents
 from common.patches import extract_patches_3d, grid_coords, stitch_patches
 from common.recent import Recent
 from dataset.intensity import hu_to_unit
@@ -96,7 +96,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         foreground_share: float = 0.0,
         overhang: int = 0,
     ) -> None:
-        self.patch_size = check_patch_size(patch_size)
+        self.patch_size = whole_latents(patch_size)
         if not cases:
             raise UserError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
         if overhang and latents is not None:
@@ -202,17 +202,6 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             eye = self.encoder_input
             item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)
         return item
-
-
-def check_patch_size(patch_size: Sequence[int]) -> Triple:
-    """The patch size, if the codec's step divides it."""
-    size = triple(patch_size, "patch_size")
-    if any(n <= 0 or n % STEP for n in size):
-        nearest = [max(STEP, round(n / STEP) * STEP) for n in size]
-        raise UserError(
-            f"patch_size must be multiples of {STEP} (the codec's downsampling), got {list(size)}; nearest is {nearest}"
-        )
-    return size
 
 
 def floor_hu(hu_window: tuple[float, float]) -> int:

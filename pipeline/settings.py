@@ -6,10 +6,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
-from common.geometry import STEP, Triple, three_quarters, triple
+from common.geometry import STEP, Triple, three_quarters, triple, whole_latents
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.scans.camera import Film
-from dataset.xray_ctpa_patch_dataset import check_patch_size
 
 
 def plain(config: Any) -> Any:
@@ -51,7 +50,7 @@ def sizes_of(model: DictConfig, whole: Triple | None = None) -> tuple[Triple, Tr
     Args:
         whole: takes the place of the configured patch, with the stride that follows from it.
     """
-    patch = check_patch_size(model.patch_size) if whole is None else whole
+    patch = whole_latents(model.patch_size) if whole is None else whole
     follows = model.get("stride") is None or (whole is not None and OmegaConf.is_interpolation(model, "stride"))
     stride = triple(three_quarters(patch) if follows else model.stride)
     if any(s < STEP or s > p or s % STEP for s, p in zip(stride, patch, strict=True)):

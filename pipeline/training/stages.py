@@ -1,0 +1,58 @@
+"""What the two trainings are made of: the LightningModule and its data, from the settings."""
+
+import logging
+
+from omegaconf import DictConfig
+
+from dataset.datamodule import PatchDataModule
+from ddpm.latent_scale import LatentScale
+from ddpm.module import PatchDDPM
+from pipeline.checkpoints.from_settings import FrozenNetworks, describe_ddpm, describe_vqgan
+from pipeline.settings import instantiated, sizes_of
+from pipeline.training.data import make_dataset, open_latents, open_store, settled_sizes
+from vq_gan_3d.module import VQGANModule
+
+log = logging.getLogger(__name__)
+
+
+def build_vqgan(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
+    """The module and the data that the settings describe; the module's `meta` describes both."""
+    store, sizes = open_store(cfg.dataset, cfg.check), sizes_of(cfg.model)
+    data = PatchDataModule(
+        make_dataset(cfg, store, "train", *sizes, encoder_input=None),
+        make_dataset(cfg, store, "val", *sizes, encoder_input=None),
+        cfg.model.batch_size,
+        cfg.model.num_workers,
+    )
+    log.info("%d training and %d validation patches an epoch", len(data.train), len(data.val))
+    return instantiated(cfg.module, meta=describe_vqgan(cfg).to_plain()), data
+
+
+def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
+    """The module and the data that the settings describe; the module's `meta` describes both."""
+    frozen = FrozenNetworks.load(cfg)
+    store = open_store(cfg.dataset, cfg.check)
+    patch, stride = settled_sizes(cfg.model, store)
+    latents = open_latents(cfg.dataset, frozen.source, store, patch)
+    views = {
+        "encoder_input": frozen.encoder_input,
+        "latents": latents,
+        "context": 0 if latents else frozen.codec.context,
+    }
+    data = PatchDataModule(
+        make_dataset(cfg, store, "train", patch, stride, **views),
+        make_dataset(cfg, store, "val", patch, stride, **views),
+        cfg.model.batch_size,
+        cfg.model.num_workers,
+    )
+    module = instantiated(
+        cfg.module,
+        denoiser=frozen.widths,
+        codec=frozen.codec,
+        xray_encoder=frozen.encoder,
+        latent_scale=LatentScale(latents.mean, latents.std) if latents else None,
+        meta=describe_ddpm(cfg, store, frozen, patch, stride).to_plain(),
+    )
+    cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"
+    log.info("%d training and %d validation patches an epoch, %s", len(data.train), len(data.val), cached)
+    return module, data
