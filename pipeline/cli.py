@@ -17,58 +17,18 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from common import launcher
 from common.errors import FILE_ERRORS, AgreedError, UserError, of_a_file
-from common.geometry import STEP, three_quarters
+from pipeline.resolvers import register_resolvers
 
 CONFIG_DIR = Path(__file__).parents[1] / "config"
 USER_ERROR, INTERRUPTED = 2, 130  # exit statuses, as of argparse and of shells
 ON_INTERRUPTION = "\ninterrupted; what is finished is kept, and the same command goes on from there"
 
 Task = Callable[[DictConfig], None]
-
-
-def _has_gpu() -> bool:
-    import torch  # here and below: --help need not wait for it
-
-    return torch.cuda.is_available()
-
-
-def _gpu_bf16() -> bool:
-    import torch
-
-    return _has_gpu() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _precision(wanted: str) -> str:
-    if wanted != "auto":
-        return str(wanted)
-    if not _has_gpu():
-        return "32-true"
-    return "bf16-mixed" if _gpu_bf16() else "16-mixed"
-
-
-def register_resolvers() -> None:
-    """The derived values of the configs."""
-    resolvers: dict[str, Callable[..., Any]] = {
-        "three_quarters": lambda sizes: ListConfig(three_quarters(sizes)),  # plain lists cannot be resolved in place
-        "latent_size": lambda voxels: int(voxels) // STEP,
-        "precision": _precision,
-        "local_processes": launcher.local_processes,
-        "nodes": launcher.nodes,
-        "processes": lambda: min(16, os.cpu_count() or 1),
-        "absolute": os.path.abspath,
-        "suffix": lambda name: f"_{name}" if name else "",
-        "demo_for_device": lambda: "demo_gpu" if _has_gpu() else "demo",
-        "half": lambda n: int(n) // 2,
-        "repeated": lambda value, times: ListConfig([value] * int(times)),
-        "strategy": lambda: "ddp" if launcher.rank_and_world()[1] > 1 else "auto",
-    }
-    for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def script(config_name: str) -> Callable[[Task], Callable[[], None]]:

@@ -19,6 +19,7 @@ import run_demo
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
+from common.geometry import three_quarters
 from pipeline import cli
 from tests.tiny import run
 
@@ -208,7 +209,7 @@ def test_a_mistake_of_another_process_is_told(tmp_path):
 
 @pytest.mark.parametrize(("patch", "stride"), [((128, 128, 128), [96] * 3), ((16, 20, 4), [12, 12, 4])])
 def test_three_quarters_are_whole_latent_voxels(patch, stride):
-    assert cli.three_quarters(patch) == stride
+    assert three_quarters(patch) == stride
 
 
 @pytest.mark.slow
