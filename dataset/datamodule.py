@@ -1,7 +1,9 @@
 """Batches of patches for Lightning, in an order that survives a restart."""
 
+import atexit
 import signal
 from typing import Any
+from weakref import WeakSet
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +13,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from common.errors import UserError
 from dataset.sampler import VolumeGroupedSampler
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
+
+_LOADERS: WeakSet[DataLoader[Any]] = WeakSet()  # that have not been given up
 
 
 class _PackedItems(Dataset[dict[str, Any]]):
@@ -59,11 +63,7 @@ class PatchDataModule(pl.LightningDataModule):
     def teardown(self, stage: str | None = None) -> None:
         """Ends the loader processes: they take no notice of the signal by which Python would, and wait for ever."""
         for loader in self._loaders:
-            if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
-                loader._iterator._shutdown_workers()
-                for worker in loader._iterator._workers:
-                    worker.kill()
-            loader._iterator = None
+            _end_workers(loader)
         self._loaders.clear()
 
     def on_exception(self, exception: BaseException) -> None:
@@ -120,7 +120,22 @@ class PatchDataModule(pl.LightningDataModule):
             worker_init_fn=_leave_signals_to_the_training,
         )
         self._loaders.append(loader)
+        _LOADERS.add(loader)
         return loader
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+        loader._iterator._shutdown_workers()
+        for worker in loader._iterator._workers:
+            worker.kill()
+    loader._iterator = None
+
+
+@atexit.register  # and so before multiprocessing's own, which would wait for them
+def _end_all_workers() -> None:
+    for loader in list(_LOADERS):
+        _end_workers(loader)
 
 
 def _leave_signals_to_the_training(_: int) -> None:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -5,6 +8,8 @@ import pytest
 from dataset.datamodule import PatchDataModule
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +36,19 @@ def test_an_epoch_without_a_batch_is_refused_also_where_several_processes_share_
     module = on(0, 4, PatchDataModule(patches, patches, 3, 0))
     with pytest.raises(ValueError, match=r"2 patches for each of 4 processes.*lower model\.batch_size"):
         module.train_dataloader()
+
+
+def test_a_process_ends_although_a_loader_of_its_is_still_at_work(tiny_data, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from dataset.datamodule import PatchDataModule
+from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
+patches = XrayCTPAPatchDataset.from_store({str(tiny_data.store)!r}, patch_size=[16, 16, 16], patches_per_volume=40)
+loader = PatchDataModule(patches, patches, 1, 2).train_dataloader()
+next(iter(loader))
+print("workers", len(loader._iterator._workers))
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "workers 2\n"), done.stderr
