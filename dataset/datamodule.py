@@ -1,9 +1,9 @@
 """Batches of patches for Lightning, in an order that survives a restart."""
 
 import atexit
+import multiprocessing
 import signal
 from typing import Any
-from weakref import WeakSet
 
 import pytorch_lightning as pl
 import torch
@@ -13,8 +13,6 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from common.errors import UserError
 from dataset.sampler import VolumeGroupedSampler
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
-
-_LOADERS: WeakSet[DataLoader[Any]] = WeakSet()  # that have not been given up
 
 
 class _PackedItems(Dataset[dict[str, Any]]):
@@ -120,7 +118,6 @@ class PatchDataModule(pl.LightningDataModule):
             worker_init_fn=_leave_signals_to_the_training,
         )
         self._loaders.append(loader)
-        _LOADERS.add(loader)
         return loader
 
 
@@ -134,8 +131,10 @@ def _end_workers(loader: DataLoader[Any]) -> None:
 
 @atexit.register  # and so before multiprocessing's own, which would wait for them
 def _end_all_workers() -> None:
-    for loader in list(_LOADERS):
-        _end_workers(loader)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise for a worker that ends
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _leave_signals_to_the_training(_: int) -> None:

@@ -46,9 +46,9 @@ sys.path.insert(0, {str(ROOT)!r})
 from dataset.datamodule import PatchDataModule
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 patches = XrayCTPAPatchDataset.from_store({str(tiny_data.store)!r}, patch_size=[16, 16, 16], patches_per_volume=40)
-loader = PatchDataModule(patches, patches, 1, 2).train_dataloader()
-next(iter(loader))
-print("workers", len(loader._iterator._workers))
+batches = iter(PatchDataModule(patches, patches, 1, 2).train_dataloader())
+next(batches)
+print("workers", len(batches._workers))
 """)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, "workers 2\n"), done.stderr
