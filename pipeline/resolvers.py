@@ -42,6 +42,7 @@ def register_resolvers() -> None:
         "absolute": os.path.abspath,
         "suffix": lambda name: f"_{name}" if name else "",
         "demo_for_device": lambda: "demo_gpu" if _has_gpu() else "demo",
+        "floats": lambda numbers: ListConfig([float(n) for n in numbers]),
         "half": lambda n: int(n) // 2,
         "repeated": lambda value, times: ListConfig([value] * int(times)),
         "strategy": lambda: "ddp" if launcher.rank_and_world()[1] > 1 else "auto",

@@ -51,8 +51,8 @@ def number(says: str, **limits: Any) -> Rule:
     return Rule(says, Annotated[float, Field(**limits)])
 
 
-def several(says: str, each: Rule, length: int | None = None) -> Rule:
-    limits = Field(min_length=length, max_length=length)
+def several(says: str, each: Rule, length: int | None = None, least: int = 0) -> Rule:
+    limits = Field(min_length=length or least, max_length=length)
     return Rule(says, Annotated[list[each.kind], limits])  # type: ignore[name-defined]
 
 
@@ -94,7 +94,10 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of(-1) | whole(1), "max_epochs max_steps"),
     (one_of("auto") | whole(1), "window_batch"),
     (one_of("auto") | TRUTH, "bf16"),
-    (several("a list of whole numbers from 1", whole(1)), "decoder_mults dim_mults encoder_mults lifter_widths"),
+    (
+        several("a list of one or more whole numbers from 1", whole(1), least=1),
+        "decoder_mults dim_mults encoder_mults lifter_widths",
+    ),
     (several("a list of whole numbers from 0", whole(0)), "decoder_blocks encoder_blocks"),
     (NULL | several("a list of whole numbers from 0", whole(0)), "attention_levels"),
     (SIZE, "patch_size"),
@@ -127,7 +130,10 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of("auto", "cpu", "cuda"), "latent_device"),
     (one_of("pa", "ap"), "view"),
     (one_of("noise", "x0", "v", "velocity"), "prediction"),
-    (one_of("auto", 32, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", 64, "64-true"), "precision"),
+    (
+        one_of("auto", 32, 16, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", 64, "64-true"),
+        "model.precision",
+    ),
     (
         TEXT,
         "accelerator checkpoint_dir ckpt device dir latents_dir licence name output root run_dir split model.vqgan_ckpt"

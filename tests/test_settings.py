@@ -39,7 +39,8 @@ from tests.tiny import composed, run
         ("model.batch_size=null", "model.batch_size must be a whole number from 1, got None"),
         ("model.batch_size=true", "model.batch_size must be a whole number from 1, got True"),
         ("model.batch_size={a: 1}", "model.batch_size must be a whole number from 1, got {'a': 1}"),
-        ("model.dim_mults=4", "model.dim_mults must be a list of whole numbers from 1, got 4"),
+        ("model.dim_mults=4", "model.dim_mults must be a list of one or more whole numbers from 1, got 4"),
+        ("model.lifter_widths=[]", "lifter_widths must be a list of one or more whole numbers from 1, got []"),
         ("model.cond=pooled", "model.cond must be a list of pooled, tokens or lifted, got 'pooled'"),
         ("model.compile=yes please", "model.compile must be true or false, got 'yes please'"),
         ("model.train_lr=fast", "model.train_lr must be a number from 0, got 'fast'"),
@@ -95,6 +96,10 @@ def test_every_command_looks_at_its_settings(script, setting, rule, elsewhere, r
     assert rule in refused(script, "dataset.root=/data", setting)
 
 
+def test_whole_numbers_do_where_torch_wants_others(tiny_data, elsewhere):
+    run(train_vqgan_patches_4gpu, *tiny_data.vqgan, "model.adam_betas=[0,0.9]", "model.precision=16", "check=true")
+
+
 def test_all_that_cannot_be_is_told_at_once(refused):
     message = refused(train_ddpm_patches_4gpu, "model.batch_size=0", "model.patch_size=[8]")
     for key in ("dataset.root", "model.batch_size", "model.patch_size"):
@@ -132,7 +137,8 @@ def test_the_choices_are_those_that_the_networks_know():
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ("model.dim_mults=[]", "dim_mults"),
+        ("trainer.accelerator=gpu", "No supported gpu backend found"),
+        ("trainer.strategy=magic", "strategy='magic'"),
     ],
 )
 def test_check_builds_what_a_training_needs(setting, named, workshop, elsewhere, refused):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from common.atomic import write_text
@@ -99,7 +101,7 @@ def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str
 def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
     """Make what a training makes at its start, so that mistakes show; nothing is trained or written."""
     check_free(cfg)
-    instantiated(cfg.trainer)
+    _trainer(cfg)
     module.make_lr_schedule(module.make_optimizer(module.parameters()), math.inf)
     for dataset in (data.train, data.val):
         dataset[0]
@@ -115,12 +117,23 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
         log.info("continuing from %s", resume_from)
         if str(OmegaConf.select(cfg, "trainer.logger._target_")).endswith("TensorBoardLogger"):
             more["logger"] = {"purge_step": load(resume_from, OURS)["global_step"]}  # its curves go on from there
-    trainer = instantiated(cfg.trainer, **more)
+    trainer = _trainer(cfg, **more)
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     trainer.fit(module, data, ckpt_path=resume_from)
     limit = "max_steps" if trainer.global_step == trainer.max_steps else "max_epochs"
     reached = f"model.{limit}={cfg.model[limit]} is reached, a higher one trains on"
     log.info("step %d: %s; checkpoints are in %s", trainer.global_step, reached, cfg.checkpoint_dir)
+
+
+def _trainer(cfg: DictConfig, **more: Any) -> pl.Trainer:
+    """UserError for what Lightning refuses: a GPU that is not there, a strategy that it does not know."""
+    try:
+        return instantiated(cfg.trainer, **more)
+    except InstantiationException as error:
+        reason = error.__cause__
+        if isinstance(reason, MisconfigurationException | ValueError) and not isinstance(reason, UserError):
+            raise UserError(f"the Trainer does not take these settings: {reason}") from error
+        raise
 
 
 def _save_settings(cfg: DictConfig) -> None:
