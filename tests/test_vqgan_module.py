@@ -1,5 +1,4 @@
 import copy
-import logging
 
 import pytest
 import pytorch_lightning as pl
@@ -15,7 +14,6 @@ from vq_gan_3d.pictures import above_each_other
 from vq_gan_3d.quantizers import VectorQuantizer
 from vq_gan_3d.vqgan import VQGAN
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 
