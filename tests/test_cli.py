@@ -1,6 +1,7 @@
 """What a command says about its settings, and how it ends."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ import run_demo
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
+from benchmarks.measure import parameters
+from benchmarks.networks import NO_DATA, on_paper
 from common.geometry import three_quarters
 from pipeline import cli
 from tests.tiny import run
@@ -145,10 +148,23 @@ def test_a_wrong_type_is_one_message(refused):
     assert "/nowhere" in message or "resume" in message
 
 
-def test_running_out_of_gpu_memory_names_the_knobs():
-    message = cli.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), "train_ddpm")
-    for knob in ("model.batch_size=1", "model.checkpointing=true", "model.patch_size=[96,96,96]", "3 GiB"):
-        assert knob in message
+@pytest.mark.parametrize("script", cli.SAVING_MEMORY)
+def test_running_out_of_gpu_memory_names_knobs_that_the_script_has(script):
+    message = cli.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), script)
+    assert "3 GiB" in message
+    knobs = re.findall(r"[\w.]+=(?:\[[\d,]+\]|\w+)", message)
+    assert len(knobs) >= 2
+    cli.composed(script, knobs)
+
+
+def test_a_narrower_network_frees_what_the_message_says():
+    sizes = []
+    for knobs in ([], ["model.dim_mults=[1,2,4]"]):
+        cfg = cli.composed("train_ddpm", [NO_DATA, *knobs])
+        sizes.append(parameters(on_paper(cfg.module.denoiser, pooled_dim=512, token_dim=768)))
+    message, (wide, narrow) = cli.SAVING_MEMORY["train_ddpm"], sizes
+    assert f"{narrow / 1e6:.0f} instead of {wide / 1e6:.0f} million" in message
+    assert f"{20 * (wide - narrow) / 1e9:.1f} GB" in message  # weight, gradient, two moments of AdamW, average
 
 
 def test_running_out_of_gpu_memory_in_sampling_names_its_own_knobs():
