@@ -24,6 +24,7 @@ from evaluation.report import CaseRow, report_html
 from pipeline.cli import script
 from pipeline.devices import fast_float32
 from pipeline.ranks import joined
+from pipeline.run_record import record_run
 from pipeline.sampling.ct_sampler import CTSampler, plan_of
 from pipeline.sampling.evaluated_cases import Compared, Evaluation
 from pipeline.sampling.files import prepare_folder
@@ -49,6 +50,8 @@ def main(cfg: DictConfig) -> None:
     largest = max((case.shape for case in cases), key=np.prod)
     prepare_folder(evaluation.folder / "volumes", largest, sum(len(evaluation.volumes(case)) for case in cases))
     with joined(model.generator.device) as team:
+        if team.rank == 0:
+            record_run(cfg, evaluation.folder)
         _compare_all(evaluation, cases[team.rank :: team.size], team)
         team.wait()
     if team.rank == 0:

@@ -34,7 +34,7 @@ def test_every_job_trains_in_a_folder_of_its_own(stage, workshop, elsewhere):
     run(script, *command)  # resumes each
     assert sorted(Path().glob("*/**/last.ckpt")) == checkpoints
     assert [path.stat().st_mtime_ns for path in checkpoints] == written
-    assert {path.parent.name for path in Path().glob("outputs/**/config.yaml")} == {
+    assert {path.parent.name for path in Path().glob("outputs/**/versions.json")} == {
         "model.train_lr-0.001",
         "model.train_lr-0.002",
     }

@@ -1,6 +1,5 @@
 """Settings that cannot be are refused before the training, by the command and by check=true, in one message."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from ddpm.diffusion import PREDICTIONS
 from ddpm.plan import AUTO, MODES
 from ddpm.samplers import SAMPLERS
 from pipeline import schema
-from pipeline.versions import versions
 from tests.test_configs import COMBINATIONS, needed
 from tests.tiny import composed, run
 
@@ -157,12 +155,6 @@ def test_check_reads_an_item(workshop, elsewhere, refused, monkeypatch):
         (train_vqgan_patches_4gpu, workshop.vqgan),
     ):
         assert "this volume is damaged" in refused(script, *settings, "check=true")
-
-
-def test_a_run_keeps_its_settings_and_versions(workshop):
-    folder = Path(workshop.folder) / "outputs" / "ddpm_4gpu_patches"
-    assert OmegaConf.load(folder / "config.yaml").model.dim == 8
-    assert json.loads((folder / "versions.json").read_text()) == versions()
 
 
 def test_check_leaves_nothing_behind(workshop, elsewhere, caplog):

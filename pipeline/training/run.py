@@ -1,6 +1,5 @@
 """A training from its checks to its last checkpoint."""
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from common.atomic import write_text
 from common.errors import UserError
 from common.launcher import hide_slurm, planned_processes, rank_and_world, srun_tasks
 from dataset.datamodule import PatchDataModule
@@ -22,10 +20,10 @@ from pipeline.checkpoints.checkpoint import init_weights, read
 from pipeline.checkpoints.description import ModelDescription
 from pipeline.checkpoints.restricted_pickle import OURS, load
 from pipeline.devices import fast_float32
+from pipeline.run_record import record_training
 from pipeline.settings import instantiated, sizes_of
 from pipeline.training.data import NotPrepared
 from pipeline.training.folders import check_free, own_folders
-from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +108,14 @@ def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
 
 def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, resume_from: str | None) -> None:
     """Train, and say where the results are."""
+    step = load(resume_from, OURS)["global_step"] if resume_from else 0
     if rank_and_world()[0] == 0:
-        _save_settings(cfg)
+        record_training(cfg, step)
     more: dict[str, Any] = {}
     if resume_from:
         log.info("continuing from %s", resume_from)
         if str(OmegaConf.select(cfg, "trainer.logger._target_")).endswith("TensorBoardLogger"):
-            more["logger"] = {"purge_step": load(resume_from, OURS)["global_step"]}  # its curves go on from there
+            more["logger"] = {"purge_step": step}  # its curves go on from there
     trainer = _trainer(cfg, **more)
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     trainer.fit(module, data, ckpt_path=resume_from)
@@ -134,9 +133,3 @@ def _trainer(cfg: DictConfig, **more: Any) -> pl.Trainer:
         if isinstance(reason, MisconfigurationException | ValueError) and not isinstance(reason, UserError):
             raise UserError(f"the Trainer does not take these settings: {reason}") from error
         raise
-
-
-def _save_settings(cfg: DictConfig) -> None:
-    folder = Path(cfg.run_dir)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write_text(folder / "versions.json", json.dumps(versions(), indent=1))
