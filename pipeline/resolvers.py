@@ -30,6 +30,11 @@ def _precision(wanted: str) -> str:
     return "bf16-mixed" if _gpu_bf16() else "16-mixed"
 
 
+def _as_deterministic(wanted: bool) -> bool | str:
+    """For Lightning's Trainer. On GPUs some of our operations have no such form: torch names them and goes on."""
+    return "warn" if wanted and _has_gpu() else wanted
+
+
 def register_resolvers() -> None:
     """Make the derived values known to OmegaConf."""
     resolvers: dict[str, Callable[..., Any]] = {
@@ -42,6 +47,8 @@ def register_resolvers() -> None:
         "absolute": os.path.abspath,
         "suffix": lambda name: f"_{name}" if name else "",
         "demo_for_device": lambda: "demo_gpu" if _has_gpu() else "demo",
+        "as_deterministic": _as_deterministic,
+        "not": lambda value: not value,
         "floats": lambda numbers: ListConfig([float(n) for n in numbers]),
         "half": lambda n: int(n) // 2,
         "repeated": lambda value, times: ListConfig([value] * int(times)),

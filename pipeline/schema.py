@@ -76,8 +76,8 @@ LENGTHS = POSITIVE | several("three of them (mm; d, h, w)", POSITIVE, 3)
 RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
-        "averaged benchmark channels_last check checkpointing compile crop_to_body degrade dry_run encode_latents.bf16"
-        " lapped make_xray overwrite register_films strict use_distributed_sampler use_patches",
+        "averaged benchmark channels_last check checkpointing compile crop_to_body degrade deterministic dry_run"
+        " encode_latents.bf16 lapped make_xray overwrite register_films strict use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
@@ -94,6 +94,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of(-1) | whole(1), "max_epochs max_steps"),
     (one_of("auto") | whole(1), "window_batch"),
     (one_of("auto") | TRUTH, "bf16"),
+    (one_of("warn") | TRUTH, "trainer.deterministic"),
     (
         several("a list of one or more whole numbers from 1", whole(1), least=1),
         "decoder_mults dim_mults encoder_mults lifter_widths",
