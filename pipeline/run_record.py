@@ -23,23 +23,10 @@ CONFIG, RUN, CHANGES, STARTS = "config.yaml", "run.json", "changes.diff", "start
 def record_run(cfg: DictConfig, *folders: Path, **more: Any) -> None:
     """Write into run folders how a command was started, in place of what they say of an earlier start.
 
-    config.yaml: the resolved settings. changes.diff: of the code since its commit, if there are any.
-    run.json: command, date, seed, processes, GPUs of this machine, hash of the store's manifest (null without one),
-        versions with the commit, files of code that git does not know; and `more`.
+    config.yaml: the resolved settings. run.json: `facts`, and `more`. changes.diff: of the code since its commit, if
+    there are any.
     """
-    changed, new_files = changes()
-    store = cfg.dataset.store
-    manifest = Path(store) / MANIFEST if store is not None else None
-    content = more | {
-        "command": shlex.join(sys.argv),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": cfg.seed,
-        "processes": rank_and_world()[1],
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "manifest_sha256": None if manifest is None else hashlib.sha256(manifest.read_bytes()).hexdigest(),
-        "versions": versions(),
-        "new_files": new_files,
-    }
+    content, (changed, _) = more | facts(cfg), changes()
     for folder in folders:
         write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         write_text(folder / RUN, json.dumps(content, indent=1))
@@ -47,6 +34,24 @@ def record_run(cfg: DictConfig, *folders: Path, **more: Any) -> None:
             write_text(folder / CHANGES, changed)
         else:
             (folder / CHANGES).unlink(missing_ok=True)
+
+
+def facts(cfg: DictConfig) -> dict[str, Any]:
+    """Command, date, seed, processes, GPUs of this machine, hash of the store's manifest (None without a store),
+    versions with the commit, files of code that git does not know.
+    """
+    store = cfg.dataset.store
+    manifest = Path(store) / MANIFEST if store is not None else None
+    return {
+        "command": shlex.join(sys.argv),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": cfg.seed,
+        "processes": rank_and_world()[1],
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "manifest_sha256": None if manifest is None else hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "versions": versions(),
+        "new_files": changes()[1],
+    }
 
 
 def record_training(cfg: DictConfig, step: int) -> None:

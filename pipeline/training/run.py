@@ -25,10 +25,12 @@ from pipeline.settings import instantiated, sizes_of
 from pipeline.training.data import NotPrepared
 from pipeline.training.folders import check_free, own_folders
 
+Build = Callable[[DictConfig], tuple[Any, PatchDataModule]]
+
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModule]]) -> None:
+def run(cfg: DictConfig, build: Build) -> None:
     """Train as configured, from the last checkpoint if there is one; with `check: true` see only whether that would do.
 
     Args:
@@ -36,20 +38,29 @@ def run(cfg: DictConfig, build: Callable[[DictConfig], tuple[Any, PatchDataModul
     """
     _check_tasks(cfg.check)
     hide_slurm()
-    check_run(cfg)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    fast_float32()
     try:
-        module, data = build(cfg)
+        module, data, resume_from = prepared(cfg, build)
     except NotPrepared as reason:
         log.info("settings and checkpoints are in order; %s", reason)
         return
-    resume_from = start_from(cfg, module, ModelDescription.from_plain(module.meta, "this training"))
     if cfg.check:
         rehearse(cfg, module, data)
         return
     with own_folders(cfg):
         fit(cfg, module, data, resume_from)
+
+
+def prepared(cfg: DictConfig, build: Build) -> tuple[Any, PatchDataModule, str | None]:
+    """Module, data and the checkpoint to resume from, if any, as they are when training begins.
+
+    Raises:
+        UserError: what is configured does not fit, is missing or damaged. NotPrepared: as `open_store`.
+    """
+    check_run(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    fast_float32()
+    module, data = build(cfg)
+    return module, data, start_from(cfg, module, ModelDescription.from_plain(module.meta, "this training"))
 
 
 def check_run(cfg: DictConfig) -> None:
