@@ -4,9 +4,12 @@
 #
 #   ./make_env.sh                            the newest of python3.13, 3.12, 3.11, python3 that works
 #   PYTHON=/opt/python3.12 ./make_env.sh     this interpreter (3.11 or newer)
+#   WHEELHOUSE=/media/usb ./make_env.sh      without a network, from a folder that make_wheelhouse.sh filled; one
+#                                            named wheelhouse beside this script is taken by itself
 #
-# pip's own settings hold: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX, pip.conf, proxies.
+# pip's own settings hold: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf, proxies.
 set -euo pipefail
+wheelhouse="${WHEELHOUSE:+$(realpath -m "$WHEELHOUSE")}"
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 fail() {
@@ -54,6 +57,18 @@ else
     current=""
 fi
 
+from=()
+if [[ -n "$wheelhouse" || -d wheelhouse ]]; then
+    wheelhouse="${wheelhouse:-$PWD/wheelhouse}"
+    [[ -f "$wheelhouse/SHA256SUMS" ]] ||
+        fail "no wheels in $wheelhouse (SHA256SUMS is missing)." \
+            "Copy the whole folder that make_wheelhouse.sh filled, or remove it to install from a package index."
+    (cd "$wheelhouse" && sha256sum --check --quiet SHA256SUMS >&2) ||
+        fail "$wheelhouse is not as make_wheelhouse.sh left it (see above); copy it anew."
+    from=(--no-index --find-links "$wheelhouse")
+    printf 'make_env.sh: installing from %s, without a network\n' "$wheelhouse" >&2
+fi
+
 if [[ -z "$current" ]]; then
     python="${PYTHON:-$(find_python)}"
     [[ -n "$python" ]] ||
@@ -65,10 +80,11 @@ if [[ -z "$current" ]]; then
 fi
 
 install() {
-    .venv/bin/python -m pip install "$@" >&2 ||
+    .venv/bin/python -m pip install ${from[@]+"${from[@]}"} "$@" >&2 ||
         fail "pip could not install $* (its own message stands above)." \
-            "No network or a mirror? Set PIP_INDEX_URL=https://MIRROR/simple, or for a folder of wheels" \
-            "PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels. No space? Set PIP_NO_CACHE_DIR=1 or clear a disk." \
+            "No network or a mirror? Set PIP_INDEX_URL=https://MIRROR/simple, or fill a folder with make_wheelhouse.sh" \
+            "elsewhere, for this Python ($(version_of .venv/bin/python)) and system, and set WHEELHOUSE=FOLDER." \
+            "No space? Set PIP_NO_CACHE_DIR=1 or clear a disk." \
             "Then start the same command again: what is installed stays."
 }
 

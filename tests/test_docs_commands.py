@@ -21,6 +21,7 @@ from tests.test_docs import SCRIPTS, composed, has
 LINES = sorted({line for page in PAGES for line in pages.commands(page)} - {"python -m benchmarks.NAME"})
 SHELL = ("export", "source")
 OTHERS = ("tensorboard", "pip")  # programs of the environment
+ENGINES = ("docker", "apptainer")  # that a machine may have
 TWO_STEPS = ["steps=2", "device=cpu"]
 TINY = {  # what each command needs besides to take seconds
     "prepare_data.py": ["dataset.prepare_workers=0"],
@@ -64,6 +65,9 @@ def test_a_command_is_one_that_there_is(line, elsewhere, capsys):
         known = signature(import_module(call.program).main).parameters
         for key in (word.partition("=")[0] for word in call.arguments if "=" in word):
             assert key in known or any(has(composed(name), key) for name in SCRIPTS), key
+    elif call.program in ENGINES:
+        files = [word for word in call.arguments if word.startswith("./") or word.endswith((".def", "file"))]
+        assert all((ROOT / name).is_file() for name in files if name != "--file")
     elif not call.program.endswith(".sh"):
         assert call.program in (*SHELL, *OTHERS)
         files = [word for word in call.arguments if word.endswith(".txt")]
