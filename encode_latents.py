@@ -16,11 +16,12 @@ from common.launcher import rank_and_world_of_any
 from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentWriter, is_finished
 from dataset.store.store import Store, StoredCase
+from dataset.store.xray_features import XrayFeatures
 from dataset.xray_ctpa_patch_dataset import read_unit
 from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import script
 from pipeline.devices import pick_device
-from pipeline.training.data import NotPrepared, open_store, settled_sizes
+from pipeline.training.data import NotPrepared, open_store, settled_sizes, variants_of
 from pipeline.training.run import check_run
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def main(cfg: DictConfig) -> None:
         return
     store.cases_of("train")  # by their latents all are scaled
     patch, _ = settled_sizes(cfg.model, store)
-    writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite)
+    variants = variants_of(cfg.dataset)
+    writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite, variants)
     rank, world = rank_and_world_of_any()
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
@@ -73,11 +75,12 @@ def _encode(
     def read(start: Triple, size: Triple) -> torch.Tensor:
         return torch.from_numpy(read_unit(store, case, start, size, frozen.hu_window))[None]
 
-    if not writer.has_xray(case):
-        eye = frozen.encoder_input
-        cxr = encoder_view(store.read_xray(case), eye.size, eye.mean, eye.std)
-        features = frozen.encoder(cxr[None].to(device))
-        writer.write_xray(case, features.tokens[0], features.pooled[0])
+    for number in writer.variants_of(case):
+        if not writer.has_xray(case, number):
+            eye, image = frozen.encoder_input, writer.variants.make(store.read_xray(case), case.patient_id, number)
+            seen = frozen.encoder(encoder_view(image, eye.size, eye.mean, eye.std)[None].to(device))
+            features = XrayFeatures(seen.tokens[0], seen.pooled[0], image if number else None)
+            writer.write_xray(case, features, number)
     if not writer.has_latents(case, shape):
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
             tiles = frozen.codec.encode_tiles(read, triple([n * STEP for n in shape]), cfg.tile)

@@ -34,6 +34,7 @@ from dataset.scans.resample import resample
 from dataset.scans.volume_io import write_ct
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.store import StoredCase, VolumeStore, volume_path
+from dataset.store.xray_features import XrayFeatures
 
 CHANNELS = (64, 8)
 PATIENTS = 1000
@@ -151,7 +152,7 @@ def latent_reader(folder: Path, case: StoredCase, channels: int, patch: int) -> 
     slabs = (((d, 0, 0), torch.randn(channels, 1, *shape[1:], generator=stream).half()) for d in range(shape[0]))
     writer = LatentWriter(folder, SOURCE, {})
     writer.write(case, shape, slabs)
-    writer.write_xray(case, torch.zeros(196, 768), torch.zeros(512))
+    writer.write_xray(case, XrayFeatures(torch.zeros(196, 768), torch.zeros(512)))
     writer.finish([case])
     cache = LatentCache(folder, SOURCE, [case], [shape], {})
     return lambda start: cache.read(case, triple([s // STEP for s in start]), size)

@@ -16,6 +16,7 @@ from benchmarks.networks import NO_DATA, without_files, write_random_codec
 from common.geometry import latent_shape, triple
 from dataset.phantom.data_set import make_phantom_data
 from dataset.store.latents import LatentWriter
+from dataset.store.xray_features import XrayFeatures
 from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import composed
 from pipeline.settings import plain
@@ -83,7 +84,7 @@ class Workbench:
         for case in store.cases:
             shape = latent_shape(case.shape, triple(cfg.model.patch_size))
             writer.write(case, shape, [((0, 0, 0), torch.randn(frozen.codec.channels, *shape))])
-            writer.write_xray(case, tokens, torch.randn(encoder.pooled_dim))
+            writer.write_xray(case, XrayFeatures(tokens, torch.randn(encoder.pooled_dim)))
         writer.finish(store.cases)
 
 

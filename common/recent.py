@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 Kept = TypeVar("Kept")
@@ -15,10 +15,10 @@ class Recent(Generic[Kept]):
         if size < 1:
             raise ValueError(f"need room for at least one, got {size}")
         self.size = size
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
         self._owner = os.getpid()
 
-    def get(self, key: str, make: Callable[[], Kept]) -> Kept:
+    def get(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
         """What is kept under `key`, made now if it is not."""
         if self._owner != os.getpid():  # open files and big arrays stay with the process that made them
             self._kept, self._owner = OrderedDict(), os.getpid()

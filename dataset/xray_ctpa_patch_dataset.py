@@ -18,6 +18,7 @@ from dataset.intensity import hu_to_unit
 from dataset.patch_starts import RandomStarts
 from dataset.sampler import sample_key
 from dataset.scans.camera import PARALLEL, Film
+from dataset.scans.film_variants import FilmVariants
 from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentCache
 from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
@@ -72,6 +73,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         encoder_input: what the X-ray encoder wants; None leaves `cxr` out, for stage 1.
         xray_fov_mm: side of the (square) X-ray in the patient's middle where its geometry is not known.
         film: how it was taken, likewise; an X-ray projected from a CT, with parallel rays.
+        variants: films of each X-ray, of which every draw shows one; with `latents` those of the cache.
         foreground_share, overhang: of `RandomStarts`, which draws anywhere. An overhang holds the window's floor; it is
             for training a codec, which otherwise never sees how a volume ends.
 
@@ -93,6 +95,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         context: int = 0,
         latents: LatentCache | None = None,
         film: Film = Film(),  # noqa: B008 (frozen)
+        variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
         foreground_share: float = 0.0,
         overhang: int = 0,
     ) -> None:
@@ -104,6 +107,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         self.store, self.cases, self.latents = store, list(cases), latents
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
         self.encoder_input, self.xray_fov_mm, self.film, self.seed = encoder_input, xray_fov_mm, film, seed
+        self.variants = variants
         self.stride = None if stride is None else triple(stride, "stride")
         self.random_starts = RandomStarts(self.patch_size, foreground_share, overhang)
         self.context = context
@@ -149,7 +153,8 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         case = self.cases[draw // self.patches_per_volume]
         start = self._start(case, epoch, draw)
         key = sample_key(self.seed, epoch, draw)
-        item = self._patients.get(case.patient_id, lambda: self._patient(case)) | {
+        film = self.variants.number(key)
+        item = self._patients.get((case.patient_id, film), lambda: self._patient(case, film)) | {
             "patch_coord": torch.tensor(start),
             "sample_key": torch.tensor(key),
             "draw": torch.tensor(draw),
@@ -183,9 +188,14 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         order = np.random.default_rng(sample_key(self.seed, epoch, -2 - volume)).permutation(len(corners))
         return triple(corners[order[nth % len(corners)]].tolist())
 
-    def _patient(self, case: StoredCase) -> dict[str, Any]:
-        """What all draws of a patient have in common."""
-        xray = self.store.read_xray(case)
+    def _patient(self, case: StoredCase, number: int) -> dict[str, Any]:
+        """What all draws of a patient that show this film have in common."""
+        features, xray = None, self.store.read_xray(case)
+        if self.latents is not None:
+            features = self.latents.read_xray(case, number)
+            xray = xray if features.image is None else features.image
+        else:
+            xray = self.variants.make(xray, case.patient_id, number)
         film = PARALLEL if case.xray_synthetic else self.film
         camera = film.square(len(xray), self.xray_fov_mm) if case.xray_camera is None else case.xray_camera
         item: dict[str, Any] = {
@@ -196,8 +206,8 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             "volume_shape": torch.tensor(case.shape),
             "patient_id": case.patient_id,
         }
-        if self.latents is not None:
-            item["xray_tokens"], item["xray_pooled"] = self.latents.read_xray(case)
+        if features is not None:
+            item["xray_tokens"], item["xray_pooled"] = features.tokens, features.pooled
         elif self.encoder_input is not None:
             eye = self.encoder_input
             item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)

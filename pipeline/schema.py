@@ -77,7 +77,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
         "averaged benchmark channels_last check checkpointing compile crop_to_body degrade deterministic dry_run"
-        " encode_latents.bf16 lapped make_xray overwrite register_films strict use_distributed_sampler use_patches",
+        " encode_latents.bf16 film_augment lapped make_xray overwrite register_films strict use_distributed_sampler"
+        " use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
@@ -87,7 +88,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
         " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples patch"
         " patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
-        " val_every_n_epochs val_patches_per_volume width",
+        " val_every_n_epochs val_patches_per_volume width xray_variants",
     ),
     (whole(2), "fsq_levels"),
     (NULL | whole(1), "checkpoint_every_n_steps every_n_steps num_cases tiles_per_volume"),

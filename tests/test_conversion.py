@@ -14,6 +14,7 @@ from dataset.scans.volume_io import read_ct
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.store import VolumeStore, xray_path
 from dataset.store.stored_array import open_array
+from dataset.store.xray_features import XrayFeatures
 from tests.pairs import AFFINE, SHAPE, add_case, add_ct, thorax
 from tests.tiny import run
 
@@ -186,7 +187,7 @@ def test_latents_of_another_spacing_are_refused_with_both_named(root, tmp_path):
     for case in old:
         tiles = [((0, 0, 0), torch.zeros(2, 3, 3, 3))]
         writer.write(case, (3, 3, 3), tiles)
-        writer.write_xray(case, torch.zeros(1, 2), torch.zeros(2))
+        writer.write_xray(case, XrayFeatures(torch.zeros(1, 2), torch.zeros(2)))
     writer.finish(old)
     LatentCache(tmp_path / "latents", source, old, [(3, 3, 3)] * 3, {})
     with pytest.raises(ValueError, match=r"does not fit volume p0.*5\.0, 5\.0, 5\.0.*there.*8\.0, 8\.0, 8\.0"):

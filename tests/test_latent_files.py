@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
+from dataset.store.xray_features import XrayFeatures
 from tests.disk import largest_file
 from tests.test_store import stored_case
 
@@ -23,7 +24,7 @@ def test_tiles_in_any_place_come_back_as_one_array(tmp_path):
     shape, case, source = (5, 6, 7), stored_case("p"), LatentSource("codec", "encoder", (-1000.0, 1000.0))
     writer = LatentWriter(tmp_path, source, {})
     writer.write(case, shape, made_tiles(shape))
-    writer.write_xray(case, torch.zeros(2, 3), torch.zeros(4))
+    writer.write_xray(case, XrayFeatures(torch.zeros(2, 3), torch.zeros(4)))
     writer.finish([case])
     cache = LatentCache(tmp_path, source, [case], [shape], {})
     whole = torch.cat([tile for _, tile in made_tiles(shape)], dim=3)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from common.errors import UserError
 from dataset.phantom.anatomy import Anatomy
@@ -13,6 +12,7 @@ from dataset.phantom.thorax import Phantom, render
 from dataset.scans import camera as cam
 from dataset.scans.camera import Film, Matrix
 from dataset.scans.drr import project, to_intensity
+from dataset.scans.film_variants import degrade
 
 AROUND_MM = np.array([45.0, 30.0, 60.0])  # of body that a film may show beyond each end of the CT (z, y, x)
 
@@ -113,31 +113,3 @@ def misalignment(settings: XraySettings, pixel_mm: float, rng: np.random.Generat
     change[:2, :2] = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     change[:2, 2] = middle + shift - change[:2, :2] @ middle
     return change
-
-
-def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The faults of a film, on (size, size) in [0, 1]: contrast curve, focal blur, noise, collimator, marker."""
-    size = image.shape[0]
-    film = np.clip(image, 0, 1) ** rng.uniform(0.7, 1.4)
-    film = gaussian_filter(film, rng.uniform(0.2, 1.6) * size / 512)
-    grain = gaussian_filter(rng.standard_normal(image.shape), rng.uniform(0.3, 1.0))
-    film = film + rng.uniform(0.003, 0.02) * grain / grain.std()
-    if rng.random() < 0.5:
-        low, high = rng.uniform(0, 0.07, 2), 1 - rng.uniform(0, 0.07, 2)
-        rows, columns = (np.round(np.array([low[i], high[i]]) * size).astype(int) for i in (0, 1))
-        open_field = np.zeros(image.shape, bool)
-        open_field[rows[0] : rows[1], columns[0] : columns[1]] = True
-        film = np.where(open_field, film, 0.02)
-    if rng.random() < 0.5:
-        _add_marker(film, rng)
-    return np.clip(film, 0, 1).astype(np.float32)
-
-
-def _add_marker(film: np.ndarray, rng: np.random.Generator) -> None:
-    """A lead letter L at the top, on the patient's left."""
-    size = film.shape[0]
-    height, stroke = max(4, size // 18), max(1, size // 110)
-    row = int(size * rng.uniform(0.04, 0.12))
-    column = int(size * rng.uniform(0.86, 0.94))
-    film[row : row + height, column : column + stroke] = 1
-    film[row + height - stroke : row + height, column : column + height // 2] = 1

@@ -14,7 +14,11 @@ from common.atomic import remove_abandoned, replacing, write_text
 from common.errors import BadFileError, UserError
 from common.geometry import Triple, slices
 from common.json_file import read_json
+from dataset.scans.film_variants import FilmVariants
+from dataset.store import xray_features
+from dataset.store.latent_file import write_tiles
 from dataset.store.store import StoredCase
+from dataset.store.xray_features import XrayFeatures
 
 REMEDY = "encode_latents.py overwrite=true makes it anew, dataset.latents=never encodes on the fly"
 Ranges = Mapping[str, tuple[float, float]]  # Store.xray_ranges
@@ -42,8 +46,9 @@ class LatentCache:
     """Reads crops of cached latents.
 
     Files per volume: `<id>.npy` float16 (D, H, W, C), unscaled latents (channels last: a crop is 4.5 times as fast to
-    read), and `<id>.npz` with float16 X-ray tokens and pooled features. `latents.json`, written last, holds the
-    source and the training set's mean and std per channel.
+    read), and `<id>.npz` with float16 X-ray tokens and pooled features; `films/<n>/<id>.npz` with those of a training
+    X-ray's variant n, and its image. `latents.json`, written last, holds the source and the training set's mean and
+    std per channel.
 
     Raises:
         FileNotFoundError: the folder holds no finished cache.
@@ -53,6 +58,7 @@ class LatentCache:
     Args:
         shapes: of every case's latent (d, h, w), padded to hold a patch.
         xray_ranges: by which the store scales the X-rays now; new training patients move them.
+        variants: of the training X-rays, that will be read.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class LatentCache:
         cases: Sequence[StoredCase],
         shapes: Sequence[Triple],
         xray_ranges: Ranges,
+        variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
     ) -> None:
         self.folder = Path(folder)
         if not is_finished(self.folder):
@@ -83,6 +90,13 @@ class LatentCache:
                     f" measures {info['shapes'][case.patient_id]}, need {list(shape)}; run encode_latents.py again"
                     " with this model.patch_size"
                 )
+        films = info.get("films", 1)
+        if films < variants.count:
+            raise UserError(
+                f"the latent cache {self.folder} holds {films} film of each training X-ray, but"
+                f" dataset.film_augment=true with dataset.xray_variants={variants.count} needs as many; given the same"
+                " settings, encode_latents.py adds them"
+            )
         self.mean, self.std = torch.tensor(info["mean"]), torch.tensor(info["std"])
 
     @property
@@ -94,22 +108,32 @@ class LatentCache:
         whole = np.load(self.folder / f"{case.patient_id}.npy", mmap_mode="r")
         return torch.from_numpy(np.array(whole[slices(start, size)])).permute(3, 0, 1, 2)  # a copy may be written to
 
-    def read_xray(self, case: StoredCase) -> tuple[Tensor, Tensor]:
-        """Tokens float32 (N, T) and pooled feature float32 (P,)."""
-        with np.load(self.folder / f"{case.patient_id}.npz") as stored:
-            return torch.from_numpy(stored["tokens"]).float(), torch.from_numpy(stored["pooled"]).float()
+    def read_xray(self, case: StoredCase, variant: int = 0) -> XrayFeatures:
+        """Of an X-ray, or of a variant of it."""
+        return xray_features.read(self.folder, case.patient_id, variant)
 
 
 class LatentWriter:
     """Writes a cache volume by volume; any process may write any volume, one or several call `finish`."""
 
-    def __init__(self, folder: str | Path, source: LatentSource, xray_ranges: Ranges, overwrite: bool = False) -> None:
-        self.folder, self.source, self.xray_ranges = Path(folder), source, xray_ranges
+    def __init__(
+        self,
+        folder: str | Path,
+        source: LatentSource,
+        xray_ranges: Ranges,
+        overwrite: bool = False,
+        variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.folder, self.source, self.xray_ranges, self.variants = Path(folder), source, xray_ranges, variants
         self._overwrite = overwrite
 
     def is_written(self, case: StoredCase, shape: Triple) -> bool:
         """Whether all of this case is there. ValueError as `has_latents`."""
-        return self.has_latents(case, shape) and self.has_xray(case)
+        return self.has_latents(case, shape) and all(self.has_xray(case, n) for n in self.variants_of(case))
+
+    def variants_of(self, case: StoredCase) -> range:
+        """Of an X-ray; all but those of the training are kept as they are."""
+        return range(self.variants.count if case.split == "train" else 1)
 
     def has_latents(self, case: StoredCase, shape: Triple) -> bool:
         """Whether this volume is there, from the same source, and its latent is as large as `shape`.
@@ -129,13 +153,9 @@ class LatentWriter:
             return False
         return bool(info["identity"] == _identity(case)) and _holds(info["shape"], shape)
 
-    def has_xray(self, case: StoredCase) -> bool:
+    def has_xray(self, case: StoredCase, variant: int = 0) -> bool:
         """Whether this X-ray's features are there, from the same encoder and scaled as the store does now."""
-        path = self.folder / f"{case.patient_id}.npz"
-        if not path.is_file():
-            return False
-        with np.load(path) as stored:
-            return "identity" in stored and str(stored["identity"]) == self._xray_identity(case)
+        return xray_features.are_stored(self.folder, case.patient_id, variant, self._xray_identity(case, variant))
 
     def write(self, case: StoredCase, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> None:
         """Store a volume's latents from tiles (start, (C, d, h, w)) that do not overlap and cover `shape`.
@@ -146,7 +166,7 @@ class LatentWriter:
         self._begin()
         self._info_path(case).unlink(missing_ok=True)  # it speaks of the latents that are replaced now
         with replacing(self.folder / f"{case.patient_id}.npy") as temporary:
-            total, square = _write_tiles(temporary, shape, tiles)
+            total, square = write_tiles(temporary, shape, tiles)
         info = asdict(self.source) | {
             "identity": _identity(case),
             "shape": list(shape),
@@ -156,16 +176,10 @@ class LatentWriter:
         }
         write_text(self._info_path(case), json.dumps(info))
 
-    def write_xray(self, case: StoredCase, tokens: Tensor, pooled: Tensor) -> None:
-        """Store an X-ray's tokens (N, T) and pooled feature (P,). OSError if there is no space left."""
+    def write_xray(self, case: StoredCase, features: XrayFeatures, variant: int = 0) -> None:
+        """Store the features of an X-ray, or of a variant with its image. OSError if there is no space left."""
         self._begin()
-        with replacing(self.folder / f"{case.patient_id}.npz") as temporary:
-            np.savez(
-                temporary,
-                tokens=tokens.half().cpu().numpy(),
-                pooled=pooled.half().cpu().numpy(),
-                identity=np.array(self._xray_identity(case)),
-            )
+        xray_features.write(self.folder, case.patient_id, variant, features, self._xray_identity(case, variant))
 
     def finish(self, cases: Sequence[StoredCase]) -> None:
         """Write the statistics of the training cases, all of which are written; only then is the cache complete."""
@@ -177,7 +191,7 @@ class LatentWriter:
         std = np.sqrt(np.maximum(variance, 1e-12))
         content = (
             asdict(self.source)
-            | {"mean": mean.tolist(), "std": std.tolist()}
+            | {"mean": mean.tolist(), "std": std.tolist(), "films": self.variants.count}
             | {"volumes": {c.patient_id: _identity(c) | _xray_identity(c, self.xray_ranges) for c in cases}}
             | {"shapes": {name: info["shape"] for name, info in infos.items()}}
         )
@@ -193,35 +207,9 @@ class LatentWriter:
     def _info_path(self, case: StoredCase) -> Path:
         return self.folder / f"{case.patient_id}.json"
 
-    def _xray_identity(self, case: StoredCase) -> str:
-        return json.dumps({"encoder": self.source.encoder_hash} | _xray_identity(case, self.xray_ranges))
-
-
-def _write_tiles(path: Path, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """Write float16 (D, H, W, C) from tiles; the sum and the sum of squares of each channel, float64 (C,).
-
-    Row by row, not mapped: a process that fills up a disk through a mapped file is killed without a message.
-    """
-    total = square = np.zeros(0)
-    with path.open("wb") as file:
-        begin = 0
-        for start, tile in tiles:
-            block = tile.permute(1, 2, 3, 0).cpu().numpy()
-            channels = block.shape[-1]
-            if begin == 0:
-                header = {"descr": "<f2", "fortran_order": False, "shape": (*shape, channels)}
-                np.lib.format.write_array_header_1_0(file, header)
-                begin, total, square = file.tell(), np.zeros(channels), np.zeros(channels)
-            half = np.ascontiguousarray(block, dtype="<f2")
-            for z, y in np.ndindex(*half.shape[:2]):
-                row = ((start[0] + z) * shape[1] + start[1] + y) * shape[2] + start[2]
-                file.seek(begin + 2 * channels * row)
-                file.write(half[z, y].data)
-            wide = block.reshape(-1, channels).astype(np.float64)
-            total, square = total + wide.sum(0), square + (wide**2).sum(0)
-    if begin == 0:
-        raise ValueError("a volume needs at least one tile of latents, got none")
-    return total, square
+    def _xray_identity(self, case: StoredCase, variant: int) -> str:
+        number = {"variant": variant} if variant else {}
+        return json.dumps({"encoder": self.source.encoder_hash} | _xray_identity(case, self.xray_ranges) | number)
 
 
 def is_finished(folder: str | Path) -> bool:

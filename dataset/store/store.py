@@ -119,8 +119,9 @@ class Store(ABC):
         Args:
             ranges: (low, high) by kind, of the X-rays that a model was trained with; None: this store's own.
         """
-        grey = self._square(case).astype(np.float32) / _XRAY_FULL_SCALE
-        return scale_xray(grey, case.xray_kind, self.xray_ranges if ranges is None else ranges)
+        return scale_xray(
+            unquantised(self._square(case)), case.xray_kind, self.xray_ranges if ranges is None else ranges
+        )
 
     @abstractmethod
     def _volume(self, case: StoredCase) -> blosc2.NDArray | np.ndarray:
@@ -193,6 +194,11 @@ def write_square_xray(folder: Path, patient_id: str, image: np.ndarray, source_h
 def quantised(image: np.ndarray) -> np.ndarray:
     """An image in [0, 1] as the store keeps it, uint16."""
     return np.rint(image * _XRAY_FULL_SCALE).astype(np.uint16)
+
+
+def unquantised(stored: np.ndarray) -> np.ndarray:
+    """The image of `quantised`, float32."""
+    return stored.astype(np.float32) / _XRAY_FULL_SCALE
 
 
 def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:

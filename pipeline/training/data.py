@@ -15,6 +15,7 @@ from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
 from dataset.prepare.run import prepare
 from dataset.scans.camera import Film
+from dataset.scans.film_variants import FilmVariants
 from dataset.store.latents import LatentCache, LatentSource, is_finished
 from dataset.store.store import MANIFEST, Store, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
@@ -76,6 +77,11 @@ def settled_sizes(model: DictConfig, store: Store) -> tuple[Triple, Triple]:
     return sizes_of(model, padded_shape(triple(largest)))
 
 
+def variants_of(dataset: DictConfig) -> FilmVariants:
+    """Of each training X-ray."""
+    return FilmVariants(dataset.xray_variants if dataset.film_augment else 1)
+
+
 def open_latents(dataset: DictConfig, source: LatentSource, store: Store, patch: Triple) -> LatentCache | None:
     """The latent cache, as dataset.latents wants it."""
     if dataset.store is None:
@@ -93,7 +99,7 @@ def open_latents(dataset: DictConfig, source: LatentSource, store: Store, patch:
             )
         return None
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
-    return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges)
+    return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges, variants_of(dataset))
 
 
 def make_dataset(
@@ -109,6 +115,7 @@ def make_dataset(
         hu_window=tuple(dataset.hu_window),
         xray_fov_mm=dataset.xray_fov_mm,
         film=Film(**dataset.film),
+        variants=variants_of(dataset) if trains else FilmVariants(),
         seed=cfg.seed,
         stride=stride if model.get("patch_draw") == "grid" else None,
         foreground_share=model.foreground_share if trains else 0.0,

@@ -1,0 +1,50 @@
+"""What a frozen encoder sees in X-rays, and in variants of them, kept in files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.atomic import replacing
+from dataset.store.store import quantised, unquantised
+
+
+@dataclass(frozen=True)
+class XrayFeatures:
+    """tokens: (N, T). pooled: (P,). image: of a variant, (size, size) in [0, 1]; None for the X-ray itself."""
+
+    tokens: Tensor
+    pooled: Tensor
+    image: np.ndarray | None = None
+
+
+def read(folder: Path, patient_id: str, variant: int) -> XrayFeatures:
+    """In float32."""
+    with np.load(_path(folder, patient_id, variant)) as stored:
+        tokens, pooled = (torch.from_numpy(stored[name]).float() for name in ("tokens", "pooled"))
+        return XrayFeatures(tokens, pooled, unquantised(stored["image"]) if variant else None)
+
+
+def are_stored(folder: Path, patient_id: str, variant: int, identity: str) -> bool:
+    path = _path(folder, patient_id, variant)
+    if not path.is_file():
+        return False
+    with np.load(path) as stored:
+        return "identity" in stored and str(stored["identity"]) == identity
+
+
+def write(folder: Path, patient_id: str, variant: int, features: XrayFeatures, identity: str) -> None:
+    """Features in float16, and what they follow from. OSError if there is no space left."""
+    path = _path(folder, patient_id, variant)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: getattr(features, name).half().cpu().numpy() for name in ("tokens", "pooled")}
+    if features.image is not None:
+        arrays["image"] = quantised(features.image)
+    with replacing(path) as temporary:
+        np.savez(temporary, identity=np.array(identity), **arrays)
+
+
+def _path(folder: Path, patient_id: str, variant: int) -> Path:
+    return folder / (f"films/{variant}" if variant else "") / f"{patient_id}.npz"
