@@ -122,11 +122,12 @@ def main(cfg: DictConfig) -> None:
     started, memory = time.monotonic(), PeakMemory()
     run_all(stages(cfg), Path(cfg.root) / "stages", memory)
     evaluation = Path(cfg.evaluation)
-    summary = json.loads((evaluation / "metrics.json").read_text())["summary"]
+    metrics = json.loads((evaluation / "metrics.json").read_text())
     log.info("\nreport:      %s", evaluation / "report.html")
     log.info("volumes:     %s", evaluation / "volumes")
     log.info("TensorBoard: tensorboard --logdir %s", cfg.root)
-    result = summary | {
+    result = metrics["summary"] | {
+        "verdict": metrics["verdict"],
         "report": str(evaluation / "report.html"),
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_gb": round(memory.peak_gb, 2),

@@ -119,6 +119,12 @@ class PatchDenoiser(nn.Module):
             token_dim=token_dim if "tokens" in cond else None,
         )
 
+    @property
+    def knows_no_xray(self) -> bool:
+        """Whether training has dropped X-rays: what stands for them begins at 0, where nothing else moves it."""
+        nulls = [null for null in (self.null_pooled, self.null_token, self.null_lifted) if null is not None]
+        return any(bool(null.any()) for null in nulls)
+
     def encode_condition(
         self,
         pooled: Tensor,

@@ -177,7 +177,7 @@ class VolumeGenerator(nn.Module):
         features = self.xray_encoder(xray.cxr[None].to(device))
         twice = [features.pooled, features.tokens, xray.xray[None].to(device), xray.camera[None].to(device)]
         pooled, tokens, image, camera = (v.expand(2, *v.shape[1:]) for v in twice)
-        drop = torch.tensor([False, True], device=device)
+        drop = torch.tensor([xray.dropped, True], device=device)
         grid = self.xray_encoder.grid
         return self.denoiser.encode_condition(pooled, tokens, grid, image, camera, drop)  # type: ignore[arg-type]
 

@@ -35,11 +35,13 @@ class XrayInput:
     """An X-ray as the networks take it.
 
     xray: (1, 512, 512) in [0, 1]; cxr: (3, S, S), normalised; camera: (3, 4), patient mm → pixels of `xray`.
+    dropped: draw as if there were no X-ray, as the networks learned it from those that training dropped.
     """
 
     xray: Tensor
     cxr: Tensor
     camera: Tensor
+    dropped: bool = False
 
 
 @dataclass(frozen=True)

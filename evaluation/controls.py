@@ -1,140 +1,130 @@
-"""Does the X-ray decide the CT? Scores with the right X-ray beside three controls.
+"""Does the X-ray decide the CT? Scores with the right X-ray beside controls that change one thing each.
 
-A model that ignores its X-ray can still score well, because chests resemble each other. So every report sets
-the score against CTs generated from other patients' X-rays, the mean training CT, and the codec's ceiling.
+A model that ignores its X-ray can still score well, because chests resemble each other. So every case is drawn again on
+its own grid and from the same noise, with the X-rays of other patients and with none, and the mean training CT is
+offered for it. A model that sees no X-ray scores right - wrong = 0.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics import Window, psnr, ssim
-
 Matrix = NDArray[np.float64]
 
+CONTROLS = ("wrong", "null", "mean_volume")
 NUM_DRAWS = 2000  # of the bootstrap
-FEWEST_FOR_INTERVAL = 5  # redrawing fewer cases gives too few different draws
+FEWEST_FOR_INTERVAL = 5  # patients; redrawing fewer gives too few different draws
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value over patients with its 95 % bootstrap interval; None where there is none.
+
+    `low` and `high` are None for fewer than `FEWEST_FOR_INTERVAL` patients.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class ControlScores:
-    """One metric over all cases.
+    """One score over all cases.
 
-    Attributes:
-        right: mean of g_i against its own c_i.
-        shuffled: mean of g_i against c_j over all i != j.
-        mean_volume: mean of the mean training volume against c_i; None without training cases.
-        codec: mean of the codec's reconstruction r_i against c_i, the ceiling.
-        difference: right - shuffled, with its 95 % bootstrap interval over cases (`low`, `high`), which are None for
-            fewer than `FEWEST_FOR_INTERVAL` cases.
-        matrix: [i][j] is g_i against c_j.
+    means: of "right", "wrong", "null", "mean_volume" and "codec", of those there are.
+    differences: right minus each of `CONTROLS`, case by case.
     """
 
-    right: float
-    shuffled: float
-    mean_volume: float | None
-    codec: float
-    difference: float
-    low: float | None
-    high: float | None
-    matrix: list[list[float]]
+    means: dict[str, float]
+    differences: dict[str, Estimate]
 
 
-@dataclass(frozen=True)
-class Controls:
-    """PSNR (dB) and SSIM controls of `num_cases` cases, on HU clipped to `window`."""
+def wrong_xrays(patients: Sequence[str], count: int, seed: int) -> list[list[int]]:
+    """For each case, the cases of other patients with whose X-rays it is drawn again.
 
-    num_cases: int
-    window: Window
-    psnr: ControlScores
-    ssim: ControlScores
+    Patients form a ring in an order that follows from their names and the seed; a case takes the X-rays of the next
+    `count` patients, or of as many as there are. So each patient's X-ray serves as often as any other's.
+
+    Args:
+        patients: of each case; of a patient with several cases, the first one's X-ray serves.
+    """
+    ring = sorted(set(patients), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    place, first = {name: i for i, name in enumerate(ring)}, {name: patients.index(name) for name in ring}
+    steps = range(1, min(count, len(ring) - 1) + 1)
+    return [[first[ring[(place[name] + step) % len(ring)]] for step in steps] for name in patients]
 
 
 def compare_with_controls(
-    generated: Sequence[NDArray],
-    real: Sequence[NDArray],
-    mean_volume: NDArray | None,
-    codec: Sequence[NDArray],
-    window: Window,
-    seed: int = 0,
-) -> Controls:
-    """Score every generated volume against every real one, and the controls.
+    scores: Mapping[str, Sequence[float]], patients: Sequence[str], seed: int = 0
+) -> ControlScores:
+    """Means and differences of one score.
 
     Args:
-        generated, real, codec: HU volumes (D, H, W) of the same cases in the same order, on one common grid.
-        mean_volume: mean of the training CTs on that grid; None where there are none.
-        seed: of the bootstrap.
+        scores: of each case, by what was compared with its real CT: "right" and some of `CONTROLS` and "codec".
+        patients: of each case. seed: of the bootstrap.
     """
-    if not (len(generated) == len(real) == len(codec) >= 2):
-        raise ValueError(
-            "controls need the same two or more cases in all lists,"
-            f" got {len(generated)} generated, {len(real)} real, {len(codec)} codec volumes"
-        )
-    scores = [_control_scores(metric, generated, real, mean_volume, codec, window, seed) for metric in (psnr, ssim)]
-    return Controls(len(real), window, *scores)
+    right = np.asarray(scores["right"], dtype=np.float64)
+    means = {name: float(np.mean(values)) for name, values in scores.items()}
+    with np.errstate(invalid="ignore"):  # two infinite PSNRs have no difference
+        differences = {
+            name: mean_of(right - np.asarray(scores[name]), patients, seed) for name in CONTROLS if name in scores
+        }
+    return ControlScores(means, differences)
 
 
-def _control_scores(
-    metric: Callable[[NDArray, NDArray, Window], float],
-    generated: Sequence[NDArray],
-    real: Sequence[NDArray],
-    mean_volume: NDArray | None,
-    codec: Sequence[NDArray],
-    window: Window,
-    seed: int,
-) -> ControlScores:
-    matrix = np.array([[metric(g, c, window) for c in real] for g in generated])
-    right, shuffled = right_and_shuffled(matrix, np.ones((1, len(real))))
-    low, high = bootstrap_interval(matrix, seed) if len(real) >= FEWEST_FOR_INTERVAL else (None, None)
-    return ControlScores(
-        right=float(right[0]),
-        shuffled=float(shuffled[0]),
-        mean_volume=None if mean_volume is None else float(np.mean([metric(mean_volume, c, window) for c in real])),
-        codec=float(np.mean([metric(r, c, window) for r, c in zip(codec, real, strict=True)])),
-        difference=float(right[0] - shuffled[0]),
-        low=low,
-        high=high,
-        matrix=matrix.tolist(),
-    )
+def mean_of(values: Sequence[float] | Matrix, patients: Sequence[str], seed: int = 0) -> Estimate:
+    """The mean over cases; patients are redrawn, each with all its cases."""
+    return _estimate([np.ones(len(values)), values], patients, lambda sums: sums[:, 1] / sums[:, 0], seed)
 
 
-def right_and_shuffled(matrix: Matrix, counts: Matrix) -> tuple[Matrix, Matrix]:
-    """Mean of the diagonal and of the rest, (B,) each, when case i occurs counts[b, i] times.
-
-    A case is never paired with its own copy.
-    """
-    cases = counts.sum(axis=1)
-    right = counts @ np.diag(matrix) / cases
-    wrong = np.where(np.eye(len(matrix), dtype=bool), 0.0, matrix)
-    pairs = cases**2 - (counts**2).sum(axis=1)
-    return right, np.einsum("bi,ij,bj->b", counts, wrong, counts) / pairs
-
-
-def bootstrap_interval(matrix: Matrix, seed: int) -> tuple[float, float]:
-    """95 % interval of right minus shuffled. Cases are redrawn, so X-rays and CTs vary together."""
-    num_cases = len(matrix)
-    draws = np.random.default_rng(seed).integers(num_cases, size=(NUM_DRAWS, num_cases))
-    counts = np.stack([np.bincount(draw, minlength=num_cases) for draw in draws]).astype(np.float64)
-    counts = counts[(counts > 0).sum(axis=1) > 1]  # a draw of one case only holds no wrong pairing
-    right, shuffled = right_and_shuffled(matrix, counts)
-    low, high = np.percentile(right - shuffled, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Pearson's correlation, e.g. of generated and real lung volumes; None where it is undefined.
+def correlation(a: Sequence[float], b: Sequence[float], patients: Sequence[str], seed: int = 0) -> Estimate:
+    """Pearson's correlation, e.g. of drawn and real lung volumes; its value is None where it is undefined.
 
     Undefined: fewer than three cases, or one list constant.
     """
     if len(a) != len(b):
         raise ValueError(f"correlation needs lists of one length, got {len(a)} and {len(b)}")
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
+        return Estimate(None)
+    x, y = (np.asarray(values, dtype=np.float64) - np.mean(values) for values in (a, b))
+    return _estimate([np.ones(len(x)), x, y, x * x, y * y, x * y], patients, _pearson, seed)
+
+
+def _pearson(sums: Matrix) -> Matrix:
+    """Correlations (B,) from sums (B, 6) of 1, x, y, xx, yy, xy."""
+    n, x, y, xx, yy, xy = sums.T
+    with np.errstate(invalid="ignore", divide="ignore"):  # a draw of one patient only has none
+        found: Matrix = (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+    return found
+
+
+def _estimate(
+    columns: Sequence[Sequence[float] | Matrix],
+    patients: Sequence[str],
+    statistic: Callable[[Matrix], Matrix],
+    seed: int,
+) -> Estimate:
+    """A statistic of the columns' sums, with its interval.
+
+    Args:
+        columns: values of each case. patients: of each case. statistic: sums (B, columns) → (B,).
+    """
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    sums = np.zeros((len(names), len(columns)))
+    np.add.at(sums, owner, np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1))
+    value = float(statistic(sums.sum(0)[None])[0])
+    if len(names) < FEWEST_FOR_INTERVAL or math.isnan(value):
+        return Estimate(value)
+    draws = np.random.default_rng(seed).integers(len(names), size=(NUM_DRAWS, len(names)))
+    found = statistic(sums[draws].sum(1))
+    low, high = np.percentile(found[~np.isnan(found)], [2.5, 97.5], method="nearest")  # infinite ones among them
+    return Estimate(value, float(low), float(high))
 
 
 def finite(value: Any) -> Any:

@@ -10,7 +10,10 @@ from PIL import Image
 
 from common.notice import NOTICE
 from common.page import html_page
-from evaluation.controls import FEWEST_FOR_INTERVAL, Controls, ControlScores
+from evaluation.controls import CONTROLS, FEWEST_FOR_INTERVAL, ControlScores, Estimate
+from evaluation.summary import Findings
+
+_NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "hu_mae": "mean |error|, HU"}
 
 
 @dataclass(frozen=True)
@@ -22,30 +25,25 @@ class CaseRow:
     picture: Image.Image | None = None
 
 
-def report_html(
-    title: str,
-    summary: Mapping[str, object],
-    controls: Controls | None,
-    cases: Sequence[CaseRow],
-    settings: Mapping[str, object],
-) -> str:
+def report_html(title: str, findings: Findings, cases: Sequence[CaseRow], settings: Mapping[str, object]) -> str:
     """The page's text. It loads nothing from elsewhere and runs no script.
 
     Args:
-        summary: headline numbers, name -> value.
-        controls: None where there are too few cases for them.
         settings: what the numbers depend on: window, spacing, checkpoint and its hash, sampler, versions;
             groups within it appear as `group.name`.
     """
     names = list(dict.fromkeys(name for case in cases for name in case.numbers))
-    scores = [_scores("PSNR, dB", controls.psnr), _scores("SSIM", controls.ssim)] if controls else []
+    lungs = [show(findings.lungs[name]) if name in findings.lungs else "–" for name in ("right", "wrong", "null")]
     return html_page(
         Path(__file__).with_suffix(".html.j2"),
         title=title,
         notice=NOTICE,
-        summary=_pairs(summary),
-        controls=controls,
-        scores=scores,
+        verdict=findings.verdict,
+        scores=[_scores(name, scores) for name, scores in findings.scores.items()],
+        lungs=[["lung volume correlation", *lungs]],
+        textures=_pairs(findings.textures),
+        summary=_pairs(findings.summary()),
+        num_cases=len(cases),
         fewest=FEWEST_FOR_INTERVAL,
         names=("patient", *names),
         cases=[[case.patient_id, *(show(case.numbers.get(name)) for name in names)] for case in cases],
@@ -55,7 +53,9 @@ def report_html(
 
 
 def show(value: object) -> str:
-    """A value as the page prints it: 24.43, 0.7876, a dash for nothing."""
+    """A value as the page prints it: 24.43, 0.7876, with its interval 24.43 (23.1 to 25.2), a dash for nothing."""
+    if isinstance(value, Estimate):
+        return show(value.value) + ("" if value.low is None else f" ({show(value.low)} to {show(value.high)})")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):
@@ -76,9 +76,10 @@ def _pairs(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str
 
 
 def _scores(name: str, scores: ControlScores) -> list[str]:
-    interval = None if scores.low is None else f"{show(scores.low)} to {show(scores.high)}"
-    values = (scores.right, scores.shuffled, scores.mean_volume, scores.codec, scores.difference, interval)
-    return [name, *map(show, values)]
+    score, _, preset = name.partition(" ")
+    means = (scores.means.get(who) for who in ("right", *CONTROLS, "codec"))
+    differences = (scores.differences.get(who) for who in CONTROLS)
+    return [f"{_NAMES[score]} {preset}".strip(), *map(show, (*means, *differences))]
 
 
 def _png(picture: Image.Image) -> bytes:

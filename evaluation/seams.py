@@ -1,11 +1,14 @@
-"""How visible the borders of windows are in a volume: gradients across them, and variance where windows overlap."""
+"""How visible seams are in a volume: of windows, whose borders may show and which differ where they overlap, and of
+latent voxels, which a decoder may leave as blocks."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.geometry import Triple, axis_starts
+from common.geometry import STEP, Triple, axis_starts
+
+_SLAB = 64  # slices whose gradients are taken at a time
 
 
 def window_planes(size: int, window: int, stride: int) -> list[int]:
@@ -13,6 +16,22 @@ def window_planes(size: int, window: int, stride: int) -> list[int]:
     window = min(window, size)
     starts = axis_starts(size, window, min(stride, window))
     return sorted({edge for start in starts for edge in (start, start + window) if 0 < edge < size})
+
+
+def plane_gradients(volume: NDArray, window: tuple[float, float] = (-np.inf, np.inf)) -> list[NDArray[np.float64]]:
+    """Mean |gradient| across each plane of each axis of a volume (..., D, H, W), clipped to `window`.
+
+    Plane i, between voxels i - 1 and i, is at i - 1 of its axis' values.
+    """
+    sums: list[list[NDArray[np.float64]]] = [[], [], []]
+    for start in range(0, volume.shape[-3], _SLAB):
+        slab = np.clip(volume[..., start : start + _SLAB + 1, :, :].astype(np.float32), *window)
+        for axis in (-3, -2, -1):
+            own = slab if axis == -3 else slab[..., :_SLAB, :, :]
+            gradients = np.abs(np.moveaxis(np.diff(own, axis=axis), axis, 0))
+            sums[axis].append(gradients.sum(tuple(range(1, volume.ndim)), dtype=np.float64))
+    across = [np.concatenate(sums[-3]), np.sum(sums[-2], axis=0), np.sum(sums[-1], axis=0)]
+    return [total * size / volume.size for total, size in zip(across, volume.shape[-3:], strict=True)]
 
 
 def seam_index(volume: NDArray, planes: Sequence[Sequence[int]], step: int = 1) -> float:
@@ -24,17 +43,41 @@ def seam_index(volume: NDArray, planes: Sequence[Sequence[int]], step: int = 1) 
         step: only planes at multiples of it count; of a decoded volume those between latent voxels, so that the
             decoder's own pattern does not count as a seam.
     """
+    return _index(plane_gradients(volume), planes, step)
+
+
+def block_index(gradients: Sequence[NDArray[np.float64]]) -> float:
+    """Mean |gradient| across planes between latent voxels over that across other planes, averaged over the axes.
+
+    1: the decoder's blocks do not show; above, its latent voxels stand out like tiles.
+
+    Args:
+        gradients: of a CT as it was drawn or reconstructed, as `plane_gradients` gives them.
+    """
+    return _index(gradients, [range(STEP, len(across) + 1, STEP) for across in gradients], step=1)
+
+
+def gradient_energy(drawn: Sequence[NDArray[np.float64]], real: Sequence[NDArray[np.float64]]) -> float:
+    """Mean |gradient| of one volume over that of another, averaged over the axes. Below 1: smoother.
+
+    Args:
+        drawn, real: as `plane_gradients` gives them.
+    """
+    return float(np.mean([a.mean() for a in drawn]) / np.mean([b.mean() for b in real]))
+
+
+def _index(gradients: Sequence[NDArray[np.float64]], planes: Sequence[Sequence[int]], step: int) -> float:
     indices = []
-    for axis, on_axis in zip((-3, -2, -1), planes, strict=True):
-        size = volume.shape[axis]
-        gradients = np.abs(np.moveaxis(np.diff(volume, axis=axis), axis, 0))
-        across = gradients.mean(tuple(range(1, volume.ndim)), dtype=np.float64)  # plane i at i - 1
+    for across, on_axis in zip(gradients, planes, strict=True):
+        size = len(across) + 1
         seams = [p for p in on_axis if 0 < p < size]
-        others = [p for p in range(step, size, step) if p not in seams]
+        others = sorted(set(range(step, size, step)) - set(seams))
         if seams and others:
-            indices.append(across[[p - 1 for p in seams]].mean() / across[[p - 1 for p in others]].mean())
+            with np.errstate(invalid="ignore", divide="ignore"):  # a volume without gradients has no index
+                indices.append(across[[p - 1 for p in seams]].mean() / across[[p - 1 for p in others]].mean())
     if not indices:
-        raise ValueError(f"no window begins or ends inside a volume of {volume.shape}: one window holds it")
+        sizes = tuple(len(across) + 1 for across in gradients)
+        raise ValueError(f"no window begins or ends inside a volume of {sizes}: one window holds it")
     return float(np.mean(indices))
 
 

@@ -76,9 +76,9 @@ LENGTHS = POSITIVE | several("three of them (mm; d, h, w)", POSITIVE, 3)
 RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
-        "averaged benchmark channels_last check checkpointing compile crop_to_body degrade deterministic dry_run"
-        " encode_latents.bf16 film_augment lapped make_xray overwrite register_films strict use_distributed_sampler"
-        " use_patches",
+        "averaged benchmark channels_last check checkpointing compile controls crop_to_body degrade deterministic"
+        " dry_run encode_latents.bf16 film_augment lapped make_xray overwrite register_films strict"
+        " use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
@@ -88,7 +88,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
         " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples patch"
         " patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
-        " val_every_n_epochs val_patches_per_volume width xray_variants",
+        " val_every_n_epochs val_patches_per_volume width wrong_xrays xray_variants",
     ),
     (whole(2), "fsq_levels"),
     (NULL | whole(1), "checkpoint_every_n_steps every_n_steps num_cases tiles_per_volume"),
@@ -131,6 +131,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of("auto", "whole", "fused", "independent"), "mode"),
     (one_of("auto", "cpu", "cuda"), "latent_device"),
     (one_of("pa", "ap"), "view"),
+    (one_of("own", "median"), "grid"),
     (one_of("noise", "x0", "v", "velocity"), "prediction"),
     (
         one_of("auto", 32, 16, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", 64, "64-true"),

@@ -140,7 +140,7 @@ def test_evaluation_writes_numbers_a_report_and_volumes(workshop, tmp_path):
     run(evaluate_ddpm_patches, *settings, *TWO_STEPS)
     metrics = json.loads((out / "metrics.json").read_text())
     assert len(metrics["cases"]) == 2
-    wanted = ("psnr_right", "psnr_shuffled", "psnr_mean_volume", "psnr_codec")
+    wanted = ("psnr_right", "psnr_wrong", "psnr_mean_volume", "psnr_codec")
     assert all(np.isfinite(metrics["summary"][key]) for key in wanted)
     assert metrics["summary"]["psnr_codec"] > metrics["summary"]["psnr_right"]
     assert "<html" in (out / "report.html").read_text().lower()

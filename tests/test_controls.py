@@ -1,88 +1,118 @@
-"""Right X-rays against wrong ones, the mean volume and the codec."""
+"""Right X-rays against wrong ones, none, the mean volume and the codec; intervals over patients; the words for it."""
 
 import json
-import math
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from evaluation.controls import bootstrap_interval, compare_with_controls, correlation, finite, right_and_shuffled
-from evaluation.metrics import psnr, ssim
+from evaluation.controls import compare_with_controls, correlation, finite, mean_of, wrong_xrays
+from evaluation.metrics import psnr
+from evaluation.verdict import verdict
 from tests.test_metrics import WINDOW, volume
 
-
-def made_cases(n=5):
-    real = [volume(i) for i in range(n)]
-    generated = [0.8 * c + 0.2 * volume(10 + i) for i, c in enumerate(real)]
-    codec = [0.95 * c for c in real]
-    return generated, real, np.mean(real, axis=0), codec
+PATIENTS = [f"p{i}" for i in range(6)]
 
 
-def test_controls_are_means_over_the_right_pairings():
-    generated, real, mean, codec = made_cases()
-    controls = compare_with_controls(generated, real, mean, codec, WINDOW)
-    pairs = [[psnr(g, c, WINDOW) for c in real] for g in generated]
-    assert controls.psnr.right == pytest.approx(np.mean([pairs[i][i] for i in range(5)]))
-    off = [pairs[i][j] for i in range(5) for j in range(5) if i != j]
-    assert controls.psnr.shuffled == pytest.approx(np.mean(off))
-    assert controls.psnr.mean_volume == pytest.approx(np.mean([psnr(mean, c, WINDOW) for c in real]))
-    assert controls.psnr.codec == pytest.approx(np.mean([psnr(r, c, WINDOW) for r, c in zip(codec, real, strict=True)]))
-    assert controls.ssim.matrix[1][2] == pytest.approx(ssim(generated[1], real[2], WINDOW))
-    assert controls.psnr.low <= controls.psnr.difference <= controls.psnr.high
-    json.dumps(finite(asdict(controls)), allow_nan=False)
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_wrong_xrays_are_of_other_patients_and_each_serves_as_often(count):
+    wrong = wrong_xrays(PATIENTS, count, seed=3)
+    assert all(len(set(others)) == min(count, 5) and i not in others for i, others in enumerate(wrong))
+    assert sorted(other for others in wrong for other in others) == sorted([*range(6)] * min(count, 5))
+    assert wrong == wrong_xrays(PATIENTS, count, seed=3)
 
 
-def test_a_model_that_ignores_the_xray_shows_no_difference():
-    _, real, mean, codec = made_cases()
-    controls = compare_with_controls([mean] * 5, real, mean, codec, WINDOW)
-    assert controls.psnr.difference == pytest.approx(0, abs=1e-9)
-    assert controls.psnr.right == pytest.approx(controls.psnr.mean_volume)
+def test_wrong_xrays_follow_the_seed_and_never_come_from_another_study_of_the_patient():
+    assert len({tuple(map(tuple, wrong_xrays(PATIENTS, 1, seed))) for seed in range(5)}) > 1
+    patients = ["a", "a", "b", "a", "c", "c"]
+    for seed in range(10):
+        for patient, others in zip(patients, wrong_xrays(patients, 3, seed), strict=True):
+            assert patient not in {patients[i] for i in others}
+            assert len(others) == 2
+    assert wrong_xrays(["a", "a"], 1, 0) == [[], []]
 
 
-def test_the_interval_is_the_same_with_the_same_seed_and_narrows_with_more_cases():
+def test_means_and_differences_are_those_of_the_cases():
+    scores = {"right": [20.0, 22.0, 24.0], "wrong": [15.0, 16.0, 20.0], "null": [19.0, 22.5, 23.0], "codec": [30.0] * 3}
+    found = compare_with_controls(scores, PATIENTS[:3])
+    assert found.means == {"right": 22.0, "wrong": 17.0, "null": 21.5, "codec": 30.0}
+    assert {name: by.value for name, by in found.differences.items()} == {"wrong": 5.0, "null": 0.5}
+    assert found.differences["wrong"].low is None  # of three patients
+    json.dumps(finite(asdict(found)), allow_nan=False)
+
+
+def test_the_interval_is_the_same_with_the_same_seed_and_narrows_with_more_patients():
+    values = np.random.default_rng(0).normal(4, 1, 400)
+    names = [f"p{i}" for i in range(400)]
+    few, many = mean_of(values[:10], names[:10]), mean_of(values, names)
+    assert few == mean_of(values[:10], names[:10], seed=0) != mean_of(values[:10], names[:10], seed=1)
+    assert many.low < 4 < many.high
+    expected = 1.96 * values.std() / 20
+    assert (many.high - many.low) / 2 == pytest.approx(expected, rel=0.1)
+
+
+def test_studies_of_one_patient_are_redrawn_together():
+    """Ten studies of each patient that agree tell no more than one."""
+    values = np.random.default_rng(0).normal(0, 1, 20)
+    names = [f"p{i}" for i in range(20)]
+    once, tenfold = mean_of(values, names), mean_of(np.repeat(values, 10), np.repeat(names, 10))
+    assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high))
+    apart = mean_of(np.repeat(values, 10), [f"q{i}" for i in range(200)])
+    assert apart.high - apart.low < 0.5 * (once.high - once.low)
+
+
+def test_correlation_of_volumes_and_its_interval():
     rng = np.random.default_rng(0)
-
-    def matrix(n):
-        return rng.normal(16, 1, (n, n)) + np.diag(rng.normal(4, 1, n))
-
-    few, many = matrix(6), matrix(60)
-    assert bootstrap_interval(few, seed=3) == bootstrap_interval(few, seed=3)
-    assert bootstrap_interval(few, seed=3) != bootstrap_interval(few, seed=4)
-    widths = [high - low for low, high in (bootstrap_interval(few, 0), bootstrap_interval(many, 0))]
-    assert widths[1] < 0.6 * widths[0]
-    low, high = bootstrap_interval(many, 0)
-    assert low < 4 < high
-
-
-def test_a_redrawn_case_is_not_paired_with_its_copy():
-    matrix = np.array([[20.0, 10.0, 11.0], [12.0, 22.0, 13.0], [14.0, 15.0, 24.0]])
-    right, wrong = right_and_shuffled(matrix, np.array([[2.0, 1.0, 0.0]]))
-    assert right[0] == pytest.approx((20 + 20 + 22) / 3)
-    assert wrong[0] == pytest.approx((10 + 12) / 2)
-
-
-@pytest.mark.parametrize("n", [2, 4])
-def test_few_cases_give_a_difference_without_an_interval_and_one_is_refused(n):
-    generated, real, mean, codec = made_cases()
-    few = compare_with_controls(generated[:n], real[:n], mean, codec[:n], WINDOW)
-    assert math.isfinite(few.psnr.difference)
-    assert (few.psnr.low, few.psnr.high, few.ssim.low) == (None, None, None)
-    with pytest.raises(ValueError, match="two or more cases"):
-        compare_with_controls(generated[:1], real[:1], mean, codec[:1], WINDOW)
-
-
-def test_without_training_cases_there_is_no_mean_volume():
-    generated, real, _, codec = made_cases(2)
-    controls = compare_with_controls(generated, real, None, codec, WINDOW)
-    assert (controls.psnr.mean_volume, controls.ssim.mean_volume) == (None, None)
-    assert math.isfinite(controls.psnr.right)
-
-
-def test_correlation_of_volumes():
-    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
-    assert correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-    assert correlation([1, 1, 1], [1, 2, 3]) is None
-    assert correlation([1, 2], [1, 2]) is None
+    a = rng.normal(5000, 800, 200)
+    b = a + rng.normal(0, 600, 200)
+    found = correlation(a, b, [f"p{i}" for i in range(200)])
+    assert found.value == pytest.approx(np.corrcoef(a, b)[0, 1])
+    spread = 1.96 / np.sqrt(197)  # of Fisher's transform
+    expected = np.tanh(np.arctanh(found.value) + np.array([-spread, spread]))
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.02)
+    assert correlation([1, 2, 3], [3, 2, 1], PATIENTS[:3]).value == pytest.approx(-1)
+    assert correlation([1, 1, 1], [1, 2, 3], PATIENTS[:3]).value is None
+    assert correlation([1, 2], [1, 2], PATIENTS[:2]).value is None
     with pytest.raises(ValueError, match="one length"):
-        correlation([1, 2, 3], [1, 2])
+        correlation([1, 2, 3], [1, 2], PATIENTS[:3])
+
+
+def blurred(hu):
+    return sum(np.roll(hu, step, axis) for axis in range(3) for step in (-1, 0, 1)) / 9
+
+
+CHESTS = [np.mean([volume(i), volume(99)], axis=0) for i in range(8)]  # different, and alike
+MEAN = np.mean(CHESTS, axis=0)
+MODELS = {  # what is drawn for patient i from the X-ray of patient j
+    "truth": lambda i, j: CHESTS[j],
+    "blurred truth": lambda i, j: blurred(CHESTS[j]),
+    "mean": lambda i, j: MEAN,
+    "swapped truth": lambda i, j: CHESTS[(j + 4) % 8],
+    "noise": lambda i, j: volume(50 + i),
+}
+
+
+def words_for(model):
+    names = [f"p{i}" for i in range(8)]
+    scores = {
+        "right": [psnr(MODELS[model](i, i), c, WINDOW) for i, c in enumerate(CHESTS)],
+        "wrong": [psnr(MODELS[model](i, (i + 1) % 8), c, WINDOW) for i, c in enumerate(CHESTS)],
+        "mean_volume": [psnr(MEAN, c, WINDOW) for c in CHESTS],
+    }
+    return " ".join(verdict(compare_with_controls(scores, names)))
+
+
+def test_the_words_are_right_of_the_truth_and_of_useless_models():
+    assert "It beats the mean training CT" in words_for("truth")
+    assert "It follows its X-ray" in words_for("truth")
+    assert "It follows its X-ray" in words_for("blurred truth")
+    for useless in ("mean", "swapped truth", "noise"):
+        assert "It does not beat the mean training CT" in words_for(useless)
+        assert "It does not follow its X-ray" in words_for(useless)
+
+
+def test_of_few_patients_the_words_promise_nothing():
+    scores = {"right": [20.0, 21.0], "wrong": [10.0, 11.0], "null": [10.0, 11.0], "mean_volume": [15.0, 15.0]}
+    words = verdict(compare_with_controls(scores, PATIENTS[:2]))
+    assert len(words) == 3
+    assert all("Too few patients" in sentence for sentence in words)

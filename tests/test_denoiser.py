@@ -128,6 +128,20 @@ def test_a_dropped_xray_leaves_no_trace():
     assert not torch.allclose(dropped[0], predict(denoiser, encode(denoiser)), atol=1e-3)
 
 
+def test_it_tells_whether_training_has_dropped_xrays():
+    unet = partial(UNet3D, dim=8, dim_mults=(1, 2), num_res_blocks=1, middle_blocks=1)
+    for share, expected in ((0.0, False), (0.5, True)):
+        torch.manual_seed(0)
+        denoiser = PatchDenoiser(unet, 2, pooled_dim=5, token_dim=6, lifter=XrayLifter(3, (4, 5)))
+        optimizer = torch.optim.AdamW(denoiser.parameters(), weight_decay=0.1)
+        for step in range(4):
+            optimizer.zero_grad()
+            drop = torch.tensor([step / 4 < share])
+            (predict(denoiser, encode(denoiser, step, drop=drop)) - 1).square().sum().backward()
+            optimizer.step()
+        assert denoiser.knows_no_xray is expected
+
+
 @pytest.mark.parametrize("drop", [[True, True], [False, False], [True, False]])
 @pytest.mark.parametrize("cond", [("pooled",), ("tokens", "lifted"), ("pooled", "tokens", "lifted")])
 def test_every_parameter_takes_part_in_every_step(cond, drop):

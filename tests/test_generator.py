@@ -77,6 +77,11 @@ def test_guidance_in_one_pass_equals_guidance_in_two(generator, mode):
     assert (one - draw(generator, SamplingPlan(4, mode=mode))).abs().max() > 0.1
 
 
+def test_a_dropped_xray_is_drawn_as_the_null_condition(generator):
+    unseen = generator.latent(replace(XRAY, dropped=True), GRID, replace(PLAN, guidance=3.0), 5)
+    torch.testing.assert_close(unseen, draw(generator, replace(PLAN, guidance=0.0)), rtol=0, atol=1e-5)
+
+
 def test_guidance_fills_a_batch_with_both_passes(generator):
     draw(generator, replace(PLAN, steps=1, guidance=3.0, window_batch=6))
     windows = generator.windows(GRID)

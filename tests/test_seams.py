@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from common.patches import grid_coords
-from evaluation.seams import overlap_variance, seam_index, times_covered, window_planes
+from evaluation.seams import (
+    block_index,
+    gradient_energy,
+    overlap_variance,
+    plane_gradients,
+    seam_index,
+    times_covered,
+    window_planes,
+)
 
 
 def along_w(values):
@@ -35,6 +43,32 @@ def test_a_pattern_of_the_decoder_is_no_seam():
 def test_a_volume_of_one_window_cannot_be_measured():
     with pytest.raises(ValueError, match="one window holds it"):
         seam_index(np.zeros((4, 4, 4)), [[], [], []])
+
+
+def test_gradients_are_means_over_planes_of_clipped_values_however_deep_the_volume():
+    hu = np.random.default_rng(0).normal(0, 800, (131, 5, 6)).astype(np.int16)
+    clipped = np.clip(hu.astype(float), -1000, 1000)
+    for axis, found in enumerate(plane_gradients(hu, (-1000, 1000))):
+        others = tuple({0, 1, 2} - {axis})
+        np.testing.assert_allclose(found, np.abs(np.diff(clipped, axis=axis)).mean(others), rtol=1e-5)
+
+
+def test_the_block_index_of_steps_between_latent_voxels_is_their_height_over_the_slope_elsewhere():
+    place = np.arange(32)
+    ramp, blocks = along_w(place), along_w(place + 2 * (place // 4))
+    assert block_index(plane_gradients(ramp)) == pytest.approx(1)
+    assert block_index(plane_gradients(blocks)) == pytest.approx(3)
+    assert block_index(plane_gradients(blocks.swapaxes(-1, -2))) == pytest.approx(3)
+    in_all = np.add.outer(np.add.outer(blocks[0, 0], place), place)  # the mean of 3, 1 and 1
+    assert block_index(plane_gradients(in_all)) == pytest.approx(5 / 3)
+
+
+def test_noise_has_no_blocks_and_averaging_takes_energy_from_it():
+    draws = np.random.default_rng(0).normal(0, 100, (16, 40, 40, 40))
+    one, mean = plane_gradients(draws[0]), plane_gradients(draws.mean(0))
+    assert block_index(one) == pytest.approx(1, abs=0.01)
+    assert gradient_energy(mean, one) == pytest.approx(1 / 4, rel=0.02)
+    assert gradient_energy(one, one) == 1
 
 
 def test_voxels_know_how_often_they_are_drawn():

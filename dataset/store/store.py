@@ -7,6 +7,7 @@ STORE/cases/ID.json     how the preparation of a case went (dataset/store/record
 STORE/report.txt        every problem of the data set; report.html shows pictures (thumbnails/ID.png) besides
 STORE/splits.json       every patient's split, once and for all; shares.json the shares of the first preparation
 STORE/conversion.json   spacing and crop of the stored arrays; spacing.json the median spacing, if it was asked for
+STORE/mean_ct_KEY.npz   the mean training CT, which an evaluation offers for every case
 """
 
 import json

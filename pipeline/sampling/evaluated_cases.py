@@ -1,9 +1,9 @@
 """An evaluation's cases: drawn, scored, and kept until its report is written, so that an interrupted one goes on."""
 
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +11,49 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.atomic import replacing
+from common.atomic import write_text
 from common.geometry import padded_shape
 from common.notice import NOTICE
 from dataset.scans.volume_io import write_ct
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
-from ddpm.plan import Grid, SamplingPlan, XrayInput
-from evaluation.common_grid import CommonGrid, to_grid
+from ddpm.plan import SamplingPlan, XrayInput
+from evaluation.mean_volume import MeanVolume
 from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
-from pipeline.sampling.ct_sampler import CTSampler
+from evaluation.seams import block_index, gradient_energy, plane_gradients
+from pipeline.sampling.ct_sampler import CTSampler, Placement
 from pipeline.sampling.drawing import plan_facts
+from pipeline.sampling.evaluated_field import Field
 from pipeline.versions import versions
 
-_VOLUMES = ("generated", "real", "codec")
+
+@dataclass(frozen=True)
+class Against:
+    """What a case is drawn again with, and what is offered for it.
+
+    wrong: X-rays of other patients, by the name of the case. null: also without an X-ray.
+    mean: of the training CTs; None where there are none.
+    """
+
+    wrong: Mapping[str, Sequence[StoredCase]]
+    null: bool
+    mean: MeanVolume | None
 
 
 @dataclass(frozen=True)
 class Compared:
     """One case.
 
-    generated, real, codec: float32 HU on the common grid; codec is the real CT through the codec and back.
-    numbers: on the case's own grid, for the report. scores: the same with all that they depend on.
+    numbers: for the report. volumes: what was compared with the real CT: `of` "right", "wrong" (with whose `xray`),
+        "null", "mean_volume" or "codec", its `lung_ml` where it was drawn, and its `scores` with all they depend on.
     picture: PNG of the X-ray, the real and the generated CT.
     """
 
     patient_id: str
-    generated: np.ndarray
-    real: np.ndarray
-    codec: np.ndarray
     numbers: dict[str, float]
-    scores: list[dict[str, Any]]
+    volumes: list[dict[str, Any]]
     picture: Image.Image
 
 
@@ -52,7 +62,8 @@ class Evaluation:
     """How cases are drawn and scored, and where that is kept.
 
     num_samples: CTs drawn per X-ray, of seeds seed, seed + 1, ..., and averaged.
-    grid: common to all cases. presets: scored besides the training's HU window.
+    median: the grid to draw all cases on; None: each on that of its real CT.
+    presets: scored besides the training's HU window. against: the controls; None: without.
     folder: gets pictures, volumes/, and until the report is written unfinished/, one file per case.
     """
 
@@ -61,13 +72,18 @@ class Evaluation:
     plan: SamplingPlan
     seed: int
     num_samples: int
-    grid: CommonGrid
+    median: Placement | None
     presets: Sequence[Preset]
+    against: Against | None
     folder: Path
 
     @property
     def unfinished(self) -> Path:
         return self.folder / "unfinished"
+
+    @cached_property
+    def every_preset(self) -> list[Preset]:
+        return [window_preset(self.model.hu_window), *self.presets]
 
     def volumes(self, case: StoredCase) -> list[Path]:
         """The CT as it was drawn; of several the first, and the mean, which is what is scored."""
@@ -75,52 +91,92 @@ class Evaluation:
         return [self.folder / "volumes" / f"{case.patient_id}{ending}.nii.gz" for ending in endings]
 
     def compare(self, case: StoredCase) -> None:
-        """Draw and score a case, and write its files; the one that `compared` reads is the last."""
-        image = self.store.read_xray(case, self.model.description.xray_ranges)
-        real = self.store.read_hu(case, (0, 0, 0), case.shape)
-        xray = self.model.prepare_xray(image, case.xray_camera, synthetic=case.xray_synthetic)
-        drawn, mean = self._draw(case, xray)
+        """Draw and score a case, and write its files; the one that `compared` reads is the last.
+
+        One drawn CT is in memory at a time.
+        """
+        field, window = Field.of(case, self.median), self.model.hu_window
+        hu = self.store.read_hu(case, (0, 0, 0), case.shape)
+        real = field.of_real(hu, window)
+        first, drawn = self._draw(field, self._look(case), self.plan)
+        for path, voxels in zip(self.volumes(case), (first, drawn), strict=False):
+            write_ct(path, voxels, field.place.affine, field.place.axes, description=NOTICE)
+        drawn = field.of_drawn(drawn)
+        right = self._scored("right", drawn, real, field) | {"xray": case.patient_id}
+        numbers = self._of_right(right) | self._texture(field, first, real)
         codec = self._reconstruct(case)
-        presets = [window_preset(self.model.hu_window), *self.presets]
-        scores = [score(mean, real, case.spacing, preset) for preset in presets]
-        numbers: dict[str, float] = {}
-        for label, one in zip(("", *(f" {preset.name}" for preset in self.presets)), scores, strict=True):
-            numbers |= {f"psnr{label}": one.psnr, f"ssim{label}": one.ssim, f"hu_mae{label}": one.hu_mae}
-        numbers["psnr_codec"] = score(codec, real, case.spacing, presets[0]).psnr
-        numbers["lung_ml"], numbers["lung_ml_real"] = (lung_volume_ml(hu, case.spacing) for hu in (mean, real))
-        page = case_page(image, real, mean, case.spacing, case.patient_id, numbers)
+        numbers["block_index_codec"] = block_index(plane_gradients(codec, window))
+        numbers["block_index_real"] = block_index(plane_gradients(hu, window))
+        volumes = [right, self._scored("codec", field.of_real(codec, window), real, field)]
+        del first, codec, hu
+        volumes += self._controls(case, field, real)
+        numbers |= _of_controls(volumes)
+        numbers["lung_ml_real"] = lung_volume_ml(real, field.grid.spacing)
+        page = case_page(self._image(case), real, drawn, field.grid.spacing, case.patient_id, numbers)
         save_png(page, self._picture(case))
-        for path, hu in zip(self.volumes(case), (drawn, mean), strict=False):
-            write_ct(path, hu, np.asarray(case.affine), case.source_axes, description=NOTICE)
-        on_grid = (to_grid(hu, case.spacing, self.grid, self.model.hu_window) for hu in (mean, real, codec))
-        about = {"facts": self._facts(case), "numbers": numbers, "scores": list(map(asdict, scores))}
-        with replacing(self._record(case)) as temporary:
-            volumes = dict(zip(_VOLUMES, on_grid, strict=True))
-            np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **volumes)
+        about = {"facts": self._facts(case), "numbers": numbers, "volumes": volumes}
+        write_text(self._record(case), json.dumps(about))
 
     def compared(self, case: StoredCase) -> Compared | None:
         """What `compare` found, if it has been called with these settings and its files are still there."""
         if not all(path.is_file() for path in self.volumes(case)):
             return None
         try:
-            with np.load(self._record(case), allow_pickle=False) as record, Image.open(self._picture(case)) as picture:
-                about = json.loads(str(record["about"]))
-                if about["facts"] != _as_json(self._facts(case)):
-                    return None
-                generated, real, codec = (record[name] for name in _VOLUMES)
-                numbers, scores = about["numbers"], about["scores"]
-                return Compared(case.patient_id, generated, real, codec, numbers, scores, picture.copy())
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            about = json.loads(self._record(case).read_text(encoding="utf-8"))
+            if about["facts"] != _as_json(self._facts(case)):
+                return None
+            with Image.open(self._picture(case)) as picture:
+                return Compared(case.patient_id, about["numbers"], about["volumes"], picture.copy())
+        except (OSError, ValueError, KeyError):
             return None
 
-    def _draw(self, case: StoredCase, xray: XrayInput) -> tuple[np.ndarray, np.ndarray]:
-        """The first CT and the mean of all, int16 HU on the case's own grid."""
-        own = Grid(case.shape, case.spacing)
-        plan = self.model.generator.settle(self.plan, xray, own)
-        first = self.model.draw(xray, own, plan, self.seed)
+    def _controls(self, case: StoredCase, field: Field, real: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Scores of the case's grid drawn again, with other X-rays and without, and of the mean training CT."""
+        if self.against is None:
+            return
+        for other in self.against.wrong[case.patient_id]:
+            _, drawn = self._draw(field, self._look(other), self.plan)
+            yield self._scored("wrong", field.of_drawn(drawn), real, field) | {"xray": other.patient_id}
+        if self.against.null:
+            unseen = replace(self._look(case), dropped=True)
+            _, drawn = self._draw(field, unseen, replace(self.plan, guidance=1.0))
+            yield self._scored("null", field.of_drawn(drawn), real, field)
+        if self.against.mean is not None:
+            yield self._scored("mean_volume", self.against.mean.on(field.grid), real, field)
+
+    def _scored(self, name: str, hu: np.ndarray, real: np.ndarray, field: Field) -> dict[str, Any]:
+        scores = [asdict(score(hu, real, field.grid.spacing, preset)) for preset in self.every_preset]
+        lungs = {"lung_ml": lung_volume_ml(hu, field.grid.spacing)} if name in ("right", "wrong", "null") else {}
+        return {"of": name, **lungs, "scores": scores}
+
+    def _of_right(self, right: Mapping[str, Any]) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for label, one in zip(("", *(f" {preset.name}" for preset in self.presets)), right["scores"], strict=True):
+            numbers |= {f"{name}{label}": one[name] for name in ("psnr", "ssim", "hu_mae")}
+        return numbers | {"lung_ml": right["lung_ml"]}
+
+    def _texture(self, field: Field, first: np.ndarray, real: np.ndarray) -> dict[str, float]:
+        """Of a single drawn CT: whether the decoder's blocks show, and how sharp it is."""
+        window = self.model.hu_window
+        seen = (plane_gradients(volume, window) for volume in (field.of_drawn(first), real))
+        return {"block_index": block_index(plane_gradients(first, window)), "gradient_energy": gradient_energy(*seen)}
+
+    def _image(self, case: StoredCase) -> np.ndarray:
+        return self.store.read_xray(case, self.model.description.xray_ranges)
+
+    def _look(self, case: StoredCase) -> XrayInput:
+        return self.model.prepare_xray(self._image(case), case.xray_camera, synthetic=case.xray_synthetic)
+
+    def _draw(self, field: Field, xray: XrayInput, plan: SamplingPlan) -> tuple[np.ndarray, np.ndarray]:
+        """The first CT and the mean of all, int16 HU on the field's grid."""
+        grid = field.place.grid
+        plan = self.model.generator.settle(plan, xray, grid)
+        first = self.model.draw(xray, grid, plan, self.seed)
+        if self.num_samples == 1:
+            return first, first
         total = first.astype(np.int32)
         for seed in range(self.seed + 1, self.seed + self.num_samples):
-            total += self.model.draw(xray, own, plan, seed)
+            total += self.model.draw(xray, grid, plan, seed)
         return first, (total / self.num_samples).round().astype(np.int16)
 
     @torch.no_grad()
@@ -140,16 +196,36 @@ class Evaluation:
             "model": self.model.hashes | about | {"film": asdict(self.model.film)},
             "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
-            "grid": asdict(self.grid),
+            "grid": asdict(Field.of(case, self.median).place.grid),
             "presets": [preset.name for preset in self.presets],
+            "against": self._against(case),
             "versions": versions(),
         }
+
+    def _against(self, case: StoredCase) -> dict[str, Any] | None:
+        if self.against is None:
+            return None
+        mean = self.against.mean
+        wrong = [asdict(other) for other in self.against.wrong[case.patient_id]]
+        return {"wrong": wrong, "null": self.against.null, "mean": None if mean is None else mean.name}
 
     def _picture(self, case: StoredCase) -> Path:
         return self.folder / f"{case.patient_id}.png"
 
     def _record(self, case: StoredCase) -> Path:
-        return self.unfinished / f"{case.patient_id}.npz"
+        return self.unfinished / f"{case.patient_id}.json"
+
+
+def _of_controls(volumes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Their PSNR and lung volumes, of several wrong X-rays the means."""
+    numbers: dict[str, float] = {}
+    for name in ("wrong", "null", "mean_volume", "codec"):
+        found = [volume for volume in volumes if volume["of"] == name]
+        if found:
+            numbers[f"psnr_{name}"] = float(np.mean([volume["scores"][0]["psnr"] for volume in found]))
+        if found and "lung_ml" in found[0]:
+            numbers[f"lung_ml_{name}"] = float(np.mean([volume["lung_ml"] for volume in found]))
+    return numbers
 
 
 def _as_json(content: Mapping[str, Any]) -> Any:

@@ -1,0 +1,93 @@
+"""What an evaluation found over all cases: each score beside its controls, and the headline numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation
+from evaluation.verdict import verdict
+
+Volumes = Sequence[Mapping[str, Any]]  # what was compared with one case's real CT, see `Findings.of`
+
+_SCORES = ("psnr", "ssim", "hu_mae")
+_TEXTURES = ("block_index", "block_index_codec", "block_index_real", "gradient_energy")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Over all cases.
+
+    scores: by name, such as "psnr" and, under a further preset, "psnr ctpa700". lungs: correlation of drawn with real
+    lung volumes, by "right", "wrong" and "null", of those there are. textures: means, see `evaluation.seams`.
+    """
+
+    scores: dict[str, ControlScores]
+    lungs: dict[str, Estimate]
+    textures: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, cases: Sequence[Volumes], numbers: Sequence[Mapping[str, float]], patients: Sequence[str], seed: int
+    ) -> "Findings":
+        """
+        Args:
+            cases: of each case what was compared with its real CT, one dict a volume: `of` is "right", "wrong" (any
+                number of them), "null", "mean_volume" or "codec"; `scores` are those of `evaluation.metrics.score`, the
+                training's window first; `lung_ml` in ml where there is one.
+            numbers: of each case, with "lung_ml_real" and textures. patients: of each. seed: of the bootstrap.
+        """
+        scores = {}
+        for index, first in enumerate(cases[0][0]["scores"]):
+            label = f" {first['preset']}" if index else ""
+            for score in _SCORES:
+                values = {name: [_mean(case, name, index, score) for case in cases] for name in _names(cases)}
+                scores[score + label] = compare_with_controls(values, patients, seed)
+        lungs = {}
+        for name in ("right", "wrong", "null"):
+            pairs = [
+                (volume["lung_ml"], own["lung_ml_real"], patient)
+                for case, own, patient in zip(cases, numbers, patients, strict=True)
+                for volume in case
+                if volume["of"] == name
+            ]
+            if pairs:
+                drawn, real, owners = zip(*pairs, strict=True)
+                lungs[name] = correlation(drawn, real, owners, seed)
+        return cls(scores, lungs, {name: float(np.mean([own[name] for own in numbers])) for name in _TEXTURES})
+
+    @property
+    def verdict(self) -> list[str]:
+        return verdict(self.scores["psnr"])
+
+    def summary(self) -> dict[str, Any]:
+        """The headline numbers by name."""
+        found: dict[str, Any] = {}
+        for score, compared in self.scores.items():
+            name, _, preset = score.partition(" ")
+            for who, value in compared.means.items():
+                found[f"{name}_{who} {preset}".strip()] = value
+            if score == "psnr":
+                for who, by in compared.differences.items():
+                    found |= _with_interval(f"right_minus_{who}", by)
+        for who, by in self.lungs.items():
+            found |= _with_interval("lung_volume_correlation" + ("" if who == "right" else f"_{who}"), by)
+        return found | self.textures
+
+
+def _names(cases: Sequence[Volumes]) -> list[str]:
+    """What was compared in every case, the right one first."""
+    return [
+        name
+        for name in ("right", *CONTROLS, "codec")
+        if all(any(volume["of"] == name for volume in case) for case in cases)
+    ]
+
+
+def _mean(case: Volumes, name: str, index: int, score: str) -> float:
+    return float(np.mean([volume["scores"][index][score] for volume in case if volume["of"] == name]))
+
+
+def _with_interval(name: str, by: Estimate) -> dict[str, Any]:
+    return {name: by.value, f"{name}_95": None if by.low is None else [by.low, by.high]}

@@ -1,0 +1,68 @@
+"""On which grid a case is drawn, and which part of it its real CT shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.geometry import Slices, centres
+from dataset.store.store import StoredCase
+from ddpm.plan import Grid
+from evaluation.common_grid import CommonGrid, to_grid
+from pipeline.sampling.ct_sampler import Placement
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a case is drawn (`place`), and compared: in all voxels whose centres its real CT's field of view holds.
+
+    case: whose real CT has the same centre as the drawn one.
+    """
+
+    case: StoredCase
+    place: Placement
+
+    @classmethod
+    def of(cls, case: StoredCase, median: Placement | None = None) -> Field:
+        """The grid of the case's real CT or, as users draw, that of the training's median CT."""
+        affine = np.asarray(case.affine)
+        if median is None:
+            return cls(case, Placement(Grid(case.shape, case.spacing), affine, case.source_axes))
+        grid = median.grid
+        middle = affine @ [*((n - 1) / 2 for n in case.shape[::-1]), 1]
+        moved = affine.copy()
+        moved[:3, :3] *= np.divide(grid.spacing, case.spacing)[::-1]
+        moved[:3, 3] = middle[:3] - moved[:3, :3] @ [(n - 1) / 2 for n in grid.shape[::-1]]
+        return cls(case, Placement(grid, moved, case.source_axes))
+
+    @cached_property
+    def is_own(self) -> bool:
+        """Whether the case is drawn on the grid of its real CT."""
+        grid = self.place.grid
+        return grid.shape == self.case.shape and grid.spacing == self.case.spacing
+
+    @cached_property
+    def box(self) -> Slices:
+        """Of the drawn CT, what is compared."""
+        grid, inside = self.place.grid, []
+        for n, step, size, own in zip(grid.shape, grid.spacing, self.case.shape, self.case.spacing, strict=True):
+            seen = np.flatnonzero(np.abs(centres(n, step)) <= size * own / 2 * (1 + 1e-9))
+            inside.append(slice(int(seen[0]), int(seen[-1]) + 1))
+        d, h, w = inside
+        return d, h, w
+
+    @cached_property
+    def grid(self) -> CommonGrid:
+        """Of what is compared."""
+        d, h, w = (part.stop - part.start for part in self.box)
+        return CommonGrid((d, h, w), self.place.grid.spacing)
+
+    def of_drawn(self, hu: NDArray) -> NDArray:
+        return hu[self.box]
+
+    def of_real(self, hu: NDArray, window: tuple[float, float]) -> NDArray:
+        """A CT on the real one's grid, brought onto the one that is compared."""
+        return hu if self.is_own else to_grid(hu, self.case.spacing, self.grid, window)
