@@ -19,11 +19,12 @@ from tqdm import tqdm
 from common.atomic import replacing
 from common.errors import UserError
 from common.geometry import STEP, padded_shape, triple
+from common.torch_file import check_claims
 from dataset.intensity import check_window, hu_to_unit
 from dataset.scans.volume_io import read_ct
 from pipeline.checkpoints.checkpoint import StoredCheckpoint, write
 from pipeline.checkpoints.description import ModelDescription
-from pipeline.checkpoints.restricted_pickle import check_claims, load, plain_state
+from pipeline.checkpoints.restricted_pickle import load, plain_state
 from pipeline.cli import script
 from pipeline.devices import pick_device
 from pipeline.settings import plain

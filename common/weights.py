@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import UserError, of_the_machine
+from common.torch_file import check_archive
 
 Renaming = tuple[str, str | Callable[[re.Match[str]], str]]  # pattern, and what takes its place
 
@@ -22,10 +24,12 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
         remedy: what to get and where to put it, for the error.
 
     Raises:
-        UserError: there is no such file, or it is damaged.
+        UserError: there is no such file, or it is damaged, or its tensors would take more memory than it has bytes.
     """
     if not path.is_file():
         raise UserError(f"no file of weights at {path}: {remedy}")
+    if is_zipfile(path):
+        check_archive(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -35,7 +39,12 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
             raise
         raise UserError(f"{path} is not a readable file of weights (damaged or cut off?): {remedy}") from error
     entries = state.items() if isinstance(state, dict) else ()
-    return {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
+    weights = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
+    size = path.stat().st_size
+    for name, value in weights.items():  # each by itself: names may share a tensor
+        if value.numel() * value.element_size() > size:
+            raise UserError(f"{path} is malformed: {name} claims {tuple(value.shape)}, the file has {size:,} bytes")
+    return weights
 
 
 def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

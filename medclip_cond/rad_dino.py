@@ -72,7 +72,7 @@ class RadDinoEncoder(RadDinoNetwork):
         weights = str(folder) if folder.is_dir() else weights
         processor = json.loads(find_file(weights, PROCESSOR, REMEDY, on_hub=True).read_text())
         try:
-            dino = Dinov2Model.from_pretrained(weights, dtype=torch.float32)
+            dino = Dinov2Model.from_pretrained(weights, dtype=torch.float32, use_safetensors=True)
         except OSError as error:
             raise FileNotFoundError(f"cannot read the weights of {weights}: {REMEDY}") from error
         images = processor["crop_size"]["height"], processor["image_mean"], processor["image_std"]

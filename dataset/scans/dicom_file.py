@@ -5,8 +5,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pydicom
 from pydicom.config import disable_value_validation
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from common.errors import BadFileError
+
+_MAX_DEFLATED = 2**20  # bytes of a file; deflate can make a thousand times as much of them
 
 
 @contextmanager
@@ -27,3 +35,13 @@ def is_dicom(path: Path) -> bool:
     """Whether the file has the DICOM mark; raises OSError if it cannot be opened."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def read_dicom(path: Path, **options: Any) -> pydicom.Dataset:
+    """`pydicom.dcmread`, but a large file that it would inflate as a whole is a BadFileError."""
+    syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian and path.stat().st_size > _MAX_DEFLATED:
+        rule = f"a DICOM file that is deflated as a whole has at most {_MAX_DEFLATED >> 20} MB"
+        found = f"{path.stat().st_size / 1e6:.3g} MB"
+        raise BadFileError(path, rule, found, "Export it uncompressed, or with its pixels alone compressed.")
+    return pydicom.dcmread(path, **options)

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 
 from common.errors import BadFileError, refusing_damage
-from dataset.scans.dicom_file import quiet_pydicom
+from dataset.scans.dicom_file import quiet_pydicom, read_dicom
 from dataset.scans.dicom_slices import EXPORT, Slice, find_slices
-from dataset.scans.hu import to_hu
+from dataset.scans.hu import MAX_VOXELS, to_hu
 
 _MIN_SLICES = 10  # fewer make no chest volume: scouts, bolus tracking
 _SAME_POSITION_MM = 0.01
@@ -52,6 +51,10 @@ def _the_volume(slices: list[Slice], folder: Path) -> list[Slice]:
         by_series[piece.series].append(piece)
     volumes = [pieces for pieces in by_uid.values() if len(pieces) >= _MIN_SLICES]
     if len(volumes) == 1 and len({piece.series for piece in volumes[0]}) == 1:
+        rows, columns = volumes[0][0].series[2:4]
+        if len(volumes[0]) * rows * columns > MAX_VOXELS:
+            found = f"{len(volumes[0])} slices of {rows} x {columns}"
+            raise BadFileError(folder, f"a CT has at most {MAX_VOXELS / 1e9:.1f}e9 voxels", found, EXPORT)
         return volumes[0]
     listed = "; ".join(
         f"series {series[1]}: {len(pieces)} slices of {series[2]} x {series[3]}, {series[5][0]:g} mm pixels,"
@@ -119,7 +122,7 @@ def _stored_values(path: Path, rows: int, columns: int) -> np.ndarray:
     rule = "the voxels of a DICOM file are whole and in a compression that an installed decoder reads"
     remedy = f"{EXPORT} If it is compressed, install python-gdcm or export it uncompressed."
     with refusing_damage(path, rule, remedy, quote=False), quiet_pydicom():
-        values = pydicom.dcmread(path).pixel_array
+        values = read_dicom(path).pixel_array
         if values.shape[-2:] != (rows, columns):  # colours, for instance
             raise ValueError
         return values.reshape(-1, rows, columns)

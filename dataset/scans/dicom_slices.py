@@ -15,7 +15,8 @@ from pydicom.uid import (
 )
 
 from common.errors import BadFileError, refusing_damage
-from dataset.scans.dicom_file import quiet_pydicom
+from dataset.scans.dicom_file import quiet_pydicom, read_dicom
+from dataset.scans.hu import MAX_VOXELS
 
 EXPORT = "Export the series again, complete and alone, into a folder of its own."
 _OTHER_FILES = {
@@ -74,7 +75,7 @@ def _read_headers(path: Path) -> Iterator[Slice]:
     """The slices of one file; none if it holds another kind of object."""
     rule = "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale"
     with refusing_damage(path, rule, EXPORT, quote=False), quiet_pydicom():
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+        header = read_dicom(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
         if _is_page(header) or header.Modality != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
             return
         yield from _slices_of(header, path)
@@ -91,9 +92,10 @@ def _is_page(header: pydicom.Dataset) -> bool:
 def _slices_of(header: pydicom.Dataset, path: Path) -> Iterator[Slice]:
     """Classic files hold one slice with its tags at the top, enhanced ones many in functional groups."""
     frames = int(header.get("NumberOfFrames") or 1)
-    if max(header.Rows, header.Columns) > _MAX_SIDE:
-        rule = f"a CT slice has at most {_MAX_SIDE} x {_MAX_SIDE} pixels"
-        raise BadFileError(path, rule, f"a header of {header.Rows} x {header.Columns}", EXPORT)
+    if max(header.Rows, header.Columns) > _MAX_SIDE or frames * header.Rows * header.Columns > MAX_VOXELS:
+        rule = f"a CT slice has at most {_MAX_SIDE} x {_MAX_SIDE} pixels, a CT at most {MAX_VOXELS / 1e9:.1f}e9 voxels"
+        found = f"a header of {frames} x {header.Rows} x {header.Columns}"
+        raise BadFileError(path, rule, found, EXPORT)
     if frames != len(header.get("PerFrameFunctionalGroupsSequence") or [header]):
         rule = "a DICOM file tells the place of each of its frames"
         raise BadFileError(path, rule, f"{frames} frames, not as many places", EXPORT)

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.errors import BadFileError
 
+MAX_VOXELS = 2**31  # 4 GB of int16; a chest CT has up to about 1024 x 1024 x 1000
 _LIMITS = np.iinfo(np.int16)
 
 

@@ -14,11 +14,12 @@ from common.errors import BadFileError, refusing_damage
 from common.geometry import triple
 from common.voxel_file import box_of
 from dataset.scans.dicom_io import read_dicom_folder
-from dataset.scans.hu import to_hu
+from dataset.scans.hu import MAX_VOXELS, to_hu
 from dataset.scans.nifti_stream import stream_ct
 from dataset.scans.orientation import CANONICAL_AXES, check_affine, spacing_of, to_canonical
 
-MAX_VOXELS = 2**31  # 4 GB of int16; a chest CT has up to about 1024 x 1024 x 1000
+MAX_BYTES = 2**33  # of the voxels as the file stores them
+_MAX_OFFSET = 2**24  # bytes before the voxels: the header and what tools add to it
 _MAX_GZIP_RATIO = 1040  # deflate packs at most 1032 bytes into one
 _NIFTI2_HEADER = 540
 _DAMAGED = "Copy or export the file again."
@@ -83,7 +84,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         file.seek(0)
         stream = igzip.IGzipFile(fileobj=file) if compressed else file
         with refusing_damage(path, "a NIfTI file is whole", _DAMAGED):
-            image = _open_nifti(stream)
+            image = _open_nifti(stream, path)
             _check_header(image, path, compressed)
             proxy: Any = image.dataobj
             raw = np.asarray(proxy.get_unscaled())
@@ -95,21 +96,25 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _check_end(stream: Any, proxy: Any, path: Path, compressed: bool) -> None:
     """The file ends with the last voxel; reading up to there also checks a compressed file's checksum."""
     if compressed:
-        left = 0
-        while piece := stream.read(1 << 20):
-            left += len(piece)
+        more = bool(stream.read(1))  # of the rest nothing is unpacked
     else:
-        left = path.stat().st_size - proxy.offset - int(np.prod(proxy.shape)) * proxy.dtype.itemsize
-    if left > 0:
+        more = path.stat().st_size > proxy.offset + int(np.prod(proxy.shape)) * proxy.dtype.itemsize
+    if more:
         rule = "the header tells the size of all that the file holds"
-        raise BadFileError(path, rule, f"{proxy.shape} and {left} bytes more", _DAMAGED)
+        raise BadFileError(path, rule, f"{proxy.shape} and more bytes behind it", _DAMAGED)
 
 
-def _open_nifti(stream: Any) -> nib.Nifti1Image:
-    start = stream.read(4)
+def _open_nifti(stream: Any, path: Path) -> nib.Nifti1Image:
+    start = stream.read(_NIFTI2_HEADER)
     stream.seek(0)
-    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
-    kind = nib.Nifti2Image if _NIFTI2_HEADER in sizes else nib.Nifti1Image
+    newer = _NIFTI2_HEADER in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
+    kind, layout = (nib.Nifti2Image, nib.nifti2.header_dtype) if newer else (nib.Nifti1Image, nib.nifti1.header_dtype)
+    if len(start) >= layout.itemsize:
+        either = [np.frombuffer(start, order, 1)[0] for order in (layout, layout.newbyteorder())]
+        offset = next((h["vox_offset"] for h in either if h["sizeof_hdr"] == layout.itemsize), 0)
+        if not offset <= _MAX_OFFSET:  # what lies before the voxels is read as a whole
+            rule = f"the voxels of a NIfTI file begin within its first {_MAX_OFFSET >> 20} MB"
+            raise BadFileError(path, rule, f"a header that says byte {offset:.3g}", _DAMAGED)
     return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)  # a map's I/O error kills the process
 
 
@@ -123,8 +128,8 @@ def _check_header(image: nib.Nifti1Image, path: Path, compressed: bool) -> None:
         raise BadFileError(path, "the voxels of a CT are plain numbers", str(dtype), "Export HU as int16.")
     voxels = int(np.prod(shape, dtype=object))
     needed, held = voxels * dtype.itemsize, path.stat().st_size * (_MAX_GZIP_RATIO if compressed else 1)
-    if voxels > MAX_VOXELS or needed > held:
-        rule = f"a CT has at most {MAX_VOXELS / 1e9:.1f}e9 voxels, all of them in the file"
+    if voxels > MAX_VOXELS or needed > min(held, MAX_BYTES):
+        rule = f"a CT has at most {MAX_VOXELS / 1e9:.1f}e9 voxels and {MAX_BYTES / 1e9:.1f} GB, all in the file"
         found = f"a header of {shape} ({needed / 1e9:.3g} GB), a file of {path.stat().st_size / 1e6:.3g} MB"
         raise BadFileError(path, rule, found, _DAMAGED)
     codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))

@@ -9,7 +9,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from common.errors import BadFileError, refusing_damage
 from dataset.scans.camera import Film, Matrix
-from dataset.scans.dicom_file import quiet_pydicom
+from dataset.scans.dicom_file import quiet_pydicom, read_dicom
 
 _LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LAT", "LATERAL"}
 _FRONTAL = "the X-ray is the frontal view"
@@ -34,7 +34,7 @@ def read_xray_dicom(
     """
     rule, remedy = "an X-ray is a whole DICOM image", f"{_EXPORT} If compressed, install python-gdcm."
     with refusing_damage(path, rule, remedy, quote=False), quiet_pydicom():
-        dataset = pydicom.dcmread(path)
+        dataset = read_dicom(path)
         check_size((int(dataset.Columns), int(dataset.Rows)))
         _check_view(dataset, path)
         image = _image(dataset)

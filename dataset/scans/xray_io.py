@@ -147,9 +147,11 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
                 deep = is_deep(image)
                 image.verify()  # checksums; leaves the image unusable
             pixels = deep_grey(partial(_open_picture, path)) if deep else _grey(path)
+    except BadFileError:
+        raise
     except Image.DecompressionBombError:
         raise BadFileError(path, _SIZE_RULE, "a far larger image", _SIZE_REMEDY) from None
-    except (OSError, SyntaxError, EOFError) as error:
+    except (OSError, SyntaxError, EOFError, ValueError) as error:  # the last: Pillow on texts that unpack to much
         if isinstance(error, OSError) and error.errno is not None:
             raise  # no such file, no permission: the system's message names it
         rule = "an X-ray is a whole PNG, JPEG or DICOM image"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.atomic import remove_abandoned, replacing, write_text
-from common.errors import BadFileError, UserError
+from common.errors import BadFileError, UserError, refusing_damage
 from common.geometry import Triple, slices
 from common.json_file import read_json
 from dataset.scans.film_variants import FilmVariants
@@ -105,8 +105,10 @@ class LatentCache:
 
     def read(self, case: StoredCase, start: Triple, size: Triple) -> Tensor:
         """Unscaled latents float16 (C, d, h, w), a view with channels last, of the box at latent voxel `start`."""
-        whole = np.load(self.folder / f"{case.patient_id}.npy", mmap_mode="r")
-        return torch.from_numpy(np.array(whole[slices(start, size)])).permute(3, 0, 1, 2)  # a copy may be written to
+        path = self.folder / f"{case.patient_id}.npy"
+        with refusing_damage(path, "a file of latents is whole", f"{REMEDY}."):
+            crop = np.array(np.load(path, mmap_mode="r")[slices(start, size)])  # a copy may be written to
+        return torch.from_numpy(crop).permute(3, 0, 1, 2)
 
     def read_xray(self, case: StoredCase, variant: int = 0) -> XrayFeatures:
         """Of an X-ray, or of a variant of it."""

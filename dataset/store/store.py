@@ -154,7 +154,8 @@ class VolumeStore(Store):
         return self._open.get(case.patient_id, lambda: _open_volume(self.folder, case))
 
     def _square(self, case: StoredCase) -> np.ndarray:
-        return open_array(xray_path(self.folder, case.patient_id), case.source_hash)[:]
+        path = xray_path(self.folder, case.patient_id)
+        return _of_shape(open_array(path, case.source_hash), (XRAY_SIZE, XRAY_SIZE), path)[:]
 
 
 def volume_path(folder: Path, patient_id: str) -> Path:
@@ -204,10 +205,13 @@ def unquantised(stored: np.ndarray) -> np.ndarray:
 
 def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
     path = volume_path(folder, case.patient_id)
-    volume = open_array(path, case.source_hash)
-    if volume.shape != case.shape:
-        raise UserError(f"{path}: the manifest says {case.shape}, found {volume.shape}. Run prepare_data.py again.")
-    return volume
+    return _of_shape(open_array(path, case.source_hash), case.shape, path)
+
+
+def _of_shape(array: blosc2.NDArray, wanted: tuple[int, ...], path: Path) -> blosc2.NDArray:
+    if array.shape != wanted:
+        raise UserError(f"{path}: the manifest says {wanted}, found {array.shape}. Run prepare_data.py again.")
+    return array
 
 
 def xray_ranges(cases: Iterable[StoredCase]) -> dict[str, tuple[float, float]]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from common.atomic import replacing
+from common.errors import BadFileError
+from common.npz_file import read_npz
 from dataset.store.store import quantised, unquantised
 
 
@@ -21,18 +23,19 @@ class XrayFeatures:
 
 
 def read(folder: Path, patient_id: str, variant: int) -> XrayFeatures:
-    """In float32."""
-    with np.load(_path(folder, patient_id, variant)) as stored:
-        tokens, pooled = (torch.from_numpy(stored[name]).float() for name in ("tokens", "pooled"))
-        return XrayFeatures(tokens, pooled, unquantised(stored["image"]) if variant else None)
+    """In float32. BadFileError for a damaged file."""
+    stored = read_npz(_path(folder, patient_id, variant), "Run encode_latents.py again.")
+    tokens, pooled = (torch.from_numpy(stored[name]).float() for name in ("tokens", "pooled"))
+    return XrayFeatures(tokens, pooled, unquantised(stored["image"]) if variant else None)
 
 
 def are_stored(folder: Path, patient_id: str, variant: int, identity: str) -> bool:
-    path = _path(folder, patient_id, variant)
-    if not path.is_file():
+    """Whether they are there, whole and of this identity."""
+    try:
+        stored = read_npz(_path(folder, patient_id, variant), "Run encode_latents.py again.")
+    except (FileNotFoundError, BadFileError):
         return False
-    with np.load(path) as stored:
-        return "identity" in stored and str(stored["identity"]) == identity
+    return "identity" in stored and str(stored["identity"]) == identity
 
 
 def write(folder: Path, patient_id: str, variant: int, features: XrayFeatures, identity: str) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from common.checkpoint_key import CHECKPOINT_KEY
 from common.errors import UserError
-from common.torch_file import save
+from common.torch_file import check_claims, save
 from common.weights import under
 from pipeline.checkpoints.description import FORMAT, ModelDescription
 from pipeline.checkpoints.parts import at_most, build, differences
-from pipeline.checkpoints.restricted_pickle import OURS, check_claims, load
+from pipeline.checkpoints.restricted_pickle import OURS, load
 
 Network = TypeVar("Network", bound=nn.Module)
 State = Mapping[str, Tensor]

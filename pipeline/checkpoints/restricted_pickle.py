@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError, of_the_machine
+from common.torch_file import check_archive
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -80,7 +81,7 @@ def load(path: str | Path, how: Mapping[str, Any] = FOREIGN) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         kind = "empty, cut off or no file of torch.save (zip format, torch 1.6 or later)"
         raise UserError(f"{path} is not a readable checkpoint: {kind}")
-    _check_archive(path)
+    check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", **how)
     except Exception as error:  # noqa: BLE001, wrong bytes can raise anything; torch advises to trust the file
@@ -91,37 +92,6 @@ def load(path: str | Path, how: Mapping[str, Any] = FOREIGN) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, need a checkpoint's dict")
     return content
-
-
-def _check_archive(path: Path) -> None:
-    """UserError unless the entries are no code, take no more memory than the file, and have their stored checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(entry.filename.endswith("constants.pkl") for entry in entries):
-                raise UserError(f"{path} is a TorchScript program, which is code; need a checkpoint of torch.save")
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-            size, claimed = path.stat().st_size, sum(entry.file_size for entry in entries)
-            if packed or claimed > size:
-                raise UserError(
-                    f"{path} is no checkpoint of torch.save, which does not compress: its {size:,} bytes stand for"
-                    f" {claimed:,}; unpack it and save it anew if you trust it"
-                )
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} is not a readable checkpoint: damaged ({error})") from error
-    if broken:
-        raise UserError(
-            f"{path} is not a readable checkpoint: damaged, {broken} in it no longer has the checksum that it was saved"
-            " with; copy the file anew, or take another"
-        )
-
-
-def check_claims(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """UserError if the tensors of a file are larger than the file: views can make much of little."""
-    claimed, size = sum(t.numel() * t.element_size() for t in state.values()), path.stat().st_size
-    if claimed > size:
-        raise UserError(f"{path} is malformed: its tensors claim {claimed:,} bytes, the file has {size:,}")
 
 
 def plain_state(value: Any) -> Any:

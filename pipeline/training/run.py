@@ -129,7 +129,7 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
             more["logger"] = {"purge_step": step}  # its curves go on from there
     trainer = _trainer(cfg, **more)
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
-    trainer.fit(module, data, ckpt_path=resume_from)
+    trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
     limit = "max_steps" if trainer.global_step == trainer.max_steps else "max_epochs"
     reached = f"model.{limit}={cfg.model[limit]} is reached, a higher one trains on"
     log.info("step %d: %s; checkpoints are in %s", trainer.global_step, reached, cfg.checkpoint_dir)
