@@ -82,7 +82,7 @@ fi
 install() {
     .venv/bin/python -m pip install ${from[@]+"${from[@]}"} "$@" >&2 ||
         fail "pip could not install $* (its own message stands above)." \
-            "No network or a mirror? Set PIP_INDEX_URL=https://MIRROR/simple, or fill a folder with make_wheelhouse.sh" \
+            "A mirror? PIP_INDEX_URL=https://MIRROR/simple. No network? Fill a folder with make_wheelhouse.sh" \
             "elsewhere, for this Python ($(version_of .venv/bin/python)) and system, and set WHEELHOUSE=FOLDER." \
             "No space? Set PIP_NO_CACHE_DIR=1 or clear a disk." \
             "Then start the same command again: what is installed stays."

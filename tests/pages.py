@@ -51,7 +51,7 @@ def links(page: Path) -> list[str]:
 
 
 def tables(page: Path) -> Iterator[Table]:
-    marker = re.compile(r"(?:<!-- (\w+): ([\w= ]+) -->\n\n)?((?:^\|.*\|\n)+)", re.MULTILINE)
+    marker = re.compile(r"(?:<!-- (\w+): ([\w=. ]+) -->\n\n)?((?:^\|.*\|\n)+)", re.MULTILINE)
     for kind, names, text in marker.findall(prose(page)):
         head, _, *rows = (tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines())
         yield Table(kind, tuple(names.split()), head, tuple(rows))

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from inspect import getsource, signature
 
 import pytest
@@ -21,7 +21,7 @@ from tests.test_docs import SCRIPTS, composed, has
 LINES = sorted({line for page in PAGES for line in pages.commands(page)} - {"python -m benchmarks.NAME"})
 SHELL = ("export", "source")
 OTHERS = ("tensorboard", "pip")  # programs of the environment
-ENGINES = ("docker", "apptainer")  # that a machine may have
+TOOLS = ("docker", "apptainer", "pip-audit")  # that a machine may have
 TWO_STEPS = ["steps=2", "device=cpu"]
 TINY = {  # what each command needs besides to take seconds
     "prepare_data.py": ["dataset.prepare_workers=0"],
@@ -65,14 +65,24 @@ def test_a_command_is_one_that_there_is(line, elsewhere, capsys):
         known = signature(import_module(call.program).main).parameters
         for key in (word.partition("=")[0] for word in call.arguments if "=" in word):
             assert key in known or any(has(composed(name), key) for name in SCRIPTS), key
-    elif call.program in ENGINES:
-        files = [word for word in call.arguments if word.startswith("./") or word.endswith((".def", "file"))]
+    elif call.program in TOOLS:
+        files = [word for word in call.arguments if word.startswith("./") or word.endswith((".def", "file", ".txt"))]
         assert all((ROOT / name).is_file() for name in files if name != "--file")
     elif not call.program.endswith(".sh"):
         assert call.program in (*SHELL, *OTHERS)
         files = [word for word in call.arguments if word.endswith(".txt")]
         assert all((ROOT / name).is_file() for name in files)
         assert call.program in SHELL or version(call.program)
+
+
+def test_the_table_of_licences_is_what_the_packages_say():
+    (table,) = (t for t in pages.tables(ROOT / "docs" / "clusters.md") if t.kind == "licences")
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert [name.strip("`") for name, _ in table.rows] == re.findall(r"^([\w.-]+)==", pins, re.MULTILINE)
+    for name, licence in table.rows:
+        about = metadata(name.strip("`"))
+        words = [about.get("License-Expression"), about.get("License"), *(about.get_all("Classifier") or [])]
+        assert licence.partition("-")[0] in " ".join(map(str, words)), name
 
 
 def test_shell_scripts_can_be_read_and_started():
