@@ -78,6 +78,7 @@ def test_a_nifti_header_of_30000_voxels_a_side(packed, dtype, newer, tmp_path):
         (nifti((1290, 1290, 1290), np.float64), "a header of"),  # 17 GB that are there
         (nifti((20, 20, 20), vox_offset=1.9e10), "byte 1.9e"),
         (nifti((20, 20, 20), newer=True, vox_offset=2**34), "byte 1.72e"),
+        (nifti((20, 20, 20), vox_offset=1.9e10, sizeof_hdr=7), "begins with the size of its header"),
     ],
 )
 def test_a_gzip_file_that_expands_to_20_gb(header, said, tmp_path):

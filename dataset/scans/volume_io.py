@@ -111,7 +111,10 @@ def _open_nifti(stream: Any, path: Path) -> nib.Nifti1Image:
     kind, layout = (nib.Nifti2Image, nib.nifti2.header_dtype) if newer else (nib.Nifti1Image, nib.nifti1.header_dtype)
     if len(start) >= layout.itemsize:
         either = [np.frombuffer(start, order, 1)[0] for order in (layout, layout.newbyteorder())]
-        offset = next((h["vox_offset"] for h in either if h["sizeof_hdr"] == layout.itemsize), 0)
+        offset = next((h["vox_offset"] for h in either if h["sizeof_hdr"] == layout.itemsize), None)
+        if offset is None:  # nibabel would guess
+            rule = "a NIfTI file begins with the size of its header, 348 or 540"
+            raise BadFileError(path, rule, f"the bytes {start[:4].hex(' ')}", _DAMAGED)
         if not offset <= _MAX_OFFSET:  # what lies before the voxels is read as a whole
             rule = f"the voxels of a NIfTI file begin within its first {_MAX_OFFSET >> 20} MB"
             raise BadFileError(path, rule, f"a header that says byte {offset:.3g}", _DAMAGED)
