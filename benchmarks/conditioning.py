@@ -1,0 +1,114 @@
+"""What does each part of the X-ray's way into the network bring? `python -m benchmarks.conditioning block=film`
+
+Trains stage 2 of the demo with the settings of each row below, all for `minutes` of training on this machine (their
+speeds are measured first), on the same patients, codec and latents, and evaluates each as the demo does. block=clean:
+X-rays that are projections of the CT; block=film: films (experiment=demo_film). What is done is not done again, so it
+goes on where it was ended.
+
+Options: block=, rows=pooled,tokens,... (see ROWS), minutes=, out=. Other settings go to run_demo.py, e.g.
+ddpm.model.batch_size=4, seed=43. `out` gets table.md; the last line is one JSON object, with each row's summary as
+evaluate_ddpm_patches.py writes it.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import run_demo
+from benchmarks.command import benchmark
+from benchmarks.demo_model import stages
+from benchmarks.measure import run
+from common.atomic import write_text
+from common.errors import UserError
+from common.memory import PeakMemory
+
+AUGMENT = ["+latents.dataset.film_augment=true", "+ddpm.dataset.film_augment=true"]
+ROWS: Mapping[str, Sequence[str]] = {
+    "pooled": ["+ddpm.model.cond=[pooled]"],
+    "tokens": ["+ddpm.model.cond=[pooled,tokens]"],
+    "lifted": [],
+    "declared": ["+prepare.dataset.register_films=false"],  # lifted by the cameras that the files tell
+    "augmented": AUGMENT,
+}
+BLOCKS = {"clean": "demo", "film": "demo_film"}
+ONLY_FILMS = ("declared",)
+SHORT, LONG = 10, 40  # steps of the two trainings whose difference is the speed
+TRAINING = "train_ddpm_patches_4gpu.py"
+
+log = logging.getLogger(__name__)
+
+
+def settings_of(row: str, block: str, out: Path, overrides: Sequence[str]) -> list[str]:
+    """Of run_demo.py. A row has a folder of its own: what it changes in the data would be made anew for the next."""
+    return [f"experiment={BLOCKS[block]}", f"dir={out}/{row}", *overrides, *ROWS[row]]
+
+
+def steps_for(minutes: float, settings: Sequence[str], folder: Path) -> int:
+    """How many steps a training of these settings takes in so many minutes; kept in a file of the folder."""
+    known = folder / "seconds_per_step.json"
+    if not known.is_file():
+        seconds = []
+        for steps in (SHORT, LONG):
+            limit = [f"run_dir={folder}/speed{steps}", f"checkpoint_dir={folder}/speed{steps}", "resume=never"]
+            amount = [f"model.max_steps={steps}", "model.max_epochs=-1", "model.val_every_n_epochs=1000"]
+            seconds.append(run(TRAINING, [*without(settings, "run_dir", "checkpoint_dir"), *limit, *amount])[0])
+        write_text(known, json.dumps((seconds[1] - seconds[0]) / (LONG - SHORT)))
+    return max(1, round(60 * minutes / float(json.loads(known.read_text()))))
+
+
+def without(settings: Sequence[str], *keys: str) -> list[str]:
+    return [word for word in settings if word.partition("=")[0] not in (*keys, "resume")]
+
+
+def measure(row: str, block: str, minutes: float, out: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The summary of a row's evaluation, and the steps of its training."""
+    settings = settings_of(row, block, out, overrides)
+    made = stages(settings)
+    before = [made[script] for script in list(made)[: list(made).index(TRAINING)]]
+    run_demo.run_all(before, out / row / "stages", PeakMemory())
+    steps = steps_for(minutes, made[TRAINING].command[1:], out / row)
+    run("run_demo.py", [*settings, f"+ddpm.model.max_steps={steps}", "ddpm.model.max_epochs=-1"])
+    metrics = json.loads((out / row / "evaluation" / "metrics.json").read_text())
+    return {"steps": steps} | metrics["summary"]
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: a row each, a column for every figure that all have."""
+    first, *others = results.values()
+    columns = [key for key in first if all(key in other for other in others)]
+    lines = [["", *columns], ["---"] * (1 + len(columns))]
+    lines += [[name, *(shown(found[key]) for key in columns)] for name, found in results.items()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(shown, value))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+@benchmark("demo")
+def main(
+    overrides: list[str],
+    block: str = "clean",
+    rows: tuple[str, ...] = tuple(ROWS),
+    minutes: float = 8.0,
+    out: str = "outputs/conditioning",
+) -> dict[str, Any]:
+    if block not in BLOCKS or not set(rows) <= ROWS.keys():
+        raise UserError(
+            f"block takes {' or '.join(BLOCKS)}, rows any of {','.join(ROWS)}; got {block}, {','.join(rows)}"
+        )
+    folder, results = Path(out).absolute() / block, {}
+    for row in rows:
+        if block == "film" or row not in ONLY_FILMS:
+            results[row] = measure(row, block, minutes, folder, overrides)
+            log.info("%s: %s", row, results[row])
+            write_text(folder / "table.md", table(results))
+    return results
+
+
+if __name__ == "__main__":
+    main()

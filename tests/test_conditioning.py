@@ -1,0 +1,47 @@
+"""benchmarks.conditioning: every row is a demo that exists, all train for the same time."""
+
+import pytest
+
+from benchmarks import conditioning
+from benchmarks.demo_model import stages
+
+
+@pytest.mark.parametrize("block", conditioning.BLOCKS)
+@pytest.mark.parametrize("row", conditioning.ROWS)
+def test_a_row_is_the_demo_with_its_own_settings_and_folder(row, block, tmp_path):
+    plain = stages([f"experiment={conditioning.BLOCKS[block]}", f"dir={tmp_path}/{row}"])
+    made = stages(conditioning.settings_of(row, block, tmp_path, ["seed=5"]))
+    assert all(str(tmp_path / row) in str(stage.product) for stage in made.values())
+    assert "seed=5" in made["make_phantom_data.py"].command
+    changed = {name for name in made if set(made[name].command) - set(plain[name].command) - {"seed=5"}}
+    expected = {"lifted": set(), "declared": {"prepare_data.py"}}
+    expected["augmented"] = {"encode_latents.py", "train_ddpm_patches_4gpu.py"}
+    assert changed == expected.get(row, {"train_ddpm_patches_4gpu.py"})
+
+
+def test_a_faster_row_takes_more_steps_in_the_same_time(tmp_path, monkeypatch):
+    asked = []
+
+    def run(script, settings):
+        asked.append(settings)
+        assert "resume=auto" not in settings
+        (steps,) = (int(word.split("=")[1]) for word in settings if word.startswith("model.max_steps="))
+        return 20 + 0.25 * steps, 1.0  # a start, then a speed
+
+    monkeypatch.setattr(conditioning, "run", run)
+    settings = ["train.py", "run_dir=/there", "resume=auto"][1:]
+    assert conditioning.steps_for(2, settings, tmp_path) == 480
+    assert conditioning.steps_for(4, settings, tmp_path) == 960
+    assert len(asked) == 2  # the speed is measured once
+    assert all("run_dir=/there" not in words for words in asked)
+
+
+def test_the_table_holds_the_columns_of_all_rows():
+    rows = {"a": {"steps": 3, "psnr_right": 1.23456, "right_minus_wrong_95": [0.1, 0.25]}}
+    rows["b"] = {"steps": 4, "psnr_right": 2.0, "right_minus_wrong_95": None, "only": 1}
+    assert conditioning.table(rows).splitlines() == [
+        "|  | steps | psnr_right | right_minus_wrong_95 |",
+        "| --- | --- | --- | --- |",
+        "| a | 3 | 1.235 | 0.100 to 0.250 |",
+        "| b | 4 | 2.000 | None |",
+    ]
