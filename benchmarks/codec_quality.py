@@ -1,21 +1,22 @@
-"""How well do the codecs reconstruct a real scan? `python -m benchmarks.codec_quality`
+"""What do codecs keep of scans of other patients, and what becomes of an error in their latents?
+`python -m benchmarks.codec_quality`
 
-Trains the VQ-GAN on one scan with each quantiser, for as many equal steps, through the training script, and
-reconstructs another patient's scan whole. The training scan enters twice, as it is and resampled to FINE mm cubes,
-since one scan has one voxel shape only. Beside them stand two floors from the same run: 4x down and up by trilinear
-interpolation, and the linear codec (PCA of 4x4x4 blocks, fitted to the training scan). The guide's single codebook on
-64 channels is trained for as many steps too. PSNR and SSIM over the whole volume in the window [-1000, 1000].
+Trains the VQ-GAN with each set of settings below, for as many equal steps, through the training script, and takes
+scans of patients that no training has seen through it whole: as they are, and with normal noise on the latent, in
+standard deviations of each channel, as diffusion leaves it. Beside them stand floors from the same run: 4x down and
+up by trilinear interpolation, and the linear codecs that training starts from. One scan of the training enters twice,
+as it is and resampled to FINE mm cubes. Scores are means over the scans, with 95 % intervals over patients; HU are in
+the window [-1000, 1000].
 
-Options: train=, test= (CTs; default the LIDC and TotalSegmentator scans of ../shared/data), out=, steps=, channels=,
-codecs=vq,multi_vq,fsq,kl,guide_vq, device=. Other settings go to the training script, after those in TRAINING below.
-The last line is one JSON object.
+Options: train=, test= (CTs; default the LIDC scans of ../shared/data, and its others), phantoms= (how many join the
+test), out=, steps=, channels=, noise=0,0.1,0.2,0.4, codecs=vq,multi_vq,... (see CODECS), device=. Other settings go
+to the training script, after those in TRAINING below. The last line is one JSON object.
 """
 
 import logging
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,36 @@ from torch.nn.functional import interpolate
 
 from benchmarks.command import benchmark
 from benchmarks.measure import run
-from benchmarks.real_data import LIDC, TOTALSEG, write_pairs
+from benchmarks.real_data import DATA, LIDC, TOTALSEG, write_pairs
 from common.errors import UserError
 from common.geometry import STEP
 from dataset.intensity import hu_to_unit, unit_to_hu
+from dataset.phantom.anatomy import draw_anatomy
+from dataset.phantom.thorax import render
 from dataset.scans.resample import resample
 from dataset.scans.volume_io import read_ct, write_ct
-from evaluation.metrics import score, window_preset
+from evaluation.controls import mean_of
+from evaluation.metrics import hu_mae, psnr, ssim
+from evaluation.seams import block_index, gradient_energy, plane_gradients
 from pipeline.checkpoints.networks import load_codec
 from pipeline.devices import pick_device
-from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.linear import LinearDecoder, LinearEncoder, fit, set_maps
 
 FINE = 1.5
 WINDOW = (-1000.0, 1000.0)
+CONTRAST = (150.0, 500.0)  # HU of vessels filled with it, and of soft bone
+CHESTS = DATA / "chests_2mm"
+TRAIN = (LIDC, *sorted(CHESTS.glob("lidc_*.nii.gz")))
+TEST = (TOTALSEG, *sorted(path for name in ("tcga", "lung4d", "acrin") for path in CHESTS.glob(f"{name}_*.nii.gz")))
+LAPPED, NOISY = "model.lapped=true", "model.latent_noise=0.5"
 CODECS = {
     "vq": ["quantizer=vq", "model.n_codes=16384"],
     "multi_vq": ["quantizer=multi_vq", "model.n_codes=2048"],
     "fsq": ["quantizer=fsq"],
     "kl": ["quantizer=kl"],
+    "kl_lapped": ["quantizer=kl", LAPPED],
+    "kl_noisy": ["quantizer=kl", NOISY],
+    "kl_lapped_noisy": ["quantizer=kl", LAPPED, NOISY],
     "guide_vq": ["quantizer=vq", "model.n_codes=16384", "model.embedding_dim=64"],
 }
 TRAINING = (
@@ -52,8 +64,10 @@ TRAINING = (
     " model.patch_size=[32,32,32] model.batch_size=8 model.num_workers=1 model.val_patches_per_volume=4"
     " model.gan_weight=0 model.feature_weight=0 model.l1_weight=1 model.l2_weight=20"
     " model.train_lr=2e-3 model.adam_betas=[0.9,0.99] model.warmup_steps=50 model.lr_final=0.01"
-    " model.max_epochs=1 model.precision=bf16-mixed resume=never"
+    " model.max_epochs=1 model.precision=bf16-mixed model.lapped=false model.latent_noise=0 resume=never"
 )
+
+Through = Callable[[Tensor, float], Tensor]  # (1, D, H, W), and the noise's strength → through a codec
 
 log = logging.getLogger(__name__)
 
@@ -62,25 +76,36 @@ log = logging.getLogger(__name__)
 class Scan:
     """A CT, cut at the high ends to multiples of 4.
 
-    hu: (D, H, W). unit: (1, D, H, W) in [-1, 1]. spacing: (d, h, w) in mm.
+    hu: (D, H, W). unit: (1, D, H, W) in [-1, 1].
     """
 
     hu: np.ndarray
     unit: Tensor
-    spacing: tuple[float, float, float]
 
     @classmethod
-    def read(cls, path: Path) -> "Scan":
-        volume = read_ct(path)
-        d, h, w = (n - n % STEP for n in volume.hu.shape)
-        hu = volume.hu[:d, :h, :w]
-        return cls(hu, torch.from_numpy(hu_to_unit(hu, WINDOW))[None], volume.spacing)
+    def of(cls, hu: np.ndarray) -> "Scan":
+        d, h, w = (n - n % STEP for n in hu.shape)
+        hu = hu[:d, :h, :w]
+        return cls(hu, torch.from_numpy(hu_to_unit(hu, WINDOW))[None])
 
     def scores(self, reconstruction: Tensor) -> dict[str, float]:
-        """Of a reconstruction (1, D, H, W) in [-1, 1]."""
+        """Of a reconstruction (1, D, H, W) in [-1, 1]: PSNR in dB, SSIM; |gradient| over the scan's; how much more it
+        changes between latent voxels than the scan does; mean error in HU where the scan holds contrast."""
         hu = unit_to_hu(reconstruction[0].clamp(-1, 1), WINDOW).numpy()
-        found = score(hu, self.hu, self.spacing, window_preset(WINDOW))
-        return {"psnr": round(found.psnr, 2), "ssim": round(found.ssim, 4)}
+        own, real = plane_gradients(hu, WINDOW), plane_gradients(self.hu, WINDOW)
+        contrast = (self.hu >= CONTRAST[0]) & (self.hu <= CONTRAST[1])
+        return {
+            "psnr": psnr(hu, self.hu, WINDOW),
+            "ssim": ssim(hu, self.hu, WINDOW),
+            "energy": gradient_energy(own, real),
+            "blocks": block_index(own) / block_index(real),
+            "contrast_mae": hu_mae(hu[contrast][None, None], self.hu[contrast][None, None], WINDOW),
+        }
+
+
+def phantom(number: int) -> Scan:
+    """A synthetic chest of 2 mm voxels."""
+    return Scan.of(render(draw_anatomy(np.random.default_rng((7, number))), (144, 128, 160), (2.0, 2.0, 2.0)).hu)
 
 
 def write_fine(source: Path, path: Path) -> None:
@@ -96,67 +121,74 @@ def trilinear(unit: Tensor) -> Tensor:
     return interpolate(small, size=unit.shape[1:], mode="trilinear")[0]
 
 
-@torch.no_grad()
-def linear_codec(train: Tensor, test: Tensor, channels: int) -> Tensor:
-    """`test` (1, D, H, W) projected on the first principal components of the 4x4x4 blocks of `train`."""
-    encoder, decoder = LinearEncoder(channels, lapped=False), LinearDecoder(channels, lapped=False)
-    set_maps(encoder, decoder, *fit(train[None], channels, lapped=False))
-    return decoder(encoder(test[None]))[0]
+def with_noise(z: Tensor, strength: float) -> Tensor:
+    """A latent (C, d, h, w) and normal noise of so many of its standard deviations, channel by channel."""
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+    return z + strength * z.std((1, 2, 3), keepdim=True) * noise
 
 
-@torch.no_grad()
-def reconstruct(codec: FrozenCodec, unit: Tensor, device: torch.device) -> tuple[Tensor, float | None]:
-    """Through the codec and back, (1, D, H, W), and the perplexity of the codes it took."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        z = codec.encode_volume(unit.to(device))
-        result = codec.decode_volume(z).cpu()
-    perplexity = codec.vqgan.quantizer(z[None])[1].perplexity
-    return result, None if perplexity is None else round(float(perplexity), 1)
+def means(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Over scans, each of another patient, with 95 % intervals."""
+    patients = list(map(str, range(len(scores))))
+    estimates = {key: mean_of([one[key] for one in scores], patients) for key in scores[0]}
+    return {key: [None if v is None else round(v, 3) for v in astuple(found)] for key, found in estimates.items()}
 
 
-def measure(folder: Path, settings: Sequence[str], steps: int, test: Scan, device: torch.device) -> dict[str, Any]:
-    """Train a codec in a folder beside the data, then reconstruct the test scan."""
+def linear_codec(train: Tensor, channels: int, lapped: bool) -> Through:
+    """The linear codec that training starts from, fitted to `train` (1, D, H, W)."""
+    encoder, decoder = LinearEncoder(channels, lapped), LinearDecoder(channels, lapped)
+    set_maps(encoder, decoder, *fit(train[None], channels, lapped))
+    return lambda unit, strength: decoder(with_noise(encoder(unit[None])[0], strength)[None])[0]
+
+
+def trained_codec(folder: Path, settings: Sequence[str], amount: Sequence[str], device: torch.device) -> Through:
+    """The codec of a training in a folder beside the data."""
     places = [f"dataset.root={folder.parent}/data", f"run_dir={folder}", f"checkpoint_dir={folder}"]
-    amount = [f"model.patches_per_volume={4 * steps}", f"model.max_steps={steps}"]
-    seconds, _ = run("train_vqgan_patches_4gpu.py", [*places, *settings, *amount])
+    run("train_vqgan_patches_4gpu.py", [*places, *settings, *amount])
     codec = load_codec(folder / "last.ckpt")[0].to(device)
-    started = time.monotonic()
-    reconstruction, perplexity = reconstruct(codec, test.unit, device)
-    bits = codec.vqgan.quantizer.bits
-    return test.scores(reconstruction) | {
-        "channels": codec.channels,
-        "bits_per_voxel": round(bits / STEP**3, 3) if math.isfinite(bits) else None,
-        "perplexity": perplexity,
-        "train_s": seconds,
-        "reconstruct_s": round(time.monotonic() - started, 1),
-    }
+
+    def through(unit: Tensor, strength: float) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return codec.decode_volume(with_noise(codec.encode_volume(unit.to(device)), strength)).cpu()
+
+    return through
 
 
 @benchmark("train_vqgan")
 def main(
     overrides: list[str],
-    train: str = str(LIDC),
-    test: str = str(TOTALSEG),
+    train: tuple[str, ...] = tuple(map(str, TRAIN)),
+    test: tuple[str, ...] = tuple(map(str, TEST)),
+    phantoms: int = 2,
     out: str = "outputs/codec_quality",
     steps: int = 1500,
     channels: int = 8,
+    noise: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4),
     codecs: tuple[str, ...] = tuple(CODECS),
     device: str = "auto",
 ) -> dict[str, Any]:
     if not set(codecs) <= CODECS.keys():
         raise UserError(f"codecs takes any of {','.join(CODECS)}; got {','.join(codecs)}")
     folder, fine = Path(out).absolute(), Path(out).absolute() / "fine.nii.gz"
-    write_fine(Path(train), fine)
-    write_pairs(folder / "data", {"train": Path(train), "fine": fine, "test": Path(test)})
-    seen, unseen = Scan.read(Path(train)), Scan.read(Path(test))
-    result: dict[str, Any] = {"steps": steps, "trilinear": unseen.scores(trilinear(unseen.unit))}
-    for count in (4, channels):
-        result[f"pca_{count}"] = unseen.scores(linear_codec(seen.unit, unseen.unit, count))
-    log.info("%s", result)
+    write_fine(Path(train[0]), fine)
+    seen = {f"train{i}": Path(path) for i, path in enumerate(train)} | {"fine": fine}
+    write_pairs(folder / "data", seen | {"test": Path(test[0])})
+    scans = [*(Scan.of(read_ct(Path(path)).hu) for path in test), *map(phantom, range(phantoms))]
+    first = Scan.of(read_ct(Path(train[0])).hu).unit
+    result: dict[str, Any] = {"steps": steps, "scans": len(scans)}
+
+    @torch.no_grad()
+    def judge(name: str, through: Through, strengths: Sequence[float]) -> None:
+        result[name] = {s: means([scan.scores(through(scan.unit, s)) for scan in scans]) for s in strengths}
+        log.info("%s: %s", name, result[name])
+
+    judge("trilinear", lambda unit, _: trilinear(unit), noise[:1])
+    for lapped in (False, True):
+        judge(f"linear{'_lapped' * lapped}_{channels}", linear_codec(first, channels, lapped), noise)
+    amount = [f"model.patches_per_volume={math.ceil(8 * steps / len(seen))}", f"model.max_steps={steps}"]
     for name in codecs:
         settings = [*TRAINING.split(), f"model.embedding_dim={channels}", *CODECS[name], *overrides]
-        result[name] = measure(folder / name, settings, steps, unseen, pick_device(device))
-        log.info("%s: %s", name, result[name])
+        judge(name, trained_codec(folder / name, settings, amount, pick_device(device)), noise)
     return result
 
 
