@@ -11,6 +11,7 @@ _VESSEL_MM = 6.0  # vessels up to about twice as wide belong to the lung around 
 _OPEN = 2.0  # voxels at the sides, as a share of size^(2/3): half a ball has 1.9, air along a side or in a corner more
 _CORE_MM = 10.0  # so deep lies a pocket's core, though at most _CORE_DEPTH voxels; openings of twice that join nothing
 _CORE_DEPTH = 2
+_MEASURED_MM = 2.0
 _SMALLEST_SHARE = 0.1  # of the larger lung; smaller pockets of air are stomach, bowel or airways
 
 
@@ -44,8 +45,16 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 
 def lung_volume_ml(hu: np.ndarray, spacing: Sequence[float]) -> float:
-    """Volume of both lungs in ml; see `lung_mask`."""
-    return float(lung_mask(hu, spacing).sum() * np.prod(spacing) / 1000)
+    """Volume of both lungs in ml; see `lung_mask`. Of voxels finer than 2 mm several are averaged: lungs are large."""
+    steps = [max(1, round(_MEASURED_MM / s)) for s in spacing]
+    for axis, step in enumerate(steps):
+        size, starts = hu.shape[axis], np.arange(0, hu.shape[axis], step)
+        if step > 1:
+            sums = np.add.reduceat(hu, starts, axis, dtype=np.float32)
+            counts = np.minimum(starts + step, size) - starts
+            hu = sums / counts.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+    coarse = np.multiply(spacing, steps)
+    return float(lung_mask(hu, coarse.tolist()).sum() * np.prod(coarse) / 1000)
 
 
 def _pockets(air: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

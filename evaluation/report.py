@@ -42,7 +42,6 @@ def report_html(title: str, findings: Findings, cases: Sequence[CaseRow], settin
         scores=[_scores(name, scores) for name, scores in findings.scores.items()],
         lungs=[["lung volume correlation", *lungs]],
         textures=_pairs(findings.textures),
-        summary=_pairs(findings.summary()),
         num_cases=len(cases),
         fewest=FEWEST_FOR_INTERVAL,
         names=("patient", *names),

@@ -148,6 +148,12 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(evaluate, drawn, cap
     assert Path("out/report.html").read_text() == report
 
 
+def test_a_commit_made_meanwhile_costs_nothing(evaluate, drawn, monkeypatch):
+    commits = iter(range(1000))
+    monkeypatch.setattr("pipeline.sampling.evaluated_cases.versions", lambda: {"commit": str(next(commits))})
+    assert len(evaluate()["cases"]) == 2
+
+
 def test_a_finished_evaluation_is_done_anew(evaluate, drawn):
     evaluate()
     evaluate()

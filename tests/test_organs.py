@@ -19,6 +19,15 @@ def test_a_lung_that_the_field_of_view_touches_or_cuts_counts(left_edge):
     assert lung_volume_ml(hu, (2.0, 2.0, 2.0)) == pytest.approx(voxels * 8 / 1000, rel=0.02)
 
 
+def test_fine_voxels_give_the_volume_of_coarse_ones():
+    fine = chest(40).repeat(3, 0).repeat(3, 1).repeat(2, 2)
+    noise = np.random.default_rng(0).normal(0, 60, fine.shape)
+    expected = lung_volume_ml(chest(40), (2.1, 2.4, 2.0))
+    for volume in (fine, (fine + noise).astype(np.int16), fine[1:, :-1]):  # of the last, blocks at the ends are cut
+        assert lung_volume_ml(volume, (0.7, 0.8, 1.0)) == pytest.approx(expected, rel=0.15)
+    assert lung_volume_ml(fine, (0.7, 0.8, 1.0)) == pytest.approx(expected)
+
+
 def test_the_air_around_the_body_does_not_count():
     assert not lung_mask(chest(40), (2.0, 2.0, 2.0))[:, :4].any()
 

@@ -85,6 +85,11 @@ class Evaluation:
     def every_preset(self) -> list[Preset]:
         return [window_preset(self.model.hu_window), *self.presets]
 
+    @cached_property
+    def made_with(self) -> dict[str, str]:
+        """Asked once: somebody may commit to the repository while cases are drawn."""
+        return versions()
+
     def volumes(self, case: StoredCase) -> list[Path]:
         """The CT as it was drawn; of several the first, and the mean, which is what is scored."""
         endings = ("",) if self.num_samples == 1 else ("_s0", "_mean")
@@ -199,7 +204,7 @@ class Evaluation:
             "grid": asdict(Field.of(case, self.median).place.grid),
             "presets": [preset.name for preset in self.presets],
             "against": self._against(case),
-            "versions": versions(),
+            "versions": self.made_with,
         }
 
     def _against(self, case: StoredCase) -> dict[str, Any] | None:

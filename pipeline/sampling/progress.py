@@ -12,7 +12,7 @@ from common.collectives import Team
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-_LINES = 50  # of the log, at most
+_EVERY_S = 10  # the shortest time between two lines of the log
 
 
 def with_progress(items: Sequence[Item], what: str, unit: str, team: Team) -> Iterator[Item]:
@@ -20,9 +20,10 @@ def with_progress(items: Sequence[Item], what: str, unit: str, team: Team) -> It
     if team.rank > 0 or sys.stderr.isatty():
         yield from tqdm(items, desc=what, unit=unit, disable=team.rank > 0)
         return
-    started, every = time.monotonic(), -(-len(items) // _LINES)
+    started = said = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
-        left = (time.monotonic() - started) / done * (len(items) - done)
-        if done % every == 0 or done == len(items):
+        now = time.monotonic()
+        if now - said >= _EVERY_S or done == len(items):
+            left, said = (now - started) / done * (len(items) - done), now
             log.info("%s: %d of %d, %s left", what, done, len(items), tqdm.format_interval(left))
