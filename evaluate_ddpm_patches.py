@@ -22,8 +22,9 @@ from pipeline.cli import script
 from pipeline.devices import fast_float32
 from pipeline.ranks import joined
 from pipeline.run_record import record_run
+from pipeline.sampling.against import Against
 from pipeline.sampling.ct_sampler import CTSampler, plan_of
-from pipeline.sampling.evaluated_cases import Against, Compared, Evaluation
+from pipeline.sampling.evaluated_cases import Compared, Evaluation
 from pipeline.sampling.files import prepare_folder
 from pipeline.sampling.mean_ct import mean_training_ct
 from pipeline.sampling.progress import with_progress
@@ -32,6 +33,7 @@ from pipeline.training.data import open_store
 
 log = logging.getLogger(__name__)
 OF_TRAINING = ("hu_window", "xray_fov_mm", "film", "latents", "latents_dir")  # the checkpoint decides these
+MOST_OTHERS = 50  # X-rays of other patients, among which a drawn CT's own is to be recognised
 
 
 @script("evaluate_ddpm")
@@ -64,12 +66,15 @@ def main(cfg: DictConfig) -> None:
 
 def _against(model: CTSampler, store: Store, cases: Sequence[StoredCase], cfg: DictConfig, team: Team) -> Against:
     patients = [case.patient_id for case in cases]
-    wrong = zip(patients, wrong_xrays(patients, cfg.wrong_xrays, cfg.seed), strict=True)
+    wrong, others = (
+        {name: [cases[i] for i in found] for name, found in zip(patients, rings, strict=True)}
+        for rings in (wrong_xrays(patients, count, cfg.seed) for count in (cfg.wrong_xrays, MOST_OTHERS))
+    )
     null = model.generator.denoiser.knows_no_xray
     if not null:
         log.warning("no X-ray was dropped in the training of %s (condition_dropout): it draws with one only", cfg.ckpt)
     mean = mean_training_ct(store, model.hu_window, cfg.common_grid, Path(cfg.run_dir), team)
-    return Against({name: [cases[i] for i in others] for name, others in wrong}, null, mean)
+    return Against(wrong, others, null, mean)
 
 
 def _compare_all(evaluation: Evaluation, cases: Sequence[StoredCase], team: Team) -> None:

@@ -33,14 +33,18 @@ def report_html(title: str, findings: Findings, cases: Sequence[CaseRow], settin
             groups within it appear as `group.name`.
     """
     names = list(dict.fromkeys(name for case in cases for name in case.numbers))
-    lungs = [show(findings.lungs[name]) if name in findings.lungs else "–" for name in ("right", "wrong", "null")]
+    drawn = (
+        ("lung volume correlation", findings.lungs),
+        ("likeness of the projection", findings.projection),
+        ("own X-ray found", findings.found),
+    )
     return html_page(
         Path(__file__).with_suffix(".html.j2"),
         title=title,
         notice=NOTICE,
         verdict=findings.verdict,
         scores=[_scores(name, scores) for name, scores in findings.scores.items()],
-        lungs=[["lung volume correlation", *lungs]],
+        drawn=[[label, *(show(by.get(name)) for name in ("right", "wrong", "null"))] for label, by in drawn],
         textures=_pairs(findings.textures),
         num_cases=len(cases),
         fewest=FEWEST_FOR_INTERVAL,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation
+from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation, mean_of
 from evaluation.verdict import verdict
 
 Volumes = Sequence[Mapping[str, Any]]  # what was compared with one case's real CT, see `Findings.of`
@@ -19,12 +19,16 @@ _TEXTURES = ("block_index", "block_index_codec", "block_index_real", "gradient_e
 class Findings:
     """Over all cases.
 
-    scores: by name, such as "psnr" and, under a further preset, "psnr ctpa700". lungs: correlation of drawn with real
-    lung volumes, by "right", "wrong" and "null", of those there are. textures: means, see `evaluation.seams`.
+    scores: by name, such as "psnr" and, under a further preset, "psnr ctpa700". By "right", "wrong" and "null", of
+    those there are: lungs: correlation of drawn with real lung volumes. projection: how alike projected CTs are to
+    their cases' X-rays. found: share of the CTs to which no other patient's X-ray is more alike. textures: means, see
+    `evaluation.seams`.
     """
 
     scores: dict[str, ControlScores]
     lungs: dict[str, Estimate]
+    projection: dict[str, Estimate]
+    found: dict[str, Estimate]
     textures: dict[str, float]
 
     @classmethod
@@ -55,7 +59,19 @@ class Findings:
             if pairs:
                 drawn, real, owners = zip(*pairs, strict=True)
                 lungs[name] = correlation(drawn, real, owners, seed)
-        return cls(scores, lungs, {name: float(np.mean([own[name] for own in numbers])) for name in _TEXTURES})
+        projection, found = {}, {}
+        for name in lungs:
+            shown = [
+                (volume["projection"], float(volume["rank"] == 1), patient)
+                for case, patient in zip(cases, patients, strict=True)
+                for volume in case
+                if volume["of"] == name and "rank" in volume
+            ]
+            if shown:
+                alike, first, owners = zip(*shown, strict=True)
+                projection[name], found[name] = mean_of(alike, owners, seed), mean_of(first, owners, seed)
+        textures = {name: float(np.mean([own[name] for own in numbers])) for name in _TEXTURES}
+        return cls(scores, lungs, projection, found, textures)
 
     @property
     def verdict(self) -> list[str]:
@@ -73,6 +89,9 @@ class Findings:
                     found |= _with_interval(f"right_minus_{who}", by)
         for who, by in self.lungs.items():
             found |= _with_interval("lung_volume_correlation" + ("" if who == "right" else f"_{who}"), by)
+        for who in self.found:
+            found |= _with_interval(f"projection_{who}", self.projection[who])
+            found |= _with_interval(f"own_xray_found_{who}", self.found[who])
         return found | self.textures
 
 

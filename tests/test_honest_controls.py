@@ -90,6 +90,7 @@ def test_a_model_that_never_sees_an_xray_gains_nothing_by_the_right_one(model, v
     assert (summary["right_minus_wrong"], summary["right_minus_wrong_95"]) == (0, [0, 0])
     assert (summary["right_minus_null"], summary["right_minus_null_95"]) == (0, [0, 0])
     assert summary["lung_volume_correlation"] == summary["lung_volume_correlation_null"]
+    assert summary["own_xray_found_right"] == summary["own_xray_found_null"] == summary["own_xray_found_wrong"]
     assert any("does not follow its X-ray" in sentence for sentence in metrics["verdict"])
     if model == "mean":
         assert abs(summary["right_minus_mean_volume"]) < 0.01  # HU are rounded

@@ -18,28 +18,16 @@ from dataset.scans.volume_io import write_ct
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
 from ddpm.plan import SamplingPlan, XrayInput
-from evaluation.mean_volume import MeanVolume
 from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
 from evaluation.seams import block_index, gradient_energy, plane_gradients
+from pipeline.sampling.against import Against
 from pipeline.sampling.ct_sampler import CTSampler, Placement
 from pipeline.sampling.drawing import plan_facts
 from pipeline.sampling.evaluated_field import Field
+from pipeline.sampling.shown_films import ShownFilms
 from pipeline.versions import versions
-
-
-@dataclass(frozen=True)
-class Against:
-    """What a case is drawn again with, and what is offered for it.
-
-    wrong: X-rays of other patients, by the name of the case. null: also without an X-ray.
-    mean: of the training CTs; None where there are none.
-    """
-
-    wrong: Mapping[str, Sequence[StoredCase]]
-    null: bool
-    mean: MeanVolume | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +35,8 @@ class Compared:
     """One case.
 
     numbers: for the report. volumes: what was compared with the real CT: `of` "right", "wrong" (with whose `xray`),
-        "null", "mean_volume" or "codec", its `lung_ml` where it was drawn, and its `scores` with all they depend on.
+        "null", "mean_volume" or "codec", its `scores` with all they depend on; where it was drawn its `lung_ml`, and
+        with controls `projection` and `rank`, see `ShownFilms.compare`.
     picture: PNG of the X-ray, the real and the generated CT.
     """
 
@@ -86,6 +75,10 @@ class Evaluation:
         return [window_preset(self.model.hu_window), *self.presets]
 
     @cached_property
+    def films(self) -> ShownFilms:
+        return ShownFilms(self._look)
+
+    @cached_property
     def made_with(self) -> dict[str, str]:
         """Asked once: somebody may commit to the repository while cases are drawn."""
         return versions()
@@ -107,7 +100,7 @@ class Evaluation:
         for path, voxels in zip(self.volumes(case), (first, drawn), strict=False):
             write_ct(path, voxels, field.place.affine, field.place.axes, description=NOTICE)
         drawn = field.of_drawn(drawn)
-        right = self._scored("right", drawn, real, field) | {"xray": case.patient_id}
+        right = self._scored("right", drawn, real, field) | self._shown(case, drawn, field) | {"xray": case.patient_id}
         numbers = self._of_right(right) | self._texture(field, first, real)
         codec = self._reconstruct(case)
         numbers["block_index_codec"] = block_index(plane_gradients(codec, window))
@@ -141,11 +134,14 @@ class Evaluation:
             return
         for other in self.against.wrong[case.patient_id]:
             _, drawn = self._draw(field, self._look(other), self.plan)
-            yield self._scored("wrong", field.of_drawn(drawn), real, field) | {"xray": other.patient_id}
+            drawn = field.of_drawn(drawn)
+            scored = self._scored("wrong", drawn, real, field)
+            yield scored | self._shown(case, drawn, field) | {"xray": other.patient_id}
         if self.against.null:
             unseen = replace(self._look(case), dropped=True)
             _, drawn = self._draw(field, unseen, replace(self.plan, guidance=1.0))
-            yield self._scored("null", field.of_drawn(drawn), real, field)
+            drawn = field.of_drawn(drawn)
+            yield self._scored("null", drawn, real, field) | self._shown(case, drawn, field)
         if self.against.mean is not None:
             yield self._scored("mean_volume", self.against.mean.on(field.grid), real, field)
 
@@ -153,6 +149,12 @@ class Evaluation:
         scores = [asdict(score(hu, real, field.grid.spacing, preset)) for preset in self.every_preset]
         lungs = {"lung_ml": lung_volume_ml(hu, field.grid.spacing)} if name in ("right", "wrong", "null") else {}
         return {"of": name, **lungs, "scores": scores}
+
+    def _shown(self, case: StoredCase, hu: np.ndarray, field: Field) -> dict[str, float]:
+        """How well a CT drawn on the case's grid shows the case's X-ray."""
+        if self.against is None:
+            return {}
+        return self.films.compare(hu, field.grid.spacing, case, self.against.others[case.patient_id])
 
     def _of_right(self, right: Mapping[str, Any]) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -212,7 +214,9 @@ class Evaluation:
             return None
         mean = self.against.mean
         wrong = [asdict(other) for other in self.against.wrong[case.patient_id]]
-        return {"wrong": wrong, "null": self.against.null, "mean": None if mean is None else mean.name}
+        others = [asdict(other) for other in self.against.others[case.patient_id]]
+        about = {"wrong": wrong, "others": others, "null": self.against.null}
+        return about | {"mean": None if mean is None else mean.name}
 
     def _picture(self, case: StoredCase) -> Path:
         return self.folder / f"{case.patient_id}.png"

@@ -1,0 +1,51 @@
+"""Does a drawn CT, projected, show its own X-ray, and no other patient's as well?"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.geometry import Spacing
+from dataset.scans.film_view import FilmView
+from dataset.scans.measure import thin_strides
+from dataset.scans.registration import FINE, likeness
+from dataset.scans.slabs import Slabs
+from dataset.store.store import StoredCase
+from ddpm.plan import XrayInput
+
+_AS_IT_STOOD = np.zeros(7)  # the pose that leaves a film's camera where it is
+
+
+@dataclass(frozen=True)
+class ShownFilms:
+    """X-rays made comparable with projections, each once. `look` gives a case's X-ray with its camera."""
+
+    look: Callable[[StoredCase], XrayInput]
+    _known: dict[str, tuple[FilmView, np.ndarray]] = field(default_factory=dict)
+
+    def compare(
+        self, hu: np.ndarray, spacing: Spacing, own: StoredCase, others: Sequence[StoredCase]
+    ) -> dict[str, float]:
+        """A CT projected by the camera of each X-ray, beside that X-ray.
+
+        Args:
+            hu: int16 (D, H, W), drawn from the X-ray of `own`. spacing: (d, h, w) in mm.
+
+        Returns:
+            projection: correlation of the gradients of the own X-ray and the projection, local contrast evened out, -1
+            to 1. rank: 1 where no other X-ray is more alike to its projection, 2 where one is, ...
+        """
+        strides = thin_strides(spacing)
+        d, h, w = (n * size for n, size in zip(strides, spacing, strict=True))
+        about_the_middle = tuple(slice((n - 1) % s // 2, None, s) for n, s in zip(hu.shape, strides, strict=True))
+        small = hu[about_the_middle]
+        ours, *theirs = (self._likeness(small, (d, h, w), case) for case in (own, *others))
+        return {"projection": ours, "rank": 1 + sum(other >= ours for other in theirs)}
+
+    def _likeness(self, hu: np.ndarray, spacing: Spacing, case: StoredCase) -> float:
+        if case.patient_id not in self._known:
+            shown = self.look(case)
+            camera = shown.camera.numpy().astype(np.float64)
+            self._known[case.patient_id] = FilmView.of(shown.xray[0].numpy(), camera, FINE), camera
+        view, camera = self._known[case.patient_id]
+        return likeness(view, Slabs.of(hu, spacing, camera), _AS_IT_STOOD)
