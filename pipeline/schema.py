@@ -108,6 +108,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (several("two voxel sizes [d, h, w] in mm", several("", POSITIVE, 3), 2), "spacing_range"),
     (number("a number"), "breath_mm guidance"),
     (POSITIVE, "checkpoint_every_minutes every_minutes dataset.xray_fov_mm initial_std magnification shift x0_limit"),
+    (NULL | number("a number"), "hu_offset"),
     (NULL | POSITIVE, "make_xray_source_mm snr_limit source_mm time_std xray.spacing xray_fov_mm"),
     (
         NOT_NEGATIVE,
@@ -132,6 +133,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of("auto", "cpu", "cuda"), "latent_device"),
     (one_of("pa", "ap"), "view"),
     (one_of("own", "median"), "grid"),
+    (one_of("refuse", "resample"), "irregular tilt"),
     (one_of("noise", "x0", "v", "velocity"), "prediction"),
     (
         one_of("auto", 32, 16, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", 64, "64-true"),
@@ -146,6 +148,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         NULL | TEXT,
         "axes ct_pattern init_from metrics perceptual_ckpt reference shard store variant vqgan_ckpt xray_weights",
     ),
+    (NULL | whole(0) | TEXT, "series"),
     (TEXT | several("a list of texts", TEXT), "presets statistics_from xray"),
     (several("a list of texts", TEXT), "phantom.axes"),
     (GROUP, "dataset.phantom phantom.xray"),

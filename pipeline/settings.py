@@ -9,6 +9,7 @@ from common.errors import UserError
 from common.geometry import STEP, Triple, three_quarters, triple, whole_latents
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.scans.camera import Film
+from dataset.scans.reading import Reading
 
 
 def plain(config: Any) -> Any:
@@ -40,6 +41,12 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
             film=Film(**plain(dataset.film)),
             xray_fov_mm=dataset.xray_fov_mm,
             register_films=dataset.register_films,
+            reading=Reading(
+                series=None if dataset.series is None else str(dataset.series),
+                irregular=dataset.irregular,
+                tilt=dataset.tilt,
+                hu_offset=dataset.hu_offset,
+            ),
         ),
     }
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 NAME = "Planted^Name"
 SHAPE = (12, 8, 6)  # slices, rows, columns
@@ -46,3 +46,40 @@ def write_series(folder, values, series="1.2.3", prefix="a", **changed):
         item = dataset(plane, **(slice_tags(index, series) | changed))
         item.save_as(folder / f"{prefix}{(index * 7) % len(values):03d}.dcm", enforce_file_format=True)
     return folder
+
+
+def write_stack(folder, hu, positions, series="1.2.3", prefix="s", **tags):
+    """HU (n, rows, columns) in slices at LPS positions (n, 3); a tag may be a function of the slice's index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (plane, position) in enumerate(zip(hu, positions, strict=True)):
+        own = {name: value(index) if callable(value) else value for name, value in tags.items()}
+        item = dataset(plane + 1024, **(slice_tags(0, series, [float(x) for x in position]) | own))
+        item.save_as(folder / f"{prefix}{(index * 7919) % 100_003:06d}", enforce_file_format=True)
+    return folder
+
+
+def write_enhanced(path, values):
+    """One file whose frames do not follow their positions."""
+    order = np.random.default_rng(1).permutation(len(values))
+    item = dataset(values[order], SOPClassUID=EnhancedCTImageStorage, NumberOfFrames=len(values))
+    item.SeriesInstanceUID = "1.2.3"
+    tags = slice_tags(0, "1.2.3")
+
+    def group(**content):
+        inner = Dataset()
+        for name, value in content.items():
+            setattr(inner, name, value)
+        return [inner]
+
+    shared, frames = Dataset(), []
+    shared.PlaneOrientationSequence = group(ImageOrientationPatient=tags["ImageOrientationPatient"])
+    shared.PixelMeasuresSequence = group(PixelSpacing=tags["PixelSpacing"])
+    shared.PixelValueTransformationSequence = group(RescaleSlope=1, RescaleIntercept=-1024)
+    for index in order:
+        frame = Dataset()
+        place = slice_tags(int(index), "")["ImagePositionPatient"]
+        frame.PlanePositionSequence = group(ImagePositionPatient=place)
+        frames.append(frame)
+    item.SharedFunctionalGroupsSequence, item.PerFrameFunctionalGroupsSequence = [shared], frames
+    path.parent.mkdir(exist_ok=True)
+    item.save_as(path, enforce_file_format=True)

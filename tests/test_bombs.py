@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.npz_file import read_npz
 from common.weights import read_weights
 from dataset.prepare.run import prepare
-from dataset.scans.dicom_io import read_dicom_folder
+from dataset.scans.dicom_io import read_dicom_ct
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import read_xray
 from dataset.store.store import VolumeStore, write_square_xray
@@ -128,7 +128,7 @@ def test_a_dicom_file_that_inflates_to_4_gb(tmp_path):
     patient = damage.write_dicom_patient(tmp_path, "p", 0)
     deflate(patient.slices[3])
     with refused(rf"{patient.slices[3].name}.*deflated"):
-        read_dicom_folder(patient.ct)
+        read_dicom_ct(patient.ct)
     damage.film_dicom(1, {}, patient, np.random.default_rng(0))
     deflate(patient.xray)
     with refused("deflated"):
@@ -140,7 +140,7 @@ def test_a_series_of_more_voxels_than_any_ct(module, said, tmp_path, monkeypatch
     patient = damage.write_dicom_patient(tmp_path, "p", 0)
     monkeypatch.setattr(f"dataset.scans.{module}.MAX_VOXELS", 100)
     with refused(f"a CT .*at most.*{said}"):
-        read_dicom_folder(patient.ct)
+        read_dicom_ct(patient.ct)
 
 
 def test_a_square_xray_of_another_size(tmp_path):

@@ -1,16 +1,14 @@
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
 from pydicom.uid import (
-    EnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
 
 from common.errors import BadFileError
-from dataset.scans.dicom_io import dicom_geometry, read_dicom_folder
+from dataset.scans.dicom_io import dicom_geometry, read_dicom_ct
 from dataset.scans.volume_io import read_ct
 from tests.dicom_files import (
     COLUMN_MM,
@@ -19,8 +17,8 @@ from tests.dicom_files import (
     SHAPE,
     STEP,
     dataset,
-    slice_tags,
     stored_values,
+    write_enhanced,
     write_series,
 )
 
@@ -48,7 +46,7 @@ def test_slices_stored_feet_up_and_turned_land_in_the_frame(tmp_path):
 
 def test_the_geometry_alone_is_read_without_a_voxel(tmp_path, monkeypatch):
     folder = write_series(tmp_path / "ct", stored_values(), ImageOrientationPatient=[0, 1, 0, 1, 0, 0])
-    array, affine = read_dicom_folder(folder)
+    array, affine, _ = read_dicom_ct(folder)
     monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(lambda _: pytest.fail("voxels are decoded")))
     shape, same = dicom_geometry(folder)
     assert shape == array.shape
@@ -64,7 +62,7 @@ def test_each_slice_has_its_own_rescale(tmp_path):
     item = pydicom.dcmread(file_of(folder, 4))
     item.RescaleSlope, item.RescaleIntercept = 2, -1000
     item.save_as(file_of(folder, 4))
-    array, _ = read_dicom_folder(folder)
+    array, _, _ = read_dicom_ct(folder)
     np.testing.assert_array_equal(array[..., 4].T, 2 * values[4] - 1000)
     np.testing.assert_array_equal(array[..., 5].T, values[5] - 1024)
 
@@ -134,7 +132,7 @@ def test_slices_of_another_grid_within_the_series_are_not_dropped(tmp_path):
     item = pydicom.dcmread(file_of(folder, 0))
     item.PixelSpacing = [2 * ROW_MM, 2 * COLUMN_MM]
     item.save_as(file_of(folder, 0))
-    with pytest.raises(BadFileError, match="all on one grid; got series 3: .*slices of 8 x 6, 1.4 mm.*0.7 mm"):
+    with pytest.raises(BadFileError, match="all on one grid; got series 3-1: .*slices of 8 x 6, 0.7 mm.*1.4 mm"):
         read_ct(folder)
 
 
@@ -151,34 +149,19 @@ def test_a_directory_of_the_files_is_passed_over_and_an_image_without_modality_i
     np.testing.assert_array_equal(read_ct(folder).hu, values - 1024)
 
 
-def test_an_enhanced_multi_frame_file_is_one_volume(tmp_path):
-    values = stored_values()
-    order = np.random.default_rng(1).permutation(len(values))
-    item = dataset(values[order], SOPClassUID=EnhancedCTImageStorage, NumberOfFrames=len(values))
-    item.SeriesInstanceUID = "1.2.3"
-    tags = slice_tags(0, "1.2.3")
-
-    def group(**content):
-        inner = Dataset()
-        for name, value in content.items():
-            setattr(inner, name, value)
-        return [inner]
-
-    shared, frames = Dataset(), []
-    shared.PlaneOrientationSequence = group(ImageOrientationPatient=tags["ImageOrientationPatient"])
-    shared.PixelMeasuresSequence = group(PixelSpacing=tags["PixelSpacing"])
-    shared.PixelValueTransformationSequence = group(RescaleSlope=1, RescaleIntercept=-1024)
-    for index in order:
-        frame = Dataset()
-        place = slice_tags(int(index), "")["ImagePositionPatient"]
-        frame.PlanePositionSequence = group(ImagePositionPatient=place)
-        frames.append(frame)
-    item.SharedFunctionalGroupsSequence, item.PerFrameFunctionalGroupsSequence = [shared], frames
-    (tmp_path / "ct").mkdir()
-    item.save_as(tmp_path / "ct" / "volume.dcm", enforce_file_format=True)
-    volume = read_ct(tmp_path / "ct")
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_enhanced_multi_frame_file_is_one_volume(tmp_path, alone):
+    values, path = stored_values(), tmp_path / "ct" / "volume.dcm"
+    write_enhanced(path, values)
+    volume = read_ct(path if alone else path.parent)
     np.testing.assert_array_equal(volume.hu, values - 1024)
     assert volume.spacing == pytest.approx((STEP, ROW_MM, COLUMN_MM))
+
+
+def test_one_slice_in_a_file_is_no_volume(tmp_path):
+    folder = write_series(tmp_path / "ct", stored_values())
+    with pytest.raises(BadFileError, match="at least 10 slices.*series 3: 1 slices"):
+        read_ct(file_of(folder, 0))
 
 
 def without_pixels(item):

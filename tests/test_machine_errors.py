@@ -11,7 +11,7 @@ from common.errors import of_the_machine
 from dataset.prepare import examine
 from dataset.prepare.file_store import FileStore
 from dataset.prepare.run import prepare
-from dataset.scans import volume_io
+from dataset.scans import nifti_io
 from tests import damage
 
 ERRORS = {
@@ -33,7 +33,7 @@ def failing(reader, patient, error, when):
 
 
 def fail_nifti(patient, patch, error):
-    patch.setattr(volume_io, "_check_end", failing(volume_io._check_end, patient, error, lambda _: True))
+    patch.setattr(nifti_io, "_check_end", failing(nifti_io._check_end, patient, error, lambda _: True))
 
 
 def fail_headers(patient, patch, error):

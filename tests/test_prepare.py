@@ -68,9 +68,9 @@ def test_an_unchanged_case_is_not_prepared_again(root, tmp_path, monkeypatch):
     (store / "volumes" / "p3.b2nd").unlink()
     read = []
 
-    def noting(path):
+    def noting(path, reading):
         read.append(path.name)
-        return read_ct(path)
+        return read_ct(path, reading)
 
     monkeypatch.setattr(examine, "read_ct", noting)
     report = prepare(root, store)

@@ -180,7 +180,7 @@ def test_without_a_usable_affine_left_and_right_are_not_guessed(tmp_path, hu):
     with pytest.raises(BadFileError, match="three independent directions"):
         read_ct(save(tmp_path / "b.nii", hu.T, singular))
     tilted = AFFINE.copy()
-    tilted[1, 2] = 0.5
+    tilted[1, 2] = 1.5
     with pytest.raises(BadFileError, match="right angles"):
         read_ct(save(tmp_path / "c.nii", hu.T, tilted))
 

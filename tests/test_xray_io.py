@@ -101,7 +101,7 @@ def test_a_wrong_sidecar_is_named(tmp_path, content):
 
 def test_a_text_file_named_png_is_refused_by_name(tmp_path):
     (tmp_path / "chest.png").write_text("no image")
-    with pytest.raises(BadFileError, match=r"chest\.png.*PNG, JPEG or DICOM"):
+    with pytest.raises(BadFileError, match=r"chest\.png.*PNG, JPEG, TIFF or DICOM"):
         read_xray(tmp_path / "chest.png")
 
 

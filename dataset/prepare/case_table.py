@@ -1,6 +1,7 @@
 """pairs.csv -> cases, and what is wrong with its rows."""
 
 import csv
+from math import isfinite
 from pathlib import Path
 
 from common.errors import UserError
@@ -11,7 +12,8 @@ CASE_TABLE = "pairs.csv"
 
 
 def cases_of_table(root: Path, make_xray: bool) -> tuple[list[Case], list[Problem]]:
-    """The cases of `root/pairs.csv`: patient_id, ct, xray[, target][, split], paths relative to `root`.
+    """The cases of `root/pairs.csv`: patient_id, ct, xray[, target][, split][, series][, hu_offset], paths
+    relative to `root`.
 
     With `make_xray` the column or the cell of the X-ray may be left out.
 
@@ -50,13 +52,17 @@ def _read_rows(table: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _row_case(row: dict[str, str], root: Path) -> Case:
-    xray, target, split = (row.get(name) or None for name in ("xray", "target", "split"))
+    xray, target, split, series, offset = (
+        row.get(name) or None for name in ("xray", "target", "split", "series", "hu_offset")
+    )
     return Case(
         row["patient_id"],
         root / row["ct"],
         None if xray is None else root / xray,
         None if target is None else float(target),
         split,
+        series,
+        None if offset is None else float(offset),
     )
 
 
@@ -79,6 +85,9 @@ def _row_problems(row: dict[str, str], root: Path, where: str, required: tuple[s
         report(where, "target is a number in [0, 1] or empty", repr(target), "Write 1 for yes, 0 for no, or nothing.")
     if split and split not in SPLITS:
         report(where, f"split is one of {', '.join(SPLITS)} or empty", repr(split), "Correct it.")
+    offset = row.get("hu_offset", "")
+    if offset and not _is_finite(offset):
+        report(where, "hu_offset is a number or empty", repr(offset), "Write what is to be added to reach HU.")
     return problems
 
 
@@ -96,7 +105,11 @@ def _exists(path: Path) -> bool:
 
 
 def _is_share(text: str) -> bool:
+    return _is_finite(text) and 0 <= float(text) <= 1
+
+
+def _is_finite(text: str) -> bool:
     try:
-        return 0 <= float(text) <= 1
+        return isfinite(float(text))
     except ValueError:
         return False

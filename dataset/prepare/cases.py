@@ -9,9 +9,17 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataset.prepare.case_table import CASE_TABLE, cases_of_table
+from dataset.scans.dicom_file import holds_dicom
+from dataset.scans.formats import SUFFIXES
 from dataset.store.case import Case, Problem, relative_to, sharing
 
-CT_PATTERNS = ("{id}.nii.gz", "{id}.nii")
+
+def _in_any_case(suffix: str) -> str:
+    """A pattern: ".nii" -> ".[nN][iI][iI]"."""
+    return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in suffix)
+
+
+CT_PATTERNS = ("{id}.nii.gz", "{id}", *("{id}" + _in_any_case(suffix) for suffix in SUFFIXES))
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -26,7 +34,8 @@ def find_cases(
 
     `root/pairs.csv` (patient_id, ct, xray[, target][, split], paths relative to root), else one folder per
     patient, in which the patterns name CT and X-ray; they may hold wildcards and `{id}`, the folder's name.
-    Without `ct_pattern` the CT is {id}.nii.gz, {id}.nii or the only folder (of DICOM slices). `store`, and other
+    Without `ct_pattern` the CT is {id} with a suffix of a CT's (in any case) or none, or the only folder that holds
+    DICOM files. `store`, and other
     stores that lie among the patients, are passed over. With `make_xray` a CT needs no X-ray: its case has None.
 
     Raises:
@@ -85,8 +94,10 @@ def _is_store(folder: Path) -> bool:
 def _ct_patterns(folder: Path, pattern: str | None) -> list[str]:
     if pattern is not None:
         return [pattern]
-    subfolders = [escape(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return [*CT_PATTERNS, *subfolders]
+    subfolders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if len(subfolders) > 1:  # the viewer of a CD lies beside the images
+        subfolders = [path for path in subfolders if holds_dicom(path)] or subfolders
+    return [*CT_PATTERNS, *(escape(path.name) for path in subfolders)]
 
 
 def _matches(folder: Path, patterns: list[str]) -> tuple[list[Path], str]:

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from common.atomic import write_text
@@ -19,11 +17,10 @@ from common.json_file import read_json
 from common.locks import exclusive
 from dataset.scans import camera as cam
 from dataset.scans.camera import Film
-from dataset.scans.dicom_io import dicom_geometry
 from dataset.scans.measure import body_of
-from dataset.scans.orientation import spacing_of, to_canonical
+from dataset.scans.reading import PLAIN, Reading
 from dataset.scans.resample import cropped_affine, resample
-from dataset.scans.volume_io import Volume
+from dataset.scans.volume_io import Volume, ct_spacing
 from dataset.scans.xray_io import Xray
 from dataset.store.case import Case
 
@@ -45,6 +42,7 @@ class Conversion:
     xray_source_mm: distance of its point source from the volume's centre; None for parallel rays.
     film: how X-rays were taken whose files do not tell; xray_fov_mm: what they show in the patient's middle, likewise.
     register_films: find the cameras of X-rays that were not projected from a CT on the CT of their pair.
+    reading: how CTs are read whose files leave a choice.
     """
 
     spacing: Spacing | str | None = None
@@ -54,6 +52,7 @@ class Conversion:
     film: Film = Film()
     xray_fov_mm: float = 400.0
     register_films: bool = False
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str) and self.spacing != MEDIAN:
@@ -64,6 +63,11 @@ class Conversion:
                 f" or null for parallel rays; got {self.xray_source_mm}"
             )
 
+    def reading_of(self, case: Case) -> Reading:
+        """With what `case` says for itself."""
+        offset = self.reading.hu_offset if case.hu_offset is None else case.hu_offset
+        return replace(self.reading, series=case.series or self.reading.series, hu_offset=offset)
+
     def recipe(self, case: Case) -> str:
         """What of this shapes the entry of `case` and its stored form, as text to compare."""
         film = None if case.xray is None else [asdict(self.film), self.xray_fov_mm, self.register_films]
@@ -72,13 +76,14 @@ class Conversion:
     def stored_hash(self, case: Case, content: str) -> str:
         """What tells the stored form of `case` from others: the hash of its sources alone, if nothing is changed."""
         recipe = self._shaping(case)
-        plain = recipe == Conversion()._shaping(case)
+        plain = recipe == Conversion()._shaping(replace(case, series=None, hu_offset=None))
         return content if plain else hashlib.sha256((content + recipe).encode()).hexdigest()
 
     def _shaping(self, case: Case) -> str:
         """What of this shapes the stored arrays."""
         made = {"source_mm": self.xray_source_mm} if case.xray is None else None
-        return json.dumps({"spacing": self.spacing, "crop_to_body": self.crop_to_body, "made_xray": made})
+        read = asdict(self.reading_of(case))
+        return json.dumps({"spacing": self.spacing, "crop_to_body": self.crop_to_body, "made_xray": made, "read": read})
 
 
 def parse_spacing(value: float | str | Sequence[float] | None) -> Spacing | str | None:
@@ -94,7 +99,8 @@ def with_known_spacing(conversion: Conversion, cases: Iterable[Case], store: Pat
     with exclusive(store / _MEDIAN_LOCK):
         if not path.is_file():
             _log.info("dataset.spacing=median: reading the header of every CT")
-            spacings = [spacing for case in cases if (spacing := _spacing_on_disk(case.ct)) is not None]
+            found = (_spacing_on_disk(case.ct, conversion.reading_of(case)) for case in cases)
+            spacings = [spacing for spacing in found if spacing is not None]
             if not spacings:
                 return replace(conversion, spacing=None)  # nothing can be read: every case will be reported
             chosen = [median(axis) for axis in zip(*spacings, strict=True)]
@@ -127,17 +133,9 @@ def _recentred(xray: Xray, moved: np.ndarray) -> Xray:
     return xray if xray.camera is None else replace(xray, camera=cam.of_centre(xray.camera, moved))
 
 
-def _spacing_on_disk(path: Path) -> Spacing | None:
+def _spacing_on_disk(path: Path, reading: Reading) -> Spacing | None:
     """Voxel size (d, h, w) of a CT in the canonical frame; None if it cannot be read."""
     try:
-        shape, affine = dicom_geometry(path) if path.is_dir() else _nifti_geometry(path)
-        nothing = np.broadcast_to(np.int16(0), shape)  # takes no memory
-        return spacing_of(to_canonical(nothing, affine)[1])
+        return ct_spacing(path, reading)
     except Exception:  # what readers raise on damaged bytes is an open list; preparing will report it
         return None
-
-
-def _nifti_geometry(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape (x, y, z) and affine of a NIfTI file, without reading a voxel."""
-    image: Any = nib.load(path)
-    return image.shape[:3], image.affine

@@ -56,10 +56,11 @@ def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
     Raises OSError or MemoryError if that cannot be done now; it says nothing about the files' content.
     """
     ct_name = relative_to(root, case.ct)
-    volume, problems = _read(case, ct_name, read_ct, case.ct)
+    volume, problems = _read(case, ct_name, partial(read_ct, reading=conversion.reading_of(case)), case.ct)
     ct_content = xray_content = ""
     if volume is not None:
         thin = thinned(volume.hu, thin_strides(volume.spacing))
+        problems += [Problem(case.patient_id, ct_name, *note, fatal=False) for note in volume.notes]
         problems += check_volume(case.patient_id, ct_name, volume, thin)
         ct_content = fingerprint(thin)
     xray, xray_problems = _given_xray(case, root, conversion.film)

@@ -45,3 +45,8 @@ def read_dicom(path: Path, **options: Any) -> pydicom.Dataset:
         found = f"{path.stat().st_size / 1e6:.3g} MB"
         raise BadFileError(path, rule, found, "Export it uncompressed, or with its pixels alone compressed.")
     return pydicom.dcmread(path, **options)
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a file in the folder or below has the DICOM mark; raises OSError if one cannot be opened."""
+    return any(path.is_file() and is_dicom(path) for path in folder.rglob("*"))

@@ -1,7 +1,9 @@
-"""The CT slices in the files of a DICOM folder: where each lies, how its numbers become HU. Reads no voxel."""
+"""The CT slices in DICOM files: where each lies, how its numbers become HU, of which series it is. Reads no voxel."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,69 @@ from pydicom.uid import (
 )
 
 from common.errors import BadFileError, refusing_damage
-from dataset.scans.dicom_file import quiet_pydicom, read_dicom
+from dataset.scans.dicom_file import is_dicom, quiet_pydicom, read_dicom
 from dataset.scans.hu import MAX_VOXELS
+from dataset.scans.upright import HALF
 
 EXPORT = "Export the series again, complete and alone, into a folder of its own."
-_OTHER_FILES = {
-    ".txt", ".json", ".xml", ".csv", ".md", ".html", ".htm", ".pdf", ".jpg", ".jpeg", ".png",
-    ".db", ".ini", ".inf", ".exe", ".dll",
-}  # fmt: skip
-_SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README"}
+_OF_DICOM = {".dcm", ".dicom", ".ima"}  # names of files that are no junk
 _CT_CLASSES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
-_PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
+_PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", *_RESCALE)
 _HEADER_TAGS = [
-    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns", *_PLACE_TAGS,
+    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
+    "ConvolutionKernel", "AcquisitionNumber", "Rows", "Columns", *_PLACE_TAGS,
     "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+_RULE = "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale"
 _MAX_SIDE = 8192  # pixels of a slice; CTs have 512 to 2048
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels of a slice. orientation: (6,) unit direction of a row, of a column. pixel_mm: between rows, columns."""
+
+    rows: int
+    columns: int
+    orientation: tuple[float, ...]
+    pixel_mm: tuple[float, float]
+
+    @cached_property
+    def along_row(self) -> np.ndarray:
+        """LPS mm from a pixel to the next column."""
+        return np.array(self.orientation[:3]) * self.pixel_mm[1]
+
+    @cached_property
+    def along_column(self) -> np.ndarray:
+        """LPS mm from a pixel to the next row."""
+        return np.array(self.orientation[3:]) * self.pixel_mm[0]
+
+    @cached_property
+    def normal(self) -> np.ndarray:
+        across = np.cross(self.orientation[:3], self.orientation[3:])
+        return across / np.linalg.norm(across)
+
+    def like(self, other: "Grid") -> bool:
+        """Whether no pixel of a slice lies off by more than half a pixel if it is taken to have the other's grid."""
+        if self is other:
+            return True
+        if (self.rows, self.columns) != (other.rows, other.columns):
+            return False
+        rows, columns = self.along_column - other.along_column, self.along_row - other.along_row
+        off = np.linalg.norm(rows) * (self.rows - 1) + np.linalg.norm(columns) * (self.columns - 1)
+        return bool(off <= HALF * min(self.pixel_mm))
+
+
+@dataclass(frozen=True)
+class Series:
+    """What tells one series, and one reconstruction in it, from others. No tag of the patient."""
+
+    uid: str
+    number: str
+    description: str
+    kernel: str
+    acquisition: str
+    image_type: str
 
 
 @dataclass(frozen=True)
@@ -39,46 +88,50 @@ class Slice:
 
     path: Path
     frame: int
-    series: tuple[Any, ...]  # UID, series number, rows, columns, orientation, pixel size: equal within a volume
+    series: Series
+    grid: Grid
     position: np.ndarray
-    orientation: np.ndarray  # (6,) direction of a row, direction of a column
-    pixel_mm: tuple[float, float]  # between rows, between columns
     slope: float
     intercept: float
 
-    @property
-    def normal(self) -> np.ndarray:
-        return np.cross(self.orientation[:3], self.orientation[3:])
 
+def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter[str]]:
+    """Every CT slice in a folder and below, or in one file, in the order of the files' names; what was passed over.
 
-def find_slices(folder: Path) -> list[Slice]:
-    """Every CT slice in `folder` and below, in the order of the files' names.
+    Args:
+        rescaled: whether a slice must have its rescale tags.
 
     Raises:
         BadFileError: a damaged file. OSError, MemoryError: one that cannot be read now.
     """
-    return [piece for path in _image_files(folder) for piece in _read_headers(path)]
+    slices: list[Slice] = []
+    passed: Counter[str] = Counter()
+    for file in _files(path) if path.is_dir() else [path]:
+        if file.suffix.lower() not in _OF_DICOM and not is_dicom(file):
+            passed["no DICOM"] += 1
+            continue
+        with refusing_damage(file, _RULE, EXPORT, quote=False), quiet_pydicom():
+            header = read_dicom(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+            if kind := _other_kind(header, file):
+                passed[kind] += 1
+            else:
+                slices += _slices_of(header, file, rescaled)
+    return slices, passed
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix.lower() not in _OTHER_FILES
-        and path.name not in _SKIPPED_NAMES
-        and not path.name.startswith(".")
-    )
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def _read_headers(path: Path) -> Iterator[Slice]:
-    """The slices of one file; none if it holds another kind of object."""
-    rule = "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale"
-    with refusing_damage(path, rule, EXPORT, quote=False), quiet_pydicom():
-        header = read_dicom(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-        if _is_page(header) or header.Modality != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
-            return
-        yield from _slices_of(header, path)
+def _other_kind(header: pydicom.Dataset, path: Path) -> str:
+    """What the file holds if it is no CT slice."""
+    if header.get("Modality") not in (None, "", "CT"):
+        return f"of modality {header.Modality}"
+    if _is_page(header):
+        return "pages and directories"
+    if header.Modality != "CT":
+        raise BadFileError(path, _RULE, "one without a modality", EXPORT)
+    return "scouts" if "LOCALIZER" in (header.get("ImageType") or []) else ""
 
 
 def _is_page(header: pydicom.Dataset) -> bool:
@@ -89,7 +142,7 @@ def _is_page(header: pydicom.Dataset) -> bool:
     return kind == MediaStorageDirectoryStorage or any(header.get(name) is None for name in _PLACE_TAGS)
 
 
-def _slices_of(header: pydicom.Dataset, path: Path) -> Iterator[Slice]:
+def _slices_of(header: pydicom.Dataset, path: Path, rescaled: bool) -> Iterator[Slice]:
     """Classic files hold one slice with its tags at the top, enhanced ones many in functional groups."""
     frames = int(header.get("NumberOfFrames") or 1)
     if max(header.Rows, header.Columns) > _MAX_SIDE or frames * header.Rows * header.Columns > MAX_VOXELS:
@@ -100,43 +153,48 @@ def _slices_of(header: pydicom.Dataset, path: Path) -> Iterator[Slice]:
         rule = "a DICOM file tells the place of each of its frames"
         raise BadFileError(path, rule, f"{frames} frames, not as many places", EXPORT)
     if "PerFrameFunctionalGroupsSequence" not in header:
-        yield _slice(header, path, 0, header, header, header, header)
+        yield _slice(header, [header], path, 0, rescaled)
         return
-    shared = header.SharedFunctionalGroupsSequence[0]
+    shared = [*_groups(header.SharedFunctionalGroupsSequence[0]), header]
     for index, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
-        groups = [
-            (frame if name in frame else shared)[name][0]
-            for name in (
-                "PlanePositionSequence",
-                "PlaneOrientationSequence",
-                "PixelMeasuresSequence",
-                "PixelValueTransformationSequence",
-            )
-        ]
-        yield _slice(header, path, index, *groups)
+        yield _slice(header, [*_groups(frame), *shared], path, index, rescaled)
 
 
-def _slice(
-    header: pydicom.Dataset,
-    path: Path,
-    frame: int,
-    position: pydicom.Dataset,
-    orientation: pydicom.Dataset,
-    measures: pydicom.Dataset,
-    rescale: pydicom.Dataset,
-) -> Slice:
-    directions = np.array(orientation.ImageOrientationPatient, dtype=float)
-    rows_mm, columns_mm = (float(size) for size in measures.PixelSpacing)
-    series = (
-        str(header.SeriesInstanceUID),
-        str(header.get("SeriesNumber", "")),
-        int(header.Rows),
-        int(header.Columns),
-        tuple(np.round(directions, 3).tolist()),
-        (round(rows_mm, 4), round(columns_mm, 4)),
-    )
-    place = np.array(position.ImagePositionPatient, dtype=float)
+def _groups(item: pydicom.Dataset) -> list[pydicom.Dataset]:
+    return [group for element in item if element.VR == "SQ" for group in element.value]
+
+
+def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, frame: int, rescaled: bool) -> Slice:
+    """groups: where its tags stand, the nearest first."""
+
+    def tag(name: str, other: Any = None) -> Any:
+        value = next((group.get(name) for group in groups if group.get(name) is not None), other)
+        if value is None:
+            is_hu = " Where the values are HU already, say so: dataset.hu_offset=0." * (name in _RESCALE)
+            raise BadFileError(path, _RULE, f"a slice without {name}", EXPORT + is_hu)
+        return value
+
+    directions = np.array(tag("ImageOrientationPatient"), dtype=float)
+    rows_mm, columns_mm = (float(size) for size in tag("PixelSpacing"))
+    place = np.array(tag("ImagePositionPatient"), dtype=float)
     if place.shape != (3,) or directions.shape != (6,) or min(rows_mm, columns_mm) <= 0:
         raise ValueError
-    slope, intercept = float(rescale.RescaleSlope), float(rescale.RescaleIntercept)
-    return Slice(path, frame, series, place, directions, (rows_mm, columns_mm), slope, intercept)
+    lengths = np.linalg.norm(directions.reshape(2, 3), axis=1)
+    if not (np.abs(lengths - 1) < 0.1).all():
+        raise BadFileError(path, _RULE, f"directions of length {lengths[0]:.3g} and {lengths[1]:.3g}", EXPORT)
+    orientation = directions / lengths.repeat(3)
+    grid = Grid(int(header.Rows), int(header.Columns), tuple(orientation.tolist()), (rows_mm, columns_mm))
+    series = Series(
+        str(header.SeriesInstanceUID),
+        _text(header.get("SeriesNumber") or ""),
+        _text(header.get("SeriesDescription") or ""),
+        _text(tag("ConvolutionKernel", "")),
+        _text(tag("AcquisitionNumber", "")),
+        _text(header.get("ImageType") or ""),
+    )
+    slope, intercept = (float(tag(name, None if rescaled else n)) for name, n in zip(_RESCALE, (1, 0), strict=True))
+    return Slice(path, frame, series, grid, place, slope, intercept)
+
+
+def _text(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list | pydicom.multival.MultiValue) else str(value)

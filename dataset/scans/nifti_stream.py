@@ -95,7 +95,7 @@ def _header(path: Path, shape: Triple, affine: NDArray, axes: str, description: 
     if len(description.encode()) > _DESCRIPTION_BYTES:
         raise ValueError(f"a NIfTI description has at most {_DESCRIPTION_BYTES} bytes, got {description!r}")
     affine = np.asarray(affine, dtype=float)
-    check_affine(affine, path)
+    check_affine(affine, shape[::-1], path)
     outline = np.broadcast_to(np.int16(0), shape)  # the axes' order and lengths, without voxels
     turned, file_affine = from_canonical(outline, affine, axes)
     image = nib.Nifti1Image(turned, file_affine, dtype=np.int16)

@@ -4,6 +4,7 @@ That is the memory order of an "LPS" image (its axes x, y, z named by the side t
 Affines follow nibabel: voxel (x, y, z) = (w, h, d) -> RAS millimetres.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +19,28 @@ from nibabel.orientations import (
 )
 
 from common.errors import BadFileError, UserError
+from dataset.scans.reading import REFUSE
+from dataset.scans.upright import UPRIGHT_RULE, tilt_of
 
 CANONICAL_AXES = "LPS"
 _OPPOSITES = (frozenset("LR"), frozenset("PA"), frozenset("SI"))
-_MAX_AXIS_COSINE = 0.02  # about 1 degree away from a right angle
 
 
-def check_affine(affine: np.ndarray, path: Path) -> None:
-    """Raise BadFileError if `affine` (4, 4) of the file `path` is not finite, singular or sheared."""
+def check_affine(affine: np.ndarray, shape: Sequence[int], path: Path, tilt: str = REFUSE) -> None:
+    """Raise BadFileError if `affine` (4, 4) of the file `path` is not finite or singular; or sheared by more than half
+    a voxel over the whole of `shape` (x, y, z), unless `tilt` lets that be set upright.
+    """
     columns = np.asarray(affine, dtype=float)[:3, :3]
     sizes = np.linalg.norm(columns, axis=0)
     if not (np.isfinite(affine).all() and (sizes > 0).all() and abs(np.linalg.det(columns / sizes)) > 0.1):
         rule = "a usable affine has finite values and three independent directions"
         remedy = "Export the scan again with its position and orientation."
         raise BadFileError(path, rule, f"rows {columns.tolist()}", remedy)
-    cosine = np.abs((columns / sizes).T @ (columns / sizes) - np.eye(3)).max()
-    if cosine > _MAX_AXIS_COSINE:
-        rule = "the axes of a CT stand at right angles (no tilted gantry)"
-        found = f"a cosine of {cosine:.3f} between two axes"
-        raise BadFileError(path, rule, found, "Resample the scan to an upright grid first.")
+    degrees, off_mm = tilt_of(affine, shape)
+    if off_mm and tilt == REFUSE:
+        found = f"a tilt of {degrees:.1f} degrees, voxels up to {off_mm:.1f} mm off"
+        remedy = "Set the scan upright with dataset.tilt=resample, or with a tool that corrects the gantry tilt."
+        raise BadFileError(path, UPRIGHT_RULE, found, remedy)
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from common.atomic import replacing, write_text
-from common.errors import BadFileError, refusing_damage
+from common.errors import BadFileError, of_the_machine, refusing_damage
 from dataset.scans import camera as cam
 from dataset.scans.camera import Film, Matrix
 from dataset.scans.deep_png import deep_grey, is_deep
@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # preparation workers start without torch
 MAX_PIXELS = 80_000_000  # the largest detectors have about 20 million
 MIN_SIDE = 64
 KIND_FULL_SCALE = {"uint8": 255, "uint16": 65535}
-_TWELVE_BITS = 4095
+_TWELVE_BITS, _16_BITS = 4095, 65535
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and its value where large numbers are dark
 _SCALE_PERCENTILES = (0.5, 99.5)
 _SIZE_RULE = f"an X-ray has at least {MIN_SIDE} pixels a side and at most {MAX_PIXELS // 1_000_000} million in all"
 _SIZE_REMEDY = "Export it at the detector's resolution."
@@ -62,7 +63,7 @@ class Xray:
 
 
 def read_xray(path: Path | str, film: Film = Film()) -> Xray:  # noqa: B008 (frozen)
-    """Read a PNG, JPEG or DICOM image of 8 or 16 bit with 1, 3 or 4 channels (alpha is left out).
+    """Read a PNG, JPEG, TIFF or DICOM image of 8 or 16 bit with 1, 3 or 4 channels (alpha is left out).
 
     The geometry comes from the sidecar `<stem>.json` that `write_xray` makes, or else from DICOM tags; the sidecar of
     a DICOM image speaks of its pixels as they are given here. `film` says what tags of pixel size leave open.
@@ -141,20 +142,20 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
     """Image float32 (h, w) in [0, 1] and its kind."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of size, which is checked, and of tags
             with _open_picture(path) as image:
                 _check_size(image.size, path)
                 deep = is_deep(image)
                 image.verify()  # checksums; leaves the image unusable
             pixels = deep_grey(partial(_open_picture, path)) if deep else _grey(path)
-    except BadFileError:
-        raise
     except Image.DecompressionBombError:
         raise BadFileError(path, _SIZE_RULE, "a far larger image", _SIZE_REMEDY) from None
-    except (OSError, SyntaxError, EOFError, ValueError) as error:  # the last: Pillow on texts that unpack to much
-        if isinstance(error, OSError) and error.errno is not None:
+    except BadFileError:
+        raise
+    except Exception as error:  # what Pillow raises on damaged bytes is an open list
+        if of_the_machine(error):
             raise  # no such file, no permission: the system's message names it
-        rule = "an X-ray is a whole PNG, JPEG or DICOM image"
+        rule = "an X-ray is a whole PNG, JPEG, TIFF or DICOM image"
         found = "something else" if isinstance(error, UnidentifiedImageError) else f"a damaged one ({error})"
         raise BadFileError(path, rule, found, "Export the X-ray again.") from error
     if pixels.dtype == np.uint8:
@@ -164,18 +165,31 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
 
 
 def _open_picture(path: Path) -> ImageFile:
-    return Image.open(path, formats=("PNG", "JPEG"))
+    return Image.open(path, formats=("PNG", "JPEG", "TIFF"))
 
 
 def _grey(path: Path) -> np.ndarray:
     """uint8 or uint16 (h, w)."""
     with _open_picture(path) as opened:
+        tags, frames = getattr(opened, "tag_v2", {}), getattr(opened, "n_frames", 1)
         image = ImageOps.exif_transpose(opened)
+    if frames > 1 and opened.format == "TIFF":
+        raise BadFileError(path, "an X-ray has one frame", f"{frames} pages", "Save the frontal X-ray alone.")
+    if image.mode == "F" or (image.mode == "I" and not _fits_16_bits(image)):
+        rule = "an X-ray holds whole numbers of 8 or 16 bit"
+        raise BadFileError(path, rule, "numbers of 32 bit", "Export it as 16 bit.")
     if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.uint16)
+        pixels = np.asarray(image).astype(np.uint16)
+        white = _TWELVE_BITS if pixels.max() <= _TWELVE_BITS else _16_BITS
+        return white - pixels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else pixels  # Pillow turns 8 bits alone
     if image.mode in ("L", "LA"):
         return np.asarray(image.getchannel(0))
     return np.asarray(image.convert("RGB").convert("L"))
+
+
+def _fits_16_bits(image: Image.Image) -> bool:
+    values = np.asarray(image)
+    return bool(values.min() >= 0 and values.max() <= _16_BITS)
 
 
 def _with_sidecar(xray: Xray, path: Path) -> Xray:

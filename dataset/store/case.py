@@ -12,7 +12,8 @@ Item = TypeVar("Item")
 class Case:
     """One patient's pair. `xray` is None where it is to be projected from the CT.
 
-    `target` is the label, `split` the user's own choice; None where not given.
+    `target` is the label, `split` the user's own choice, `series` and `hu_offset` how the CT is to be read
+    (dataset/scans/reading.py); None where not given.
     """
 
     patient_id: str
@@ -20,6 +21,8 @@ class Case:
     xray: Path | None
     target: float | None
     split: str | None
+    series: str | None = None
+    hu_offset: float | None = None
 
 
 @dataclass(frozen=True)

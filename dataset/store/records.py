@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.atomic import write_text
+from dataset.scans.formats import files_of
 from dataset.store.case import Case, Problem
 from dataset.store.store import StoredCase, volume_path, xray_path
 
-RECORD_FORMAT = 4  # raise it when reading, checking or storing changes: every case is then prepared anew
+RECORD_FORMAT = 5  # raise it when reading, checking or storing changes: every case is then prepared anew
 UNREADABLE = ""  # the stamp of a case whose files could not be read: it is tried again
 _HASH_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def source_hash(case: Case) -> str:
 
 def _source_files(case: Case) -> list[Path]:
     """Every file that the case is read from, ordered."""
-    slices = sorted(path for path in case.ct.rglob("*") if path.is_file()) if case.ct.is_dir() else [case.ct]
+    slices = files_of(case.ct)
     if case.xray is None:
         return slices
     sidecar = case.xray.with_suffix(".json")

@@ -37,7 +37,7 @@ def sample(
     """Draw CTs from one X-ray, for notebooks: what `sample_ddpm_patches.py` draws with the same settings.
 
     Args:
-        xray: PNG, JPEG or DICOM image, frontal, head up.
+        xray: PNG, JPEG, TIFF or DICOM image, frontal, head up.
         ckpt: stage-2 checkpoint or export, or a loaded `CTSampler` to draw several times.
         output: as the command's: NIfTI or folder to write, previews and JSON beside it; what is finished there is read.
             None writes nothing.

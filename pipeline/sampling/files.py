@@ -25,7 +25,7 @@ from pipeline.sampling.ct_sampler import Placement
 
 log = logging.getLogger(__name__)
 
-IMAGES = {".png", ".jpg", ".jpeg", ".dcm"}
+IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}
 VOLUMES = (".nii.gz", ".nii")
 
 
