@@ -5,10 +5,13 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, hub
 
 from common.errors import UserError
 from common.weights import read_weights, under
+
+# not by the environment, which is read when the hub's library is first imported, as Lightning does
+hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def find_file(weights: str, name: str, remedy: str, on_hub: bool) -> Path:
