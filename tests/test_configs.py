@@ -144,7 +144,10 @@ def test_a_recommended_preset_changes_little_of_the_guides(stage):
         for end in ("", "_8ch")
     )
     changed = {key for key in guide | recommended if guide.get(key) != recommended.get(key)}
-    few = {"vqgan": {"name", "embedding_dim"}, "ddpm": {"name", "diffusion_num_channels", "vqgan_ckpt"}}
+    few = {
+        "vqgan": {"name", "embedding_dim", "lapped", "latent_noise"},
+        "ddpm": {"name", "diffusion_num_channels", "vqgan_ckpt"},
+    }
     assert changed == few[stage]
 
 
