@@ -49,9 +49,9 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that readers see the old or the new file, never a part."""
+    """Write UTF-8 text so that readers see the old or the new file, never a part. What is no UTF-8 is escaped."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def remove_abandoned(folder: Path, older_than_s: float = _ABANDONED_S, nested: bool = True) -> None:

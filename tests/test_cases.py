@@ -111,7 +111,7 @@ def test_all_that_is_missing_or_ambiguous_is_reported_together(tmp_path):
     assert [case.patient_id for case in cases] == ["good"]
     one_ct, one_xray = "one CT per patient", "one X-ray per patient"
     assert found(problems) == {
-        ("bad name", "ids are letters, digits, '.', '_' and '-' (they name files)"),
+        ("bad name", "ids are letters, digits, '.', '_' and '-', at most 200 (they name files)"),
         ("no_ct", one_ct),
         ("no_xray", one_xray),
         ("nothing", one_ct),

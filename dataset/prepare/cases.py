@@ -20,7 +20,8 @@ def _in_any_case(suffix: str) -> str:
 
 
 CT_PATTERNS = ("{id}.nii.gz", "{id}", *("{id}" + _in_any_case(suffix) for suffix in SUFFIXES))
-_SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_LONGEST_ID = 200  # of the 255 that a file's name may have; suffixes and marks follow
+_SAFE_ID = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{_LONGEST_ID - 1}}}")
 
 
 def find_cases(
@@ -126,7 +127,8 @@ def _dead_link(path: Path) -> Problem:
 
 
 def _unsafe_ids(cases: Iterable[Case]) -> list[Problem]:
-    rule, remedy = "ids are letters, digits, '.', '_' and '-' (they name files)", "Rename the patient."
+    rule = f"ids are letters, digits, '.', '_' and '-', at most {_LONGEST_ID} (they name files)"
+    remedy = "Rename the patient."
     return [
         Problem(case.patient_id, case.ct.name, rule, repr(case.patient_id), remedy)
         for case in cases

@@ -1,6 +1,7 @@
 """What preparing found, for people: STORE/report.txt, and report.html, which shows what is in a data set."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def _with_pictures(store: Path, problems: Sequence[Problem]) -> tuple[list[tuple
 def _picture(store: Path, patient_id: str) -> bytes:
     """The case's picture; nothing if none was made, or the id is no file name."""
     path = thumbnail_path(store, patient_id)
-    return path.read_bytes() if path.parent == store / "thumbnails" and path.is_file() else b""
+    return path.read_bytes() if path.parent == store / "thumbnails" and os.path.isfile(path) else b""
 
 
 def _counts(values: Iterable[str]) -> str:

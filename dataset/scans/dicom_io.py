@@ -3,14 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from common.errors import BadFileError, refusing_damage
 from dataset.scans.dicom_file import quiet_pydicom, read_dicom
 from dataset.scans.dicom_slices import EXPORT, Grid, Slice, find_slices
 from dataset.scans.hu import MAX_VOXELS, to_hu
 from dataset.scans.reading import PLAIN, Note, Reading
+from dataset.scans.resample import AIR_HU
 from dataset.scans.series import choose
 from dataset.scans.stack import Stack, stacked
+
+_LEAST_TISSUE_HU = -900  # padding that would be more than air may occur in the body
+_MOST_CT = 16384  # stored; no CT has more
 
 
 def read_dicom_ct(path: Path, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndarray, tuple[Note, ...]]:
@@ -55,7 +60,23 @@ def _read_voxels(stack: Stack, offset: float) -> np.ndarray:
 
 
 def _hu_of(piece: Slice, frames: np.ndarray, offset: float) -> np.ndarray:
-    return to_hu(frames[piece.frame, ..., None], piece.path, piece.slope, piece.intercept + offset)[..., 0]
+    """HU int16 (rows, columns); where nothing was scanned, `AIR_HU`."""
+    stored, outside = frames[piece.frame], None
+    if piece.padding is not None:
+        low, high = piece.padding
+        outside = (stored >= low) & (stored <= high)
+        if min(low * piece.slope, high * piece.slope) + piece.intercept > _LEAST_TISSUE_HU and high < _MOST_CT:
+            outside = _from_the_border(outside)  # the body may hold this number, too
+        stored = np.where(outside, 0, stored)
+    hu = to_hu(stored[..., None], piece.path, piece.slope, piece.intercept + offset)[..., 0]
+    return hu if outside is None else np.where(outside, AIR_HU, hu)
+
+
+def _from_the_border(outside: np.ndarray) -> np.ndarray:
+    """What of a mask (rows, columns) hangs together with the image's border."""
+    border = np.ones_like(outside)
+    border[1:-1, 1:-1] = False
+    return ndimage.binary_propagation(border & outside, mask=outside)
 
 
 def _between(hu: np.ndarray, depths: np.ndarray) -> np.ndarray:

@@ -25,13 +25,16 @@ EXPORT = "Export the series again, complete and alone, into a folder of its own.
 _OF_DICOM = {".dcm", ".dicom", ".ima"}  # names of files that are no junk
 _CT_CLASSES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
+_PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 _PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", *_RESCALE)
 _HEADER_TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
     "ConvolutionKernel", "AcquisitionNumber", "Rows", "Columns", *_PLACE_TAGS,
+    *_PADDING, "PixelRepresentation",
     "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _RULE = "a file in a DICOM folder is whole; a CT slice has position, orientation, pixel spacing, rescale"
+_TYPES = (np.uint16, np.int16)  # of stored numbers, by their PixelRepresentation
 _MAX_SIDE = 8192  # pixels of a slice; CTs have 512 to 2048
 
 
@@ -84,7 +87,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Slice:
-    """Where one slice lies (LPS mm) and how its stored numbers become HU."""
+    """Where one slice lies (LPS mm) and how its stored numbers become HU.
+
+    padding: lowest and highest stored number that fills places outside the scan, by their 16 bits; None without.
+    """
 
     path: Path
     frame: int
@@ -93,6 +99,7 @@ class Slice:
     position: np.ndarray
     slope: float
     intercept: float
+    padding: tuple[int, int] | None
 
 
 def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter[str]]:
@@ -193,7 +200,17 @@ def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, f
         _text(header.get("ImageType") or ""),
     )
     slope, intercept = (float(tag(name, None if rescaled else n)) for name, n in zip(_RESCALE, (1, 0), strict=True))
-    return Slice(path, frame, series, grid, place, slope, intercept)
+    return Slice(path, frame, series, grid, place, slope, intercept, _padding(header))
+
+
+def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:
+    ends = []
+    for value in (header.get(name) for name in _PADDING):
+        if isinstance(value, bytes):  # without a VR in the file
+            value = int.from_bytes(value[:2], "little")
+        if value is not None:
+            ends.append(np.array(int(value) & 0xFFFF, np.uint16).astype(_TYPES[int(header.PixelRepresentation)]))
+    return (int(min(ends)), int(max(ends))) if ends and header.get(_PADDING[0]) is not None else None
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from dataset.scans.formats import files_of
 from dataset.store.case import Case, Problem
 from dataset.store.store import StoredCase, volume_path, xray_path
 
-RECORD_FORMAT = 5  # raise it when reading, checking or storing changes: every case is then prepared anew
+RECORD_FORMAT = 6  # raise it when reading, checking or storing changes: every case is then prepared anew
 UNREADABLE = ""  # the stamp of a case whose files could not be read: it is tried again
 _HASH_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def source_stamp(case: Case) -> str:
     digest = hashlib.sha256()
     for path in _source_files(case):
         state = path.stat()
-        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.name) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -92,7 +93,7 @@ def source_hash(case: Case) -> str:
     """SHA-256 over the names, sizes and contents of the source files. OSError if one cannot be read."""
     digest = hashlib.sha256()
     for path in _source_files(case):
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        digest.update(os.fsencode(path.name) + f" {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while piece := file.read(_HASH_BYTES):
                 digest.update(piece)
