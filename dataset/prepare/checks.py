@@ -5,6 +5,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from dataset.prepare.hu_scale import likeness
 from dataset.scans.slice_order import odd_slices
 from dataset.scans.volume_io import Volume
 from dataset.scans.xray_io import MIN_SIDE, Xray
@@ -32,7 +33,9 @@ def check_volume(patient_id: str, path: str, volume: Volume, thin: np.ndarray) -
         low, high = _TISSUE_HU
         rule = f"a chest CT holds air (below {_AIR_HU} HU) and soft tissue ({low} to {high} HU)"
         found = f"{thin.min()} to {thin.max()}, {air:.1%} air, {tissue:.1%} tissue"
-        remedy = "Check that this is the CT and that its rescale slope and intercept are applied."
+        like, remedy = likeness(thin)
+        found += f"; {like}" if like else ""
+        remedy = remedy or "Check that this is the CT and that its rescale slope and intercept are applied."
         problems.append(Problem(patient_id, path, rule, found, remedy))
     odd = odd_slices(volume.hu)
     if odd:
