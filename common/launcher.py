@@ -1,8 +1,12 @@
 """Which of several processes this one is, as torchrun, srun or launch.sh say it in the environment."""
 
+import ctypes
 import os
 import re
+import signal
+import sys
 
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _TORCHRUN = ("RANK", "WORLD_SIZE")
 _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # not SLURM_NTASKS: a batch script has it too, although it runs once
 
@@ -10,6 +14,12 @@ _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # not SLURM_NTASKS: a batch sc
 def rank_and_world() -> tuple[int, int]:
     """This process' number and how many torchrun started; (0, 1) without it."""
     return _pair(_TORCHRUN) or (0, 1)
+
+
+def end_with_torchrun() -> None:
+    """Let this process be told SIGTERM when the torchrun that started it is gone; else it would go on, unseen."""
+    if _pair(_TORCHRUN) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def rank_and_world_of_any() -> tuple[int, int]:

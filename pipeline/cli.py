@@ -83,6 +83,7 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
 
 def _prepare_process() -> None:
+    launcher.end_with_torchrun()
     register_resolvers()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # else it tells its number of threads
@@ -132,8 +133,8 @@ def end(error: Exception, config_name: str) -> None:
         error.add_note(FAULT)
         raise error
     rank = launcher.rank_and_world()[0]
-    if rank:
-        # a mistake of all is the first one's to tell: torchrun then ends this one here
+    if rank and launcher.local_rank():
+        # a mistake of all is for the first one of each machine to tell: torchrun then ends this one here
         time.sleep(ALONE_SPEAKS_S if isinstance(error, AgreedError) else FIRST_SPEAKS_S)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
@@ -144,6 +145,7 @@ def end(error: Exception, config_name: str) -> None:
 
 def explain(error: BaseException, config_name: str) -> str | None:
     """One message for a user's mistake: the rule, what was found, what to do. None for a fault of the program."""
+    met = error
     while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__:
         error = error.__cause__
     torch = sys.modules.get("torch")
@@ -154,7 +156,7 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
     by_itself = str(error) if isinstance(error, UserError) or of_a_file(error) else None
-    return _of_worker(error) or by_itself
+    return _of_worker(error) or by_itself or _of_parts(met)
 
 
 MISTAKES: list[type[Exception]] = [UserError, *UserError.__subclasses__(), *FILE_ERRORS]
@@ -166,6 +168,17 @@ def _of_worker(error: BaseException) -> str | None:
     if caught is None or caught[1] not in [mistake.__name__ for mistake in MISTAKES]:
         return None
     return re.split(rf"^(?:\w+\.)*{caught[1]}: ", str(error), flags=re.MULTILINE)[-1].strip()
+
+
+_OF_PARTS = re.compile(r"~|\+*(module|trainer|callbacks)\.|[^=]*\._target_=")
+
+
+def _of_parts(error: BaseException) -> str | None:
+    """The message of an error in building, where what is built was given arguments by hand, or settings taken out."""
+    given = [word for word in sys.argv[1:] if _OF_PARTS.match(word)]
+    if not given or not isinstance(error, InstantiationException | OmegaConfBaseException):
+        return None
+    return f"{error}\nThis came of building what the settings describe; look at {' '.join(given)}"
 
 
 def _of_composing(error: BaseException, config_name: str) -> str:

@@ -21,8 +21,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):  # others of torch's are not tried, or hold nothing
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}, but this machine has {torch.cuda.device_count()} GPUs")
     return device

@@ -21,6 +21,9 @@ from common.errors import UserError
 _REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}")  # to another setting; other interpolations derive a value
 
 
+_OF_A_PART = re.compile(r"(module|trainer|callbacks)\.|.*\._\w+_$")  # an argument of what a command builds
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """What it says, and the type that pydantic holds a value to, strictly."""
@@ -86,12 +89,12 @@ RULES: tuple[tuple[Rule, str], ...] = (
         whole(1),
         "batch_size common_grid crop decode_tile diffusion_depth_size dim disc_channels"
         " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
-        " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples patch"
-        " patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
+        " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples num_steps"
+        " patch patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
         " val_every_n_epochs val_patches_per_volume width wrong_xrays xray_variants",
     ),
     (whole(2), "fsq_levels"),
-    (NULL | whole(1), "checkpoint_every_n_steps every_n_steps num_cases tiles_per_volume"),
+    (NULL | whole(1), "checkpoint_every_n_steps effective_batch every_n_steps num_cases tiles_per_volume"),
     (one_of(-1) | whole(1), "max_epochs max_steps"),
     (one_of("auto") | whole(1), "window_batch"),
     (one_of("auto") | TRUTH, "bf16"),
@@ -163,7 +166,7 @@ def rule_of(key: str) -> Rule | None:
 
 
 def check(command: str, cfg: DictConfig) -> None:
-    """UserError that lists every setting without a value, or with one that its rule does not allow.
+    """UserError that lists every setting that is none, has no value, or has one that its rule does not allow.
 
     Args:
         command: the name of its config.
@@ -179,6 +182,8 @@ def check(command: str, cfg: DictConfig) -> None:
         except OmegaConfBaseException as error:
             unresolved.append(error)  # often, what it follows from is wrong
         else:
+            if rule is None and command != "demo" and not _OF_A_PART.match(key) and "${" not in str(written):
+                wrong.append(f"{key} is no setting, so it would change nothing; --cfg job lists those there are")
             rule = rule or FINITE
             if not _REFERENCE.fullmatch(str(written)) and not rule.allows(value):
                 wrong.append(f"{key} must be {rule.says}, got {value!r}")

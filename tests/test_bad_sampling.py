@@ -168,6 +168,7 @@ def test_bad_xrays_of_a_folder_are_named_together_and_the_good_ones_drawn(worksh
         ({"shape": "[16,16]"}, ("shape", "[16, 16]")),
         ({"spacing": "[1,0,1]"}, ("spacing", "[1, 0, 1]")),
         ({"device": "tpu9"}, ("device", "tpu9")),
+        ({"device": "meta"}, ("device", "meta")),
         ({"device": "cuda:7"}, ("cuda:7", "GPUs")),
     ],
     ids=str,

@@ -175,9 +175,8 @@ def test_running_out_of_gpu_memory_in_sampling_names_its_own_knobs():
 
 
 def test_a_full_disk_names_the_file():
-    assert cli.explain(OSError(28, "No space left on device", "/data/x"), "train_ddpm") == (
-        "No space left on device: /data/x"
-    )
+    error = OSError(28, "No space left on device", "/data/x")
+    assert cli.explain(error, "train_ddpm") == "No space left on device: /data/x"
 
 
 def test_another_process_lets_the_first_one_speak_and_then_says_who_it_is(refused, monkeypatch):
@@ -185,8 +184,11 @@ def test_another_process_lets_the_first_one_speak_and_then_says_who_it_is(refuse
     monkeypatch.setattr("time.sleep", waited.append)
     assert refused(prepare_data, "dataset.root=/nowhere").startswith("\nerror: ")
     assert waited == []
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("common.launcher.end_with_torchrun", lambda: None)  # this one is of no torchrun
+    refused(prepare_data, "dataset.root=/nowhere")  # the first of another machine, whose log is its own
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert refused(prepare_data, "dataset.root=/nowhere").startswith("\n[rank 1] error: ")
     assert waited == [cli.FIRST_SPEAKS_S]
 

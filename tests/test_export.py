@@ -158,6 +158,7 @@ def test_metrics_of_another_model_are_refused(training, refused):
 def test_what_cannot_be_exported(workshop, training, refused):
     own = f"ckpt={training}/last.ckpt"
     assert "must end in .ckpt" in refused(export_model, own, "output=model.pt")
+    assert "must end in .ckpt" in refused(export_model, own, "output=/")
     assert "choose another file" in refused(export_model, own, f"output={training}/last.ckpt", "overwrite=true")
     assert "'vqgan'" in refused(export_model, f"ckpt={training}/vqgan.ckpt")
     content = load(training / "last.ckpt")

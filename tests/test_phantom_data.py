@@ -111,6 +111,7 @@ def test_other_data_are_not_overwritten(tmp_path):
     [
         ({"shape_range": ((30, 30, 30), (20, 30, 30))}, "shape_range is"),
         ({"spacing_range": ((1, 1), (2, 2))}, "spacing_range is"),
+        ({"shape_range": ((30, 22, 1), (30, 22, 9))}, "at least 2 voxels"),
         ({"embolism_share": 2}, "embolism_share"),
         ({"axes": []}, "axes needs"),
         ({"num_cases": 0}, "num_cases"),

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import encode_latents
 import evaluate_ddpm_patches
+import export_model
 import make_phantom_data
 import prepare_data
 import train_ddpm_patches_4gpu
@@ -88,6 +89,8 @@ def test_a_value_that_cannot_be_is_one_message(setting, rule, elsewhere, refused
         (make_phantom_data, "dataset.phantom=3", "dataset.phantom must be a group of settings, got 3"),
         (make_phantom_data, "dataset.phantom.num_cases=1.5", "num_cases must be a whole number from 1, got 1.5"),
         (prepare_data, "strict=1", "strict must be true or false, got 1"),
+        (make_phantom_data, "+dataset.phantom.nonsense=1", "dataset.phantom.nonsense is no setting"),
+        (train_ddpm_patches_4gpu, "+model.warmup=5", "model.warmup is no setting, so it would change nothing"),
     ],
 )
 def test_every_command_looks_at_its_settings(script, setting, rule, elsewhere, refused):
@@ -185,3 +188,22 @@ def films(workshop):
 def test_checking_an_encoding_writes_nothing(workshop, elsewhere):
     run(encode_latents, *workshop.encode, "check=true", "dataset.latents_dir=latents")
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("module.weights.l1=much", "not supported between instances of 'str' and 'int'"),
+        ("+module.nonsense=1", "unexpected keyword argument 'nonsense'"),
+        ("callbacks.best._target_=none.Such", "Error locating target 'none.Such'"),
+    ],
+)
+def test_what_parts_do_not_take_names_the_settings_given_to_them(setting, said, workshop, elsewhere, refused):
+    message = refused(train_vqgan_patches_4gpu, *workshop.vqgan, "check=true", setting)
+    assert said in message
+    assert f"look at {setting}" in message
+
+
+def test_a_setting_taken_out_is_named(workshop, elsewhere, refused):
+    settings = [f"ckpt={workshop.ddpm_ckpt}", "output=model.ckpt"]
+    assert "look at ~overwrite" in refused(export_model, *settings, "~overwrite")

@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import chdir
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -39,6 +40,7 @@ PATCHES = [
     "model.patches_per_volume=2",
     "model.val_patches_per_volume=1",
     "model.num_workers=0",
+    "model.effective_batch=null",
     "model.max_epochs=1",
 ]
 VQGAN = [
@@ -193,11 +195,14 @@ class Stopped(Exception):  # noqa: N818, it stands for a power cut
 class StopAt(pl.Callback):
     """Interrupts training before the batch that would become step `step` + 1, or in the validation after step `step`.
 
-    By an exception, or by a signal to the process of one rank.
+    By an exception, or by a signal to the process of one rank; with `once`, a file then made, the first time only.
     """
 
-    def __init__(self, step: int, signal: str | None = None, validating: bool = False, rank: int = 0) -> None:
+    def __init__(
+        self, step: int, signal: str | None = None, validating: bool = False, rank: int = 0, once: str | None = None
+    ) -> None:
         self.step, self.signal, self.validating, self.rank = step, signal, validating, rank
+        self.once = None if once is None else Path(once)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._stop(trainer, not self.validating)
@@ -208,6 +213,10 @@ class StopAt(pl.Callback):
     def _stop(self, trainer: pl.Trainer, here: bool) -> None:
         if not here or trainer.global_step != self.step or trainer.global_rank != self.rank:
             return
+        if self.once is not None:
+            if self.once.exists():
+                return
+            self.once.touch()
         if self.signal is None:
             raise Stopped
         os.kill(os.getpid(), signal.Signals[self.signal])

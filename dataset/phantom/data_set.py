@@ -50,6 +50,8 @@ class PhantomSettings:
             low, high = np.asarray(pair[0]), np.asarray(pair[-1])
             if len(pair) != 2 or low.shape != (3,) or high.shape != (3,) or (low <= 0).any() or (low > high).any():
                 raise UserError(f"{name} is [smallest, largest], each three positive numbers (d, h, w), got {pair}")
+        if np.min(self.shape_range) < 2:
+            raise UserError(f"shape_range needs at least 2 voxels along each axis, got {self.shape_range}")
         if not 0 <= self.embolism_share <= 1:
             raise UserError(f"embolism_share is a share in [0, 1], got {self.embolism_share}")
         if not self.axes:
