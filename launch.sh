@@ -15,5 +15,5 @@ for setting in "$@"; do # asked for help or for the configuration: nothing to la
 done
 python "$script" check=true "$@"
 exec torchrun --nproc_per_node="$NGPU" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$MASTER_PORT" \
+    --max_restarts="${MAX_RESTARTS:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$MASTER_PORT" \
     --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "$script" "$@"

@@ -25,6 +25,7 @@ LIDC, TOTALSEG = DATA / "lidc_idri_0001" / "ct.nii.gz", DATA / "totalseg_cta" / 
 SMALL = "model.num_workers=0 model.patches_per_volume=16 model.val_patches_per_volume=1 model.precision=bf16-mixed"
 STAGE1 = (
     f"{SMALL} model.n_hiddens=8 model.embedding_dim=4 model.n_codes=512 quantizer=multi_vq model.batch_size=1"
+    " model.effective_batch=null"
     " model.gan_weight=0 model.feature_weight=0 model.warmup_steps=5 model.train_lr=1e-3 model.max_epochs=1"
 ).split()
 FAST = ["steps=4", "window_batch=2", "bf16=true"]

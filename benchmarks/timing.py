@@ -88,6 +88,7 @@ def quiet_trainer(cfg: DictConfig, device: torch.device, clock: StepClock) -> pl
         devices=1,
         num_nodes=1,
         strategy="auto",
+        accumulate_grad_batches=1,
         limit_val_batches=0,
         logger=False,
         enable_progress_bar=False,

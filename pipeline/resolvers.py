@@ -35,12 +35,18 @@ def _as_deterministic(wanted: bool) -> bool | str:
     return "warn" if wanted and _has_gpu() else wanted
 
 
+def _accumulated(effective: int | None, batch_size: int) -> int:
+    """How many batches of all processes make the step whose size is nearest to the wanted one."""
+    return max(1, round((effective or 0) / (int(batch_size) * launcher.rank_and_world()[1])))
+
+
 def register_resolvers() -> None:
     """Make the derived values known to OmegaConf."""
     resolvers: dict[str, Callable[..., Any]] = {
         "three_quarters": lambda sizes: ListConfig(three_quarters(sizes)),  # plain lists cannot be resolved in place
         "latent_size": lambda voxels: int(voxels) // STEP,
         "precision": _precision,
+        "accumulated": _accumulated,
         "local_processes": launcher.local_processes,
         "nodes": launcher.nodes,
         "processes": lambda: min(16, os.cpu_count() or 1),

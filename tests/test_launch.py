@@ -18,7 +18,7 @@ def launched(tmp_path, monkeypatch):
         path.write_text(f'#!/bin/sh\necho {name} "$@"\n')
         path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    for name in ("NGPU", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("NGPU", "NNODES", "NODE_RANK", "MAX_RESTARTS", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
 
     def launch(*settings):
@@ -32,8 +32,9 @@ def test_one_check_comes_before_all_processes(launched):
     check, start = launched("a=1", "b=[1, 2]")
     assert check == "python train.py check=true a=1 b=[1, 2]"
     assert start == (
-        "torchrun --nproc_per_node=4 --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 --master_port=29500"
-        " --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 train.py a=1 b=[1, 2]"
+        "torchrun --nproc_per_node=4 --nnodes=1 --node_rank=0 --max_restarts=0"
+        " --master_addr=127.0.0.1 --master_port=29500 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+        " train.py a=1 b=[1, 2]"
     )
 
 

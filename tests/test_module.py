@@ -51,7 +51,7 @@ def test_frozen_networks_are_in_neither_state_optimizer_average_nor_checkpoint(m
 
 @pytest.mark.parametrize("batches", [1, 2])
 def test_weights_are_averaged_once_per_optimizer_step(batches, workshop, elsewhere):
-    accumulate = f"+trainer.accumulate_grad_batches={batches}"
+    accumulate = f"model.effective_batch={2 * batches}"
     run(train_ddpm_patches_4gpu, *workshop.ddpm, accumulate, "model.checkpoint_every_n_steps=1")
     content = load(DDPM_CKPT)
     average = next(v for k, v in content["callbacks"].items() if k.startswith("WeightAverage"))

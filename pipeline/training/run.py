@@ -24,6 +24,7 @@ from pipeline.run_record import record_training
 from pipeline.settings import instantiated, sizes_of
 from pipeline.training.data import NotPrepared
 from pipeline.training.folders import check_free, own_folders
+from pipeline.training.loaders import check_loaders
 
 Build = Callable[[DictConfig], tuple[Any, PatchDataModule]]
 
@@ -43,6 +44,7 @@ def run(cfg: DictConfig, build: Build) -> None:
     except NotPrepared as reason:
         log.info("settings and checkpoints are in order; %s", reason)
         return
+    check_loaders(data)
     if cfg.check:
         rehearse(cfg, module, data)
         return
@@ -128,11 +130,23 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
         if str(OmegaConf.select(cfg, "trainer.logger._target_")).endswith("TensorBoardLogger"):
             more["logger"] = {"purge_step": step}  # its curves go on from there
     trainer = _trainer(cfg, **more)
+    log.info("%s", _step_size(trainer, cfg.model))
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
     limit = "max_steps" if trainer.global_step == trainer.max_steps else "max_epochs"
     reached = f"model.{limit}={cfg.model[limit]} is reached, a higher one trains on"
     log.info("step %d: %s; checkpoints are in %s", trainer.global_step, reached, cfg.checkpoint_dir)
+
+
+def _step_size(trainer: pl.Trainer, model: DictConfig) -> str:
+    """How many patches a step takes, and why."""
+    together, times = model.batch_size * trainer.world_size, trainer.accumulate_grad_batches
+    size = f"{together * times} patches a step: batches of {model.batch_size} on {trainer.world_size} processes"
+    if times > 1:
+        size += f", the gradients of {times} added up"
+    if model.effective_batch not in (None, together * times):
+        size += f"; model.effective_batch={model.effective_batch} cannot be had more nearly"
+    return size
 
 
 def _trainer(cfg: DictConfig, **more: Any) -> pl.Trainer:

@@ -1,0 +1,66 @@
+"""A machine that cannot hold what loader processes need is told before they start."""
+
+import resource
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
+from pipeline.training import loaders
+from tests.tiny import run
+
+WORKERS = "model.num_workers=4"
+
+
+@contextmanager
+def open_files(most):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def shared_memory(monkeypatch, free):
+    monkeypatch.setattr(loaders.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+
+@pytest.mark.parametrize("check", ["true", "false"])
+def test_too_few_open_files(check, workshop, elsewhere, refused):
+    with open_files(64):
+        message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, WORKERS, f"check={check}")
+    assert "model.num_workers=4 needs about" in message
+    assert "this shell allows 64; ulimit -n" in message
+
+
+def test_as_many_open_files_as_are_asked_for_are_enough(workshop, elsewhere, refused):
+    settings = [*workshop.ddpm, WORKERS, "model.patches_per_volume=20"]
+    with open_files(64):
+        asked = refused(train_ddpm_patches_4gpu, *settings).split("ulimit -n ")[1].split()[0]
+    with open_files(int(asked)):
+        run(train_ddpm_patches_4gpu, *settings)
+
+
+def test_a_container_with_little_shared_memory(workshop, elsewhere, refused, monkeypatch):
+    monkeypatch.setenv("NGPU", "4")
+    shared_memory(monkeypatch, 60_000)
+    message = refused(train_vqgan_patches_4gpu, *workshop.vqgan, WORKERS, "check=true")
+    assert "0 MB free" in message
+    assert "--shm-size=1g" in message
+    run(train_vqgan_patches_4gpu, *workshop.vqgan, "check=true")  # without loader processes
+
+
+@pytest.mark.parametrize(("free", "enough"), [(200e6, False), (210e6, True)])
+def test_the_guides_patches_need_201_mb_a_gpu(free, enough, monkeypatch):
+    item = {"ct_hu": loaders.Tensor([]).new_zeros(128, 128, 128).short()}
+    data = SimpleNamespace(num_workers=4, batch_size=4, train=SimpleNamespace(packed_item=lambda _: item))
+    monkeypatch.delenv("NGPU", raising=False)
+    shared_memory(monkeypatch, free)
+    if enough:
+        loaders.check_loaders(data)
+    else:
+        with pytest.raises(ValueError, match="201 MB of shared memory"):
+            loaders.check_loaders(data)
