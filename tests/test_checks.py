@@ -60,6 +60,20 @@ def test_a_thorax_passes_and_long_voxels_are_told_but_used():
     assert "10 times longer" in problems[0].rule
 
 
+@pytest.mark.parametrize(
+    ("affine", "told"),
+    [
+        (np.eye(4), True),
+        (np.diag([-1.0, -1, 1, 1]), True),
+        (np.diag([1.0, 1, 1.5, 1]), False),
+        (np.array([[1.0, 0, 0, -90], [0, 1, 0, 3], [0, 0, 1, 0], [0, 0, 0, 1]]), False),
+    ],
+)
+def test_an_identity_for_an_affine_is_told(affine, told):
+    problems = check_volume("p", "ct", Volume(thorax(0), np.diag([-1.0, -1, 1, 1]), "RAS", affine), thorax(0))
+    assert [(p.fatal, "geometry was lost" in p.found) for p in problems] == [(False, True)] * told
+
+
 def test_what_is_no_ct_in_hu_is_reported():
     cases = {
         "not constant": np.zeros_like(thorax(0)),

@@ -14,6 +14,7 @@ from dataset.store.case import Problem, sharing
 _AIR_HU, _MIN_AIR = -500, 0.01
 _TISSUE_HU, _MIN_TISSUE = (-200, 200), 0.05
 _SPACING_MM = (0.05, 50.0)
+_LOST_GEOMETRY = (np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0]))  # nibabel's and SimpleITK's for a bare array
 _ANISOTROPY = 10.0
 _XRAY_ASPECT = (0.5, 2.0)  # width by height; between these a view can be frontal
 _MAX_XRAY_SIDE = 16384  # pixels; the largest detectors have about 5000
@@ -42,6 +43,11 @@ def check_volume(patient_id: str, path: str, volume: Volume, thin: np.ndarray) -
         rule = "a slice looks more like its neighbours than they like each other"
         found = f"slice(s) {', '.join(map(str, odd[:5]))} of {len(volume.hu)}, from the feet: misplaced or damaged"
         problems.append(Problem(patient_id, path, rule, found, "Export the scan again."))
+    if any(np.array_equal(volume.source_affine, affine) for affine in _LOST_GEOMETRY):
+        rule = "a header tells the voxels' sizes and directions"
+        found = "voxels of 1 mm from place 0 on, as files say whose geometry was lost"
+        remedy = "Compare with the original: sizes may be wrong, left and right or front and back exchanged."
+        problems.append(Problem(patient_id, path, rule, found, remedy, fatal=False))
     spacing = volume.spacing
     found = " x ".join(f"{size:.3g}" for size in spacing) + " mm"
     if min(spacing) < _SPACING_MM[0] or max(spacing) > _SPACING_MM[1]:
