@@ -1,23 +1,21 @@
-"""Two processes of torchrun that train together, with the loader processes that are shipped: real signals, real NaN."""
+"""Processes of torchrun, with the loader processes that are shipped: real signals, real NaN."""
 
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import pytorch_lightning as pl
 
+import train_ddpm_patches_4gpu
+from tests.processes import running, torchrun
 from tests.test_resume import stop_at
-from tests.tiny import DDPM_CKPT, built_ddpm, free_port, load
+from tests.tiny import DDPM_CKPT, built_ddpm, load
 
-ROOT = Path(__file__).resolve().parents[1]
 ENDLESS = ["model.max_epochs=100000", "model.num_workers=4"]
+AT_ONCE_S = 30  # torchrun kills what has not ended by then
 pytestmark = pytest.mark.slow
 
 
@@ -53,45 +51,17 @@ def callback(name, **how):
     return f"+callbacks.{name.lower()}={{{', '.join(f'{key}: {value}' for key, value in how.items())}}}"
 
 
-def start(folder, *settings, processes=2, log="log"):
-    """The launcher's torchrun, with two processes; what it says goes to a file."""
-    words = (ROOT / "launch.sh").read_text()
-    handled = next(word for word in words.split() if word.startswith("--signals-to-handle="))
-    command = [sys.executable, "-m", "torch.distributed.run", handled, f"--nproc_per_node={processes}"]
-    command += [f"--master_port={free_port()}", str(ROOT / "train_ddpm_patches_4gpu.py"), *settings]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    with Path(folder, log).open("w") as said:
-        return subprocess.Popen(command, cwd=folder, env=environment, stderr=said, stdout=said)
-
-
-def until(is_so, process, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, Path("log").read_text()
-        time.sleep(0.05)
-
-
-def family(process):
-    return psutil.Process(process.pid).children(recursive=True)
-
-
 @pytest.mark.parametrize(
     ("asked", "validating"), [(signal.SIGTERM, False), (signal.SIGUSR1, False), (signal.SIGTERM, True)]
 )
 def test_a_signal_to_the_launcher_costs_no_step(asked, validating, workshop, elsewhere):
     there = callback("Tell", file="there", step=4, validating=validating)
     more = ["model.val_patches_per_volume=200"] if validating else ["model.val_every_n_epochs=1000000"]
-    process = start(elsewhere, *workshop.ddpm, *ENDLESS, *more, there)
-    until(Path("there").is_file, process)
-    members, began = family(process), time.monotonic()
-    process.send_signal(asked)
-    status = process.wait(60)
-    _, alive = psutil.wait_procs(members, timeout=max(0, 30 - (time.monotonic() - began)))
-    said = Path("log").read_text()
-    assert not alive, said
-    assert time.monotonic() - began < 30
-    assert status == 1  # torchrun's, whatever its processes end with
+    with training(elsewhere, *workshop.ddpm, *ENDLESS, *more, there) as launched:
+        launched.until(Path("there").is_file)
+        end(launched, asked)
+        assert launched.status() == 1  # torchrun's, whatever its processes end with
+    said = launched.said
     assert "DataLoader worker" not in said
     step = load(DDPM_CKPT)["global_step"]
     assert f"{asked.name} at step {step}: wrote" in said, said
@@ -100,9 +70,9 @@ def test_a_signal_to_the_launcher_costs_no_step(asked, validating, workshop, els
 
 def test_a_nan_of_one_rank_stops_both_before_a_checkpoint(workshop, elsewhere):
     settings = [*workshop.ddpm, *ENDLESS, "model.checkpoint_every_n_steps=1", callback("PlantNaN", step=2, rank=1)]
-    process = start(elsewhere, *settings)
-    assert process.wait(240) == 1
-    said = Path("log").read_text()
+    with training(elsewhere, *settings) as launched:
+        assert launched.status() == 1
+    said = launched.said
     assert load(DDPM_CKPT)["global_step"] == 2
     assert said.count("the loss became NaN or infinite at step 3") == 1, said
     (dump,) = Path("outputs/ddpm_4gpu_patches").glob("bad_batch_*.pt")
@@ -116,24 +86,34 @@ def test_a_nan_of_one_rank_stops_both_before_a_checkpoint(workshop, elsewhere):
 def test_ranks_that_see_different_checkpoints_are_refused(workshop, elsewhere):
     Path("of0").mkdir()
     shutil.copy(workshop.ddpm_ckpt, "of0/last.ckpt")
-    process = start(elsewhere, *workshop.ddpm, *ENDLESS, "checkpoint_dir=of${oc.env:RANK}")
-    assert process.wait(240) == 1
-    said = Path("log").read_text()
-    assert said.count("all ranks must go on from the same checkpoint") == 1, said
-    assert "step 4" in said
-    assert "step 0" in said
+    with training(elsewhere, *workshop.ddpm, *ENDLESS, "checkpoint_dir=of${oc.env:RANK}") as launched:
+        assert launched.status() == 1
+    assert launched.said.count("all ranks must go on from the same checkpoint") == 1, launched.said
+    assert "step 4" in launched.said
+    assert "step 0" in launched.said
 
 
 def test_sigterm_to_one_process_ends_all(workshop, elsewhere):
-    command = [*workshop.ddpm, "model.max_epochs=10"]
-    stopped = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-        + [str(ROOT / "train_ddpm_patches_4gpu.py"), *command, stop_at(5, signal="SIGTERM", rank=1)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert "SIGTERM at step 6: wrote" in stopped.stderr, stopped.stderr  # told after it, heard in the validation
+    with training(elsewhere, *workshop.ddpm, "model.max_epochs=10", stop_at(5, signal="SIGTERM", rank=1)) as launched:
+        assert launched.status() == 1
+    assert "SIGTERM at step 6: wrote" in launched.said  # told after it, heard in the validation
     assert load(DDPM_CKPT)["global_step"] == 6
+
+
+def test_a_training_ends_with_the_torchrun_that_started_it(workshop, elsewhere):
+    there = callback("Tell", file="there", step=4)
+    with training(elsewhere, *workshop.ddpm, *ENDLESS, "model.val_every_n_epochs=1000000", there) as launched:
+        launched.until(Path("there").is_file)
+        end(launched, signal.SIGKILL)
+    assert "SIGTERM at step" in launched.said
+    assert load(DDPM_CKPT)["global_step"] >= 4
+
+
+def training(folder, *settings):
+    return running(torchrun(train_ddpm_patches_4gpu, *settings), folder / "log")
+
+
+def end(launched, asked):
+    """Signal a torchrun; all that it started must be gone soon."""
+    launched.process.send_signal(asked)
+    assert launched.gone(AT_ONCE_S), launched.said
