@@ -7,6 +7,7 @@ from PIL import Image
 from common.atomic import write_text
 from common.planes import planes_at
 from common.voxel_file import VoxelFile, box_of
+from evaluation.controls import ControlScores
 from evaluation.pictures import (
     PANEL,
     WINDOWS,
@@ -18,6 +19,7 @@ from evaluation.pictures import (
     to_grey,
 )
 from evaluation.report import report_html
+from evaluation.summary import Findings
 from tests.disk import largest_file
 
 AIR, TISSUE = -1000.0, 1000.0
@@ -117,9 +119,10 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(name, tmp_path):
     path = tmp_path / name
     path.write_text("the old one")
     grain = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
+    findings = Findings({"psnr": ControlScores({"right": 20.0}, {})}, {}, {}, {}, {})
     write = {
         "picture.png": lambda: save_png(Image.fromarray(grain), path),
-        "report.html": lambda: write_text(path, report_html("t", {}, None, [], {"long": "x" * 50_000})),
+        "report.html": lambda: write_text(path, report_html("t", findings, [], {"long": "x" * 50_000})),
     }
     with largest_file(20_000), pytest.raises(OSError, match=re.escape(str(path))):
         write[name]()
