@@ -135,3 +135,18 @@ def test_two_machines_train_as_one_with_two_gpus(settings_of, uninterrupted, els
     with running(a, a_log, **a_is) as first, running(b, b_log, **b_is) as second:
         assert (first.status(), second.status()) == (0, 0), first.said + second.said
     assert_equal("run/last.ckpt", uninterrupted(*TWO_GPUS))
+
+
+def test_two_machines_without_a_shared_disk_are_refused(workshop, settings_of, elsewhere):
+    own = [settings_of(*TWO_GPUS, elsewhere / folder) for folder in ("disk0", "disk1")]
+    Path("disk0").mkdir()
+    Path("disk0/last.ckpt").write_bytes(workshop.ddpm_ckpt.read_bytes())
+    (a, a_log, a_is), (b, b_log, b_is) = machines(elsewhere, free_port(), *own)
+    with running(a, a_log, **a_is) as first, running(b, b_log, **b_is) as second:
+        assert (first.status(), second.status()) == (1, 1), first.said + second.said
+    for said in (first.said, second.said):  # each machine's own
+        assert said.count("all ranks must go on from the same checkpoint") == 1, said
+        assert "rank 0 on" in said
+        assert "step 4" in said
+        assert "step 0" in said
+    assert not Path("disk1/last.ckpt").exists()

@@ -38,18 +38,32 @@ class SameStart(pl.Callback):
     Else each would train on from a checkpoint of its own, as on nodes that share no disk.
     """
 
+    def __init__(self) -> None:
+        self._step = 0  # of the checkpoint that this rank goes on from
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._step = checkpoint["global_step"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Steps, before anything that only ranks of some epochs wait for."""
+        if trainer.world_size > 1:
+            _compare(self._step, "")
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.world_size == 1:
-            return
-        steps = [step for step, _, _ in gathered((trainer.global_step, "", ""))]
-        state = _fingerprint(trainer) if max(steps) else ""  # else all begin anew
-        found = gathered((trainer.global_step, state, socket.gethostname()))
-        if len({(step, state) for step, state, _ in found}) > 1:
-            ranks = "; ".join(f"rank {r} on {host}: step {s}, state {h[:8]}" for r, (s, h, host) in enumerate(found))
-            raise AgreedError(
-                f"all ranks must go on from the same checkpoint, got {ranks}. Give all machines one checkpoint_dir on a"
-                " shared disk, or copy the newest last.ckpt to each; resume=never starts anew"
-            )
+        if trainer.world_size > 1 and trainer.global_step > 0:  # else all begin anew
+            _compare(trainer.global_step, _fingerprint(trainer))
+
+
+def _compare(step: int, state: str) -> None:
+    found = gathered((step, state, socket.gethostname()))
+    if len({(step, state) for step, state, _ in found}) > 1:
+        ranks = "; ".join(f"rank {r} on {host}: step {s}, state {h[:8]}" for r, (s, h, host) in enumerate(found))
+        raise AgreedError(
+            f"all ranks must go on from the same checkpoint, got {ranks}. Give all machines one checkpoint_dir on a"
+            " shared disk, or copy the newest last.ckpt to each; resume=never starts anew"
+        )
 
 
 def _fingerprint(trainer: pl.Trainer) -> str:
