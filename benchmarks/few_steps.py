@@ -31,7 +31,7 @@ def plans(few: int, many: int) -> dict[str, SamplingPlan]:
     return chosen | {REFERENCE: SamplingPlan(many, "ddim", "fused", window_batch=8)}
 
 
-def gradient_energy(volume: np.ndarray) -> float:
+def squared_slopes(volume: np.ndarray) -> float:
     """Mean squared difference of neighbouring voxels (D, H, W), summed over the axes."""
     return float(sum(np.square(np.diff(volume, axis=axis)).mean() for axis in range(3)))
 
@@ -47,7 +47,7 @@ def compare(
         for name, plan in named.items():
             hu = sampler.draw(case.xray, case.grid, plan, seed=0)
             scores[name].append(psnr(hu, case.hu, window))
-            energies[name].append(gradient_energy(hu_to_unit(hu, window)))
+            energies[name].append(squared_slopes(hu_to_unit(hu, window)))
     looks = {name: sampler.generator.evaluations(cases[0].grid, plan) for name, plan in named.items()}
     return {
         name: {

@@ -1,42 +1,55 @@
 """What the controls say, in words."""
 
+from dataclasses import dataclass
+
 from evaluation.controls import FEWEST_FOR_INTERVAL, ControlScores, Estimate
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Of one control: for too few patients, and where the own X-ray is better than it, worse, or neither surely."""
+
+    unknown: str
+    better: str
+    worse: str
+    level: str
+
+    def sentence(self, by: Estimate) -> str:
+        if by.low is None or by.high is None:
+            said = self.unknown
+        elif by.low > 0:
+            said = self.better
+        else:
+            said = self.worse if by.high < 0 else self.level
+        return said.format(_decibel(by))
+
+
+_NO_HELP = "The X-ray does not help: without any it does as well or better: {}."
+_WORDS = {
+    "mean_volume": _Words(
+        "Too few patients to say whether it beats the mean training CT: {}.",
+        "It beats the mean training CT by {}.",
+        "It does not beat the mean training CT, which is nearer to the truth: {}.",
+        "It does not beat the mean training CT: the difference, {}, may be none.",
+    ),
+    "wrong": _Words(
+        "Too few patients to say whether the X-ray decides what is drawn: {}.",
+        "It follows its X-ray: with another patient's, all else equal, it loses {}.",
+        "It is misled by its X-ray: with another patient's it is nearer to the truth: {}.",
+        "It does not follow its X-ray: another patient's does as well, within the interval: {}.",
+    ),
+    "null": _Words(
+        "Too few patients to say whether the X-ray helps: {}.",
+        "The X-ray helps: without any it loses {}.",
+        _NO_HELP,
+        _NO_HELP,
+    ),
+}
 
 
 def verdict(psnr: ControlScores) -> list[str]:
     """A sentence for each control: does the model beat it?"""
-    return [says(psnr.differences[name]) for name, says in _SENTENCES.items() if name in psnr.differences]
-
-
-def _mean_volume(by: Estimate) -> str:
-    if by.low is None or by.high is None:
-        return f"Too few patients to say whether it beats the mean training CT: {_decibel(by)}."
-    if by.low > 0:
-        return f"It beats the mean training CT by {_decibel(by)}."
-    if by.high < 0:
-        return f"It does not beat the mean training CT, which is nearer to the truth: {_decibel(by)}."
-    return f"It does not beat the mean training CT: the difference, {_decibel(by)}, may be none."
-
-
-def _wrong(by: Estimate) -> str:
-    if by.low is None or by.high is None:
-        return f"Too few patients to say whether the X-ray decides what is drawn: {_decibel(by)}."
-    if by.low > 0:
-        return f"It follows its X-ray: with another patient's, all else equal, it loses {_decibel(by)}."
-    if by.high < 0:
-        return f"It is misled by its X-ray: with another patient's it is nearer to the truth: {_decibel(by)}."
-    return f"It does not follow its X-ray: another patient's does as well, within the interval: {_decibel(by)}."
-
-
-def _null(by: Estimate) -> str:
-    if by.low is None or by.high is None:
-        return f"Too few patients to say whether the X-ray helps: {_decibel(by)}."
-    if by.low > 0:
-        return f"The X-ray helps: without any it loses {_decibel(by)}."
-    return f"The X-ray does not help: without any it does as well or better: {_decibel(by)}."
-
-
-_SENTENCES = {"mean_volume": _mean_volume, "wrong": _wrong, "null": _null}
+    return [words.sentence(psnr.differences[name]) for name, words in _WORDS.items() if name in psnr.differences]
 
 
 def _decibel(by: Estimate) -> str:

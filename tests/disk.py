@@ -1,16 +1,21 @@
-"""A disk that is full."""
+"""What a process may not take: room on a disk that is full, files."""
 
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Writing more than `size` bytes to a file fails as on a full disk, with another number (EFBIG)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+def limited(what: int, most: int) -> Iterator[None]:
+    """This process may take no more of a resource, such as `resource.RLIMIT_NOFILE`."""
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (most, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        resource.setrlimit(what, (soft, hard))
+
+
+def largest_file(size: int) -> AbstractContextManager[None]:
+    """Writing more than `size` bytes to a file fails as on a full disk, with another number (EFBIG)."""
+    return limited(resource.RLIMIT_FSIZE, size)

@@ -1,7 +1,6 @@
 """A machine that cannot hold what loader processes need is told before they start."""
 
 import resource
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,19 +8,14 @@ import pytest
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from pipeline.training import loaders
+from tests.disk import limited
 from tests.tiny import run
 
 WORKERS = "model.num_workers=4"
 
 
-@contextmanager
 def open_files(most):
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return limited(resource.RLIMIT_NOFILE, most)
 
 
 def shared_memory(monkeypatch, free):

@@ -72,7 +72,7 @@ def test_few_steps_are_compared_at_equal_evaluations(sampler):
 
 def test_gradient_energy_sums_the_squared_slopes():
     d, h, w = np.mgrid[:6.0, :6.0, :6.0]
-    assert few_steps.gradient_energy(2 * d - h + 3 * w) == pytest.approx(4 + 1 + 9)
+    assert few_steps.squared_slopes(2 * d - h + 3 * w) == pytest.approx(4 + 1 + 9)
 
 
 def test_few_steps_against_many(sampler):
@@ -83,7 +83,7 @@ def test_few_steps_against_many(sampler):
     drawn = {name: sampler.draw(XRAY, grid, plan, 0) for name, plan in few_steps.plans(4, 8).items()}
     error = np.mean((drawn["heun"].astype(float) - real) ** 2)
     assert result["heun"]["psnr_few"] == pytest.approx(10 * math.log10(2000**2 / error), abs=1e-3)
-    energy = {name: few_steps.gradient_energy(hu_to_unit(hu, (-1000, 1000))) for name, hu in drawn.items()}
+    energy = {name: few_steps.squared_slopes(hu_to_unit(hu, (-1000, 1000))) for name, hu in drawn.items()}
     assert result["ddim"]["gradient_energy_ratio"] == pytest.approx(energy["ddim"] / energy["many"], abs=1e-4)
     assert result["ddim"]["evaluations_ratio"] == 2
 
