@@ -6,15 +6,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 
 from common.checkpoint_key import CHECKPOINT_KEY
 from common.errors import UserError
 from common.geometry import STEP, triple
 from common.patches import positions_mm
-from ddpm.denoiser import Condition, PatchDenoiser
+from ddpm.denoiser import PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
+from ddpm.graph import GraphedPrediction, Prediction
 from ddpm.latent_scale import LatentScale
 from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
@@ -62,6 +63,8 @@ class PatchDDPM(pl.LightningModule):
         self.denoiser, self.diffusion = denoiser, diffusion
         if execution is not None:
             execution.apply(denoiser)
+        self._wants_graph = execution is not None and execution.graph
+        self._graphed: GraphedPrediction | None = None
         self._frozen = (codec, xray_encoder, perceptual)
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.condition_dropout = condition_dropout
@@ -74,6 +77,8 @@ class PatchDDPM(pl.LightningModule):
                 network.to(self.device)
         if not self.latent_scale.is_known:
             self._measure_latents()
+        if self._wants_graph and self.device.type == "cuda":
+            self._record()
 
     @torch.no_grad()
     def _measure_latents(self) -> None:
@@ -84,18 +89,34 @@ class PatchDDPM(pl.LightningModule):
         latents = (self._raw_latents(self.transfer_batch_to_device(b, self.device, 0)) for b in loader)
         self.latent_scale.measure(latents)
 
+    def _record(self) -> None:
+        """Before loaders start: what their threads ask of the GPU would break the recording."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        items = default_collate([data.train[i % len(data.train)] for i in range(data.batch_size)])
+        batch = self.transfer_batch_to_device(items, self.device, 0)
+        with self.trainer.precision_plugin.forward_context():
+            with torch.no_grad():
+                inputs = self._noised(batch)[0]
+            self._graphed = GraphedPrediction(self._eager, inputs)
+
+    @property
+    def _eager(self) -> Prediction:
+        return Prediction(self.denoiser, self._frozen[1].grid)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """A graph's gradients lie where the next step writes its own, so those that add up need tensors apart."""
+        keep = self._graphed is not None and self.trainer.accumulate_grad_batches > 1
+        optimizer.zero_grad(set_to_none=not keep)
+
     def _raw_latents(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["latent"] if "latent" in batch else self._frozen[0].encode_patch(batch["ct_context"])
 
-    def condition(self, batch: dict[str, Tensor], drop: Tensor | None = None) -> Condition:
-        """What the batch's X-rays tell; `drop` (B,) hides some of them."""
-        encoder = self._frozen[1]
+    def _features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The frozen encoder's pooled vector and tokens of the batch's X-rays."""
         if "xray_tokens" in batch:
-            pooled, tokens = batch["xray_pooled"], batch["xray_tokens"]
-        else:
-            features = encoder(batch["cxr"])
-            pooled, tokens = features.pooled, features.tokens
-        return self.denoiser.encode_condition(pooled, tokens, encoder.grid, batch["xray"], batch["xray_camera"], drop)
+            return batch["xray_pooled"], batch["xray_tokens"]
+        features = self._frozen[1](batch["cxr"])
+        return features.pooled, features.tokens
 
     def loss(self, batch: dict[str, Tensor], even_times: bool = False) -> Tensor:
         """What training makes smaller: `losses`, added up."""
@@ -107,6 +128,18 @@ class PatchDDPM(pl.LightningModule):
         Args:
             even_times: take times spread evenly over the draws instead of random ones.
         """
+        (x_t, t, *others), x0, noise = self._noised(batch, even_times)
+        predicted = (self._graphed or self._eager)(x_t, t, *others).float()
+        error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
+        error = (self.diffusion.loss_weight(t).to(error) * error).mean()
+        perceptual = self._frozen[2]
+        if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
+            return error, None
+        x0_now = self.diffusion.split(x_t, predicted, t)[0]
+        return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
+
+    def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What `Prediction` is given; the clean latents (B, C, d, h, w) and the noise in them."""
         x0 = self.latent_scale.normalize(self._raw_latents(batch))
         u, u_drop, noise = draw_like(x0, batch["sample_key"])
         if even_times:
@@ -116,16 +149,9 @@ class PatchDDPM(pl.LightningModule):
         positions = positions_mm(
             batch["patch_coord"], batch["spacing"], batch["volume_shape"], triple(x0.shape[2:]), STEP
         )
-        x_t = self.diffusion.add_noise(x0, noise, t)
-        condition = self.condition(batch, dropped)
-        predicted = self.denoiser(x_t, t, condition, positions, batch["spacing"]).float()
-        error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
-        error = (self.diffusion.loss_weight(t).to(error) * error).mean()
-        perceptual = self._frozen[2]
-        if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
-            return error, None
-        x0_now = self.diffusion.split(x_t, predicted, t)[0]
-        return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
+        pooled, tokens = self._features(batch)
+        xray = [pooled, tokens, batch["xray"], batch["xray_camera"], dropped]
+        return [self.diffusion.add_noise(x0, noise, t), t, *xray, positions, batch["spacing"]], x0, noise
 
     def _total(self, error: Tensor, distance: Tensor | None) -> Tensor:
         perceptual = self._frozen[2]

@@ -81,7 +81,8 @@ class Stage(nn.Module):
 
     def _run(self, layer: Callable[..., Tensor], *args: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *args, use_reentrant=False)
+            # nothing here draws random numbers, and their state cannot be asked for while a graph is recorded
+            return checkpoint(layer, *args, use_reentrant=False, preserve_rng_state=False)
         return layer(*args)
 
     def forward(

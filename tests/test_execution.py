@@ -48,7 +48,9 @@ def test_the_settings_switch_the_module(on, workshop, elsewhere):
 
 
 def test_no_switch_is_written_into_a_checkpoint(workshop, elsewhere):
-    parts = [built_ddpm(*workshop.ddpm, *s).module.meta["parts"] for s in ([], ["model.compile=true"])]
+    parts = [
+        built_ddpm(*workshop.ddpm, *s).module.meta["parts"] for s in ([], ["model.compile=true", "model.graph=true"])
+    ]
     assert parts[0] == parts[1]
     assert "checkpointing" not in str(parts)
 

@@ -72,6 +72,26 @@ def test_the_call_draws_the_commands_ct(workshop, elsewhere):
     assert np.abs(read_ct("a.nii.gz").hu - hu).max() <= 1  # as many windows at once as memory holds: they may round
 
 
+@pytest.mark.parametrize("added_up", [1, 2])
+def test_graphs_train_as_single_kernels_do(added_up, workshop, elsewhere):
+    more = ["model.precision=32-true", "trainer.accelerator=gpu", "resume=never"]
+    batch = built_ddpm(*workshop.ddpm).data.batch_size
+    weights = []
+    for graph in ("false", "true"):
+        run(
+            train_ddpm_patches_4gpu,
+            *workshop.ddpm,
+            *more,
+            f"model.graph={graph}",
+            f"model.effective_batch={added_up * batch}",
+        )
+        weights.append(load(DDPM_CKPT)["state_dict"])
+    start = built_ddpm(*workshop.ddpm).module.state_dict()
+    moved = sum(float((w - start[n].cpu()).square().sum()) for n, w in weights[0].items() if n.startswith("denoiser"))
+    apart = sum(float((w - weights[1][n]).square().sum()) for n, w in weights[0].items() if n.startswith("denoiser"))
+    assert apart < 1e-3 * moved
+
+
 @pytest.mark.slow
 def test_compiled_blocks_train_as_the_others_do(workshop, elsewhere):
     run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.compile=true", "trainer.accelerator=gpu")
