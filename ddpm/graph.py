@@ -5,6 +5,7 @@ kernels one by one. A graph launches the very same kernels, so results do not ch
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class GraphedPrediction:
         torch.set_autocast_cache_enabled(False)  # weights rounded once would stay as they were when recorded
         try:
             inputs = tuple(tensor.clone() for tensor in sample)
-            self.graphed = torch.cuda.make_graphed_callables(
+            self.graphed: Any = torch.cuda.make_graphed_callables(
                 Prediction(prediction.denoiser, prediction.grid).train(), inputs, num_warmup_iters=WARM_UP
             )
         finally:
@@ -66,8 +67,8 @@ class GraphedPrediction:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         replays = torch.is_grad_enabled() and self.eager.denoiser.training and _sizes(inputs) == self._sizes
-        answer: Tensor = (self.graphed if replays else self.eager)(*inputs)  # type: ignore[operator]
-        return answer
+        predict = self.graphed if replays else self.eager
+        return predict(*inputs)  # type: ignore[no-any-return]
 
 
 def _sizes(inputs: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
