@@ -1,7 +1,8 @@
-"""Noise levels and what the network predicts: DDPM and rectified flow behind one interface.
+"""Noise levels, what the network predicts, and in terms of what it errs: DDPM and rectified flow behind one interface.
 
 Both are Gaussian paths x_t = alpha(t) x0 + sigma(t) noise for t in [0, 1], from data at 0 to noise at 1. Every
 prediction target is a fixed combination p x0 + q noise, so x0 and noise follow from it by a 2×2 linear system.
+A regression stands beside them: no noise, and the network tells x0 from its conditions alone.
 """
 
 import math
@@ -25,6 +26,9 @@ PREDICTIONS: dict[str, Coefficients] = {
 }
 
 
+SMALLEST_TIME = 0.05  # below it an error in x0 counts no more in other terms (Li & He 2025, appendix A)
+
+
 class Diffusion(nn.Module, ABC):
     """A Gaussian path and the quantity that the network predicts on it.
 
@@ -32,13 +36,18 @@ class Diffusion(nn.Module, ABC):
         prediction: a name in `PREDICTIONS`.
         x0_limit: bound on |x0| of latents with unit variance; keeps noise prediction finite where alpha is tiny.
         snr_limit: weigh the loss by min(SNR, limit) / SNR in terms of noise (Hang et al. 2023); None: no weights.
+        loss: a name in `PREDICTIONS` in terms of which errors count, whatever is predicted; None: the prediction.
     """
 
-    def __init__(self, prediction: str, x0_limit: float = 12.0, snr_limit: float | None = None) -> None:
+    def __init__(
+        self, prediction: str, x0_limit: float = 12.0, snr_limit: float | None = None, loss: str | None = None
+    ) -> None:
         super().__init__()
-        if prediction not in PREDICTIONS:
-            raise UserError(f"prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}")
-        self.prediction, self.x0_limit, self.snr_limit = prediction, x0_limit, snr_limit
+        if not {prediction, loss or prediction} <= PREDICTIONS.keys():
+            raise UserError(f"prediction and loss must be of {sorted(PREDICTIONS)}, got {prediction!r} and {loss!r}")
+        if loss is not None and snr_limit is not None:
+            raise UserError(f"loss={loss} and snr_limit={snr_limit} each weigh the loss: leave one of them null")
+        self.prediction, self.x0_limit, self.snr_limit, self.loss = prediction, x0_limit, snr_limit, loss
 
     @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,14 +80,16 @@ class Diffusion(nn.Module, ABC):
         return x0, (x - a * x0) / s
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """Weights (B,) of the squared error of the prediction, min-SNR-γ (Hang et al. 2023, §3.4)."""
-        if self.snr_limit is None:
-            return torch.ones_like(t)
+        """Weights (B,) of the squared error of the prediction: min-SNR-γ (Hang et al. 2023, §3.4) or as `loss` says."""
         a, s = self.levels(t)
         p, q = PREDICTIONS[self.prediction](a, s)
-        snr = (a / s) ** 2
-        # An error e in the prediction is an error s/(aq - sp) e in x0; min-SNR weighs x0 errors by min(SNR, γ).
-        return snr.clamp(max=self.snr_limit) * (s / (a * q - s * p)) ** 2
+        # An error e in the prediction is an error s/(aq - sp) e in x0, and that one of (ps - qa)/s in other terms.
+        if self.loss is not None:
+            p_loss, q_loss = PREDICTIONS[self.loss](a, s)
+            return ((q_loss * a - p_loss * s) / (a * q - s * p).abs().clamp_min(SMALLEST_TIME)) ** 2
+        if self.snr_limit is None:
+            return torch.ones_like(t)
+        return (a / s).square().clamp(max=self.snr_limit) * (s / (a * q - s * p)) ** 2
 
     def _levels_like(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         a, s = self.levels(t)
@@ -100,8 +111,9 @@ class CosineDDPM(Diffusion):
         prediction: str = "v",
         x0_limit: float = 12.0,
         snr_limit: float | None = None,
+        loss: str | None = None,
     ) -> None:
-        super().__init__(prediction, x0_limit, snr_limit)
+        super().__init__(prediction, x0_limit, snr_limit, loss)
         if not 1 <= num_steps <= 1_000_000:
             raise UserError(f"need 1 to 1,000,000 diffusion steps, got timesteps {num_steps}")
         if prediction == "velocity":
@@ -133,10 +145,18 @@ class RectifiedFlow(Diffusion):
     Args:
         time_std: spread of the logit of the training times; None trains at uniform times.
         shift: r in t' = r t / (1 + (r - 1) t): more steps at high noise for larger latents (Esser et al., eq. 23).
+        prediction, loss: x0 with errors in terms of velocity is what Li & He 2025 and JLT (arXiv 2605.27102) train.
     """
 
-    def __init__(self, time_std: float | None = 1.0, shift: float = 1.0, x0_limit: float = 12.0) -> None:
-        super().__init__("velocity", x0_limit)
+    def __init__(
+        self,
+        time_std: float | None = 1.0,
+        shift: float = 1.0,
+        x0_limit: float = 12.0,
+        prediction: str = "velocity",
+        loss: str | None = None,
+    ) -> None:
+        super().__init__(prediction, x0_limit, loss=loss)
         if shift <= 0 or (time_std is not None and time_std <= 0):
             raise UserError(f"need shift > 0 and time_std > 0 or null, got {shift} and {time_std}")
         self.time_std, self.shift = time_std, shift
@@ -156,6 +176,22 @@ class RectifiedFlow(Diffusion):
 
     def _shifted(self, t: Tensor) -> Tensor:
         return self.shift * t / (1 + (self.shift - 1) * t)
+
+
+class Regression(Diffusion):
+    """No noise at all: the network is given zeros in place of a noisy latent, and gives the expected x0 at once."""
+
+    def __init__(self) -> None:
+        super().__init__("x0")
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return (t <= 0).to(t), torch.zeros_like(t)
+
+    def training_time(self, u: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+    def split(self, x: Tensor, predicted: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return predicted, torch.zeros_like(predicted)
 
 
 def draw_like(x0: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,13 +14,13 @@ from common.geometry import STEP, Triple, latent_shape, slices, triple
 from common.patches import grid_coords, stitch_patches
 from ddpm import gpu_memory
 from ddpm.denoiser import Condition, PatchDenoiser
-from ddpm.diffusion import Diffusion
+from ddpm.diffusion import Diffusion, Regression
 from ddpm.finite import FiniteSteps
 from ddpm.guided import GuidedDenoiser
 from ddpm.latent_scale import LatentScale
 from ddpm.plan import AUTO, Grid, SamplingPlan, XrayInput
 from ddpm.protocols import Codec
-from ddpm.samplers import SAMPLERS, Predict
+from ddpm.samplers import MEAN, SAMPLERS, Predict
 from ddpm.windows import PredictWindows, fit_window, fused
 
 
@@ -108,6 +108,7 @@ class VolumeGenerator(nn.Module):
             ValueError: a plan that cannot be followed here.
         """
         self.diffusion.times(plan.steps)  # refuses steps that the model does not have
+        self._check_sampler(plan)
         shape, on_gpu, team = self.latent_shape(grid), self.device.type == "cuda", team or Team()
         window, _ = self._window(shape, "fused")
         shared = team.size > 1
@@ -129,6 +130,18 @@ class VolumeGenerator(nn.Module):
             one = self.window_of(xray, grid, replace(plan, window_batch=1, guidance=1.0))
             plan = replace(plan, window_batch=gpu_memory.windows_that_fit(one, reserved, self.device))
         return plan
+
+    def _check_sampler(self, plan: SamplingPlan) -> None:
+        if isinstance(self.diffusion, Regression) and plan.sampler != MEAN:
+            raise UserError(
+                "this checkpoint was trained to give the expected CT (diffusion=regression), so there is nothing that"
+                f" sampler={plan.sampler} could draw; set sampler=mean"
+            )
+        if self.diffusion.prediction == "noise" and plan.sampler == MEAN:
+            raise UserError(
+                "sampler=mean asks the network for the CT where there is noise only, which one that predicts noise"
+                " cannot tell; take another sampler, or a checkpoint of another diffusion.prediction"
+            )
 
     def in_bf16(self, plan: SamplingPlan) -> bool:
         """Whether the network is evaluated in bfloat16."""

@@ -1,4 +1,4 @@
-"""Latents with zero mean and unit variance per channel, as the noise levels assume."""
+"""Latents with zero mean and a variance of at most 1 per channel, as the noise levels assume."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from common.moments import mean_and_variance
 
 
 class LatentScale(nn.Module):
-    """Mean and standard deviation (C,) of the training set's latents; saved with the weights."""
+    """Mean and standard deviation (C,) of the training set's latents; saved with the weights.
+
+    Args:
+        floor: standard deviations count as no less than this share of the largest, so that channels that hold little of
+            a CT weigh little: 0 makes all channels alike, 1 scales them by one number.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, floor: float = 0.0) -> None:
         super().__init__()
+        self.floor = floor
         self.register_buffer("mean", mean.float().clone())
-        self.register_buffer("std", std.float().clone())
+        self.register_buffer("std", self._raised(std.float()))
 
     @classmethod
-    def unknown(cls, channels: int) -> LatentScale:
+    def unknown(cls, channels: int, floor: float = 0.0) -> LatentScale:
         """To be measured, or loaded from a checkpoint."""
-        return cls(torch.zeros(channels), torch.zeros(channels))
+        return cls(torch.zeros(channels), torch.zeros(channels), floor)
 
     @property
     def is_known(self) -> bool:
@@ -44,7 +50,10 @@ class LatentScale(nn.Module):
         """Set mean and std from batches (B, C, d, h, w)."""
         mean, variance = mean_and_variance(rearrange(z, "b c ... -> c (b ...)") for z in latents)
         self.mean.copy_(mean)
-        self.std.copy_(variance.clamp_min(1e-12).sqrt())
+        self.std.copy_(self._raised(variance.clamp_min(1e-12).sqrt()))
+
+    def _raised(self, std: Tensor) -> Tensor:
+        return std.clamp_min(self.floor * float(std.max()))
 
     @staticmethod
     def _like(values: Tensor, z: Tensor) -> Tensor:

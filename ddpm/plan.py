@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.geometry import Triple
-from ddpm.samplers import SAMPLERS
+from ddpm.samplers import MEAN, SAMPLERS
 
 MODES = ("whole", "fused", "independent")
 AUTO = "auto"
@@ -56,7 +56,7 @@ class Grid:
 class SamplingPlan:
     """How to draw; the defaults are those of config/sampling. `VolumeGenerator.settle` replaces every "auto".
 
-    steps: of the sampler, a name in `ddpm.samplers.SAMPLERS`.
+    steps: of the sampler, a name in `ddpm.samplers.SAMPLERS`; "mean" draws nothing, and takes one.
     mode: "whole" (the whole latent per step), "fused" (windows, blended at every step) or "independent" (windows
         drawn apart and averaged, the guide's baseline); "auto": whole where one training patch covers the volume.
     guidance: 1 follows the X-ray as trained, more exaggerates it (classifier-free guidance, Ho & Salimans 2021).
@@ -86,6 +86,8 @@ class SamplingPlan:
         if self.bf16 not in (True, False, AUTO):
             raise UserError(f"bf16 must be auto, true or false, got {self.bf16!r}")
         check_whole("steps", self.steps)
+        if self.sampler == MEAN:
+            object.__setattr__(self, "steps", 1)
         if self.window_batch != AUTO and not _is_whole(self.window_batch):
             raise UserError(f"window_batch must be auto or a whole number from 1, got {self.window_batch!r}")
         if not _is_number(self.guidance):

@@ -75,7 +75,21 @@ def dpmpp_2m(predict: Predict, diffusion: Diffusion, noise: Tensor, steps: int, 
     return x
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ancestral, "heun": heun, "dpmpp_2m": dpmpp_2m}
+def expected(predict: Predict, diffusion: Diffusion, noise: Tensor, steps: int, generator: Stream = None) -> Tensor:
+    """The expected x0, in one evaluation: no draw. At pure noise all that is known of x0 is the condition."""
+    t = noise.new_ones(len(noise))
+    x = diffusion.add_noise(torch.zeros_like(noise), noise, t)
+    return diffusion.split(x, predict(x, t), t)[0]
+
+
+MEAN = "mean"
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": ddim,
+    "ddpm": ancestral,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    MEAN: expected,
+}
 
 Levels = tuple[Tensor, Tensor]
 

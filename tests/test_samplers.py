@@ -29,7 +29,7 @@ def noise(n, seed=0):
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"mean"}))
 def test_every_sampler_draws_the_distribution(name, path):
     n = 20_000
     start = noise(n)

@@ -70,7 +70,7 @@ class ModelDescription:
         plain["parts"] = complete(plain["parts"])
         plain["parts"].get("xray_encoder", {}).pop("weights", None)  # where they lie; the hash tells them
         kept = {key: plain.get(key) for key in ("parts", "hu_window", "encoder_hash")}
-        return kept | {"codec_hash": plain.get("codec", {}).get("hash")}
+        return kept | {"latent_floor": plain.get("latent_floor"), "codec_hash": plain.get("codec", {}).get("hash")}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class GeneratorDescription(ModelDescription):
     shape, spacing: median of the training volumes, (d, h, w) in voxels and mm.
     xray_ranges: (low, high) of the training X-rays of each kind. xray_fov_mm, film: their side, and how they were taken
     (None: by parallel rays), where files do not tell.
-    cases: by split.
+    latent_floor: of `LatentScale`. cases: by split.
     """
 
     codec: UsedCodec
@@ -100,6 +100,7 @@ class GeneratorDescription(ModelDescription):
     spacing: tuple[Millimetres, Millimetres, Millimetres]
     xray_ranges: dict[str, tuple[Finite, Finite]]
     xray_fov_mm: Millimetres
+    latent_floor: Finite = 0.0
     cases: dict[str, int] = field(default_factory=dict)
     film: Film | None = None
 

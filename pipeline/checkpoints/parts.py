@@ -24,6 +24,7 @@ PARTS = {
     "RadDinoEncoder": "medclip_cond.rad_dino",
     "RadDinoNetwork": "medclip_cond.rad_dino",
     "RectifiedFlow": "ddpm.diffusion",
+    "Regression": "ddpm.diffusion",
     "TinyRandomEncoder": "medclip_cond.tiny_random",
     "UNet3D": "ddpm.unet3d",
     "VQGAN": "vq_gan_3d.vqgan",

@@ -16,6 +16,7 @@ from common.collectives import Team
 from common.launcher import rank_and_world
 from common.voxel_file import VoxelFile
 from ddpm.plan import SamplingPlan, XrayInput, check_whole
+from ddpm.samplers import MEAN
 from pipeline.sampling.ct_sampler import TILE, CTSampler, Placement
 from pipeline.sampling.files import (
     file_hash,
@@ -105,7 +106,7 @@ class Drawing:
             "axes": self.place.axes,
             "hu_window": list(self.model.hu_window),
             **self.model.hashes,
-        }
+        } | ({"statistic": "expected CT, of one evaluation"} if self.plan.sampler == MEAN else {})
 
     def run_facts(self) -> dict[str, Any]:
         """How CTs are made; none of it changes them."""

@@ -1,0 +1,113 @@
+"""What is predicted, in terms of what it errs, on which scale; and the expected CT, which is no draw."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sample_ddpm_patches
+from dataset.scans.volume_io import read_ct
+from ddpm.diffusion import PREDICTIONS, CosineDDPM, RectifiedFlow, Regression
+from ddpm.latent_scale import LatentScale
+from ddpm.plan import SamplingPlan
+from ddpm.samplers import SAMPLERS
+from tests.test_generator import GRID, XRAY, make_generator
+from tests.tiny import DDPM_CKPT, built_ddpm, run
+
+OTHERS = {"velocity": RectifiedFlow, "v": lambda **given: CosineDDPM(1000, **given)}
+
+
+@pytest.mark.parametrize(("path", "prediction"), list(product(OTHERS, sorted(PREDICTIONS))))
+def test_errors_count_in_terms_of_another_quantity(path, prediction):
+    if path == "v" and prediction == "velocity":
+        pytest.skip("belongs to rectified flow")
+    predicts, counts = OTHERS[path](prediction=prediction, loss=path), OTHERS[path](prediction=path)
+    x0, noise, error = torch.randn(3, 4, 2, 2, 2, 2, dtype=torch.float64)
+    t = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
+    x = predicts.add_noise(x0, noise, t)
+    found = predicts.split(x, predicts.target(x0, noise, t) + 0.01 * error, t)
+    wrong = counts.target(*found, t) - counts.target(x0, noise, t)
+    weighted = predicts.loss_weight(t).sqrt().view(-1, 1, 1, 1, 1) * 0.01 * error
+    torch.testing.assert_close(weighted.abs(), wrong.abs(), rtol=1e-6, atol=1e-9)
+
+
+def test_errors_in_x0_count_no_more_without_bound_near_clean_data():
+    weights = RectifiedFlow(prediction="x0", loss="velocity").loss_weight(torch.tensor([0.001, 0.05, 0.5]))
+    assert weights.tolist() == pytest.approx([400, 400, 4])
+
+
+@pytest.mark.parametrize("given", [{"loss": "energy"}, {"loss": "x0", "snr_limit": 5}])
+def test_a_loss_that_cannot_be_is_refused(given):
+    with pytest.raises(ValueError, match="loss"):
+        CosineDDPM(10, **given)
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(0.0, [4, 1, 0.02]), (0.1, [4, 1, 0.4]), (1.0, [4, 4, 4])])
+def test_small_channels_are_divided_by_no_less_than_a_share_of_the_largest(floor, expected):
+    std = torch.tensor([4.0, 1.0, 0.02])
+    measured = LatentScale.unknown(3, floor)
+    measured.measure([torch.randn(4, 3, 20, 20, 20) * std.view(3, 1, 1, 1)])
+    for scale, close in ((LatentScale(torch.zeros(3), std, floor), 1e-6), (measured, 0.05)):
+        assert scale.std.tolist() == pytest.approx(expected, rel=close)
+
+
+def test_the_expected_value_takes_one_look_at_noise_alone():
+    def predict(x, t):
+        assert t.tolist() == [1, 1]
+        assert torch.equal(x, noise)
+        return noise - 3.0  # the velocity, where x0 is known to be 3
+
+    noise = torch.randn(2, 1, 2, 2, 2)
+    torch.testing.assert_close(SAMPLERS["mean"](predict, RectifiedFlow(), noise, 1), torch.full_like(noise, 3.0))
+
+
+def test_a_regression_sees_no_noise_and_no_data():
+    path, x0, noise, t = Regression(), torch.randn(2, 1, 2, 2, 2), torch.randn(2, 1, 2, 2, 2), torch.ones(2)
+    assert not path.add_noise(x0, noise, t).any()
+    assert torch.equal(path.target(x0, noise, t), x0)
+    assert path.training_time(torch.tensor([0.0, 0.5])).tolist() == [1, 1]
+    given = SAMPLERS["mean"](lambda x, t: x + 2, path, noise, 1)
+    assert torch.equal(given, torch.full_like(noise, 2.0))
+
+
+def test_the_expected_ct_of_a_regression_does_not_depend_on_the_seed():
+    generator, plan = make_generator(Regression()), SamplingPlan(50, "mean", mode="fused", window_batch=1)
+    drawn = [generator.latent(XRAY, GRID, plan, seed) for seed in (1, 2)]
+    assert torch.equal(*drawn)
+    assert generator.evaluations(GRID, plan) == generator.windows(GRID) == len(generator.denoiser.calls) / 2
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "sampler", "said"),
+    [(Regression(), "ddim", "sampler=mean"), (CosineDDPM(50, "noise"), "mean", "another sampler")],
+)
+def test_a_sampler_that_the_model_cannot_follow_is_refused(diffusion, sampler, said):
+    with pytest.raises(ValueError, match=said):
+        make_generator(diffusion).latent(XRAY, GRID, SamplingPlan(4, sampler), 5)
+
+
+def test_a_regression_is_trained_and_its_ct_is_labelled(workshop, elsewhere):
+    import train_ddpm_patches_4gpu
+
+    command = [*workshop.ddpm, "diffusion=regression", "model.latent_floor=0.5", "model.max_steps=2"]
+    run(train_ddpm_patches_4gpu, *command)
+    scale = torch.load(DDPM_CKPT, weights_only=True)["state_dict"]["latent_scale.std"]
+    assert float(scale.min()) >= 0.5 * float(scale.max()) - 1e-6
+    settings = [f"xray={workshop.xray}", f"ckpt={DDPM_CKPT}", "shape=[20,24,18]", "device=cpu", "sampler=mean"]
+    run(sample_ddpm_patches, *settings, "output=a.nii.gz")
+    run(sample_ddpm_patches, *settings, "output=b.nii.gz", "seed=7")
+    np.testing.assert_array_equal(read_ct("a.nii.gz").hu, read_ct("b.nii.gz").hu)
+    assert json.loads(Path("a.json").read_text())["statistic"] == "expected CT, of one evaluation"
+
+
+def test_a_training_goes_on_with_its_own_floor_only(workshop, elsewhere, refused):
+    import train_ddpm_patches_4gpu
+
+    ckpt = f"checkpoint_dir={workshop.folder}/checkpoints/ddpm_4gpu_patches"
+    said = refused(train_ddpm_patches_4gpu, *workshop.ddpm, ckpt, "model.latent_floor=0.25")
+    assert "latent_floor" in said
+    other = built_ddpm(*workshop.ddpm, "model.name=o", f"init_from={workshop.ddpm_ckpt}", "model.latent_floor=0.25")
+    assert not other.module.latent_scale.is_known  # of this floor it will be measured
