@@ -161,9 +161,12 @@ class VolumeGenerator(nn.Module):
         return torch.no_grad()(lambda: predict(x, t, corners))
 
     @torch.no_grad()
-    def decode(self, latent: Tensor, tile: int = 32) -> Iterator[tuple[Triple, Tensor]]:
-        """Tiles (first voxel, (1, d, h, w) in [-1, 1]) of the volume, padded at the high ends as the latent is."""
-        yield from self.codec.decode_tiles(latent, tile)
+    def decode(self, latent: Tensor, tile: int = 32, half: bool = False) -> Iterator[tuple[Triple, Tensor]]:
+        """Tiles (first voxel, (1, d, h, w) in [-1, 1]) of the volume, padded at the high ends as the latent is.
+
+        half: convolve in float16, see `FrozenCodec.decode_tiles`.
+        """
+        yield from self.codec.decode_tiles(latent, tile, half)
 
     def evaluations(self, grid: Grid, plan: SamplingPlan, team: Team | None = None) -> int:
         """Calls of `progress` while a latent is drawn, on the team's first member. The plan must be settled."""

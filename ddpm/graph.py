@@ -1,10 +1,10 @@
-"""Training steps as CUDA graphs: some thousand small kernels and their backward pass, each launched as one.
+"""The network's kernels as CUDA graphs, in training with their backward pass: some thousand launched as one.
 
 A step of the guide's network at batch 2 keeps a GPU busy for a small part of the time that a CPU takes to launch its
 kernels one by one. A graph launches the very same kernels, so results do not change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,40 @@ class GraphedPrediction:
         replays = torch.is_grad_enabled() and self.eager.denoiser.training and _sizes(inputs) == self._sizes
         predict = self.graphed if replays else self.eager
         return predict(*inputs)
+
+
+class Replayed:
+    """A function of tensors on a GPU, without gradients, whose kernels are recorded once for each size of its inputs.
+
+    Whatever else it reads must stay where and as it is. Graphs share their memory: one replay at a time.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self._recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._pool: Any = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        key = tuple(_sizes(inputs))
+        if key not in self._recorded:
+            self._recorded[key] = self._record(inputs)
+        graph, given, answer = self._recorded[key]
+        for tensor, value in zip(given, inputs, strict=True):
+            tensor.copy_(value)
+        graph.replay()
+        return answer.clone()
+
+    def _record(self, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+        given, stream = [tensor.clone() for tensor in inputs], torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.function(*given)  # libraries make their plans and choose their algorithms
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            answer = self.function(*given)
+        self._pool = graph.pool()
+        return graph, given, answer
 
 
 def _sizes(inputs: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:

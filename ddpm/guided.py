@@ -6,6 +6,7 @@ from torch import Tensor
 from common.geometry import STEP, triple
 from common.patches import positions_mm
 from ddpm.denoiser import Condition, PatchDenoiser
+from ddpm.graph import Replayed
 from ddpm.plan import Grid, SamplingPlan
 
 
@@ -22,23 +23,25 @@ class GuidedDenoiser:
         self.denoiser, self.condition, self.plan, self.device = denoiser, condition, plan, device
         self.spacing = torch.tensor([grid.spacing], device=device)
         self.volume = torch.tensor([grid.shape], device=device)
+        self._predict = Replayed(self._answer) if device.type == "cuda" else self._answer
 
     def __call__(self, x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
-        guided = self.plan.guides(float(t[0]))
+        guided = self.plan.guidance != 1 and self.plan.guides(float(t[0]))  # asked of a GPU only where it matters
         x, t, coords = x.to(self.device), t.to(self.device), coords.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16 is True):
-            if not guided:
-                return self._predict(x, t, coords, self.condition[:1])
-            if self.plan.batch == 1:
-                seen, unseen = (self._predict(x, t, coords, self.condition[i : i + 1]) for i in range(2))
-            else:
-                rows = torch.arange(2, device=self.device).repeat_interleave(len(x))
-                x, t, coords = (torch.cat([values, values]) for values in (x, t, coords))
-                seen, unseen = self._predict(x, t, coords, self.condition[rows]).chunk(2)
+        rows = torch.arange(2, device=self.device)  # with the X-ray, without
+        if not guided:
+            return self._predict(x, t, coords, rows[:1])
+        if self.plan.batch == 1:
+            seen, unseen = (self._predict(x, t, coords, rows[i : i + 1]) for i in range(2))
+        else:
+            x, t, coords = (torch.cat([values, values]) for values in (x, t, coords))
+            seen, unseen = self._predict(x, t, coords, rows.repeat_interleave(len(x) // 2)).chunk(2)
         return unseen + self.plan.guidance * (seen - unseen)
 
-    def _predict(self, x: Tensor, t: Tensor, coords: Tensor, condition: Condition) -> Tensor:
+    def _answer(self, x: Tensor, t: Tensor, coords: Tensor, rows: Tensor) -> Tensor:
+        """What the network predicts; `rows` of the condition, one for all windows or one for each."""
         n = len(x)
         spacing, volume = self.spacing.expand(n, 3), self.volume.expand(n, 3)
         places = positions_mm(coords * STEP, spacing, volume, triple(x.shape[2:]), STEP)
-        return self.denoiser(x, t, condition, places, spacing).float()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16 is True):
+            return self.denoiser(x, t, self.condition[rows], places, spacing).float()

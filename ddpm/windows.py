@@ -37,18 +37,21 @@ def fused(
     coords = grid_coords(shape, window, stride)
     weights = blend_window(window, "hann")
     norm = torch.zeros(shape)
+    placed: list[Tensor] = []  # weights and norm where the volume is, once it is known
     batches = [some for some in team.share(coords).split(batch) if len(some)]
     for start in coords.tolist():
         norm[slices(start, window)] += weights
 
     def predict_volume(x: Tensor, t: Tensor) -> Tensor:
         total = torch.zeros_like(x)
-        here = weights.to(total)
+        if not placed:
+            placed.extend((weights.to(total), norm.to(total)))
+        here, summed = placed
         for some in batches:
             crops = torch.cat([x[(..., *slices(c, window))] for c in some.tolist()])
             out = predict(crops, t.expand(len(crops)), some).to(total)
             for start, crop in zip(some.tolist(), out, strict=True):
                 total[(0, slice(None), *slices(start, window))] += crop * here
-        return team.sum(total) / norm.to(total)
+        return team.sum(total) / summed
 
     return predict_volume

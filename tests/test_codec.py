@@ -133,3 +133,19 @@ def test_the_hash_tells_weights_apart():
     assert tensor_hash(one) == tensor_hash(same) != tensor_hash(other)
     other.load_state_dict({name: value.bfloat16() for name, value in one.state_dict().items()})
     assert len(tensor_hash(one)) == 64
+
+
+def test_half_precision_leaves_the_linear_map_exact():
+    torch.manual_seed(0)
+    network = VQGAN(8, 3, FiniteScalarQuantizer([8, 8, 5]), lapped=True)
+    network.init_linear_from(torch.randn(2, 1, 16, 16, 16))
+    codec = FrozenCodec(network)
+    z = 3 * torch.randn(3, 5, 4, 6)
+
+    def decoded(half):
+        return torch.cat([block.flatten() for _, block in codec.decode_tiles(z, 3, half)])
+
+    assert torch.equal(decoded(True), decoded(False))  # its convolutions add nothing yet
+    nn.init.normal_(network.decoder.stages[-1][-1].weight, std=0.01)
+    exact, rounded = decoded(False), decoded(True)
+    assert 0 < float((exact - rounded).abs().max()) < 2e-3  # 2 HU

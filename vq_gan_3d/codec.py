@@ -81,18 +81,27 @@ class FrozenCodec(Frozen):
             latent = self.vqgan.encode(box[None].to(self.floor_latent.device), self.encoder_halo)
             yield start, latent[0].float()
 
+    @property
+    def has_half(self) -> bool:
+        """Whether `decode_tiles` knows `half`."""
+        return isinstance(self.vqgan, VQGAN)
+
     @torch.no_grad()
-    def decode_tiles(self, z: Tensor, tile: int = 32) -> Iterator[tuple[Triple, Tensor]]:
+    def decode_tiles(self, z: Tensor, tile: int = 32, half: bool = False) -> Iterator[tuple[Triple, Tensor]]:
         """Quantises and decodes a latent (C, d, h, w) tile by tile.
 
         Args:
             tile: largest side of a tile in latent voxels.
+            half: convolve in float16; for GPUs, and codecs that `has_half`.
 
         Yields:
             first voxel (d, h, w) and block (1, D, H, W), on the codec's device.
         """
         for start, box in self._latent_boxes(z, tile):
-            block = self.vqgan.decode(box, self.decoder_halo)[0].float()
+            if half and isinstance(self.vqgan, VQGAN):
+                block = self.vqgan.decode_half(box, self.decoder_halo)[0]
+            else:
+                block = self.vqgan.decode(box, self.decoder_halo)[0].float()
             yield triple([STEP * s for s in start]), block
 
     @torch.no_grad()

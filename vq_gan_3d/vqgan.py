@@ -91,17 +91,20 @@ class Decoder(nn.Module):
         self.margins = (margin(stages[1:], STEP, 1), margin(stages[2:], STEP, 2))
 
     def forward(self, z: Tensor, context: int = 0) -> Tensor:
-        """`context`: latent voxels on every side of `z` that are only context and are cut off the result.
+        """`context`: latent voxels on every side of `z` that are only context and are cut off the result."""
+        return self.correction(z, context) + self.linear(z, context)
 
-        They are cut as soon as the remaining layers no longer need them: the fine layers, which take most
-        of the work, run on little more than the result.
+    def correction(self, z: Tensor, context: int = 0) -> Tensor:
+        """What the convolutions add to the linear map.
+
+        The context is cut as soon as the remaining layers no longer need it: the fine layers, which take most of the
+        work, run on little more than the result.
         """
         coarse = min(context, self.margins[0])
         fine = min(2 * coarse, self.margins[1])
         x = crop(self.stages[0](z), context - coarse)
         x = crop(self.stages[1](x), 2 * coarse - fine)
-        x = crop(self.stages[2](x), 2 * fine)
-        return x + self.linear(z, context)
+        return crop(self.stages[2](x), 2 * fine)
 
 
 class VQGAN(nn.Module):
@@ -175,6 +178,12 @@ class VQGAN(nn.Module):
     def decode(self, z: Tensor, context: int = 0) -> Tensor:
         """(B, C, d, h, w), quantised -> (B, 1, 4d, 4h, 4w), about [-1, 1], not clipped."""
         return self.decoder(z, context)
+
+    def decode_half(self, z: Tensor, context: int = 0) -> Tensor:
+        """`decode` with the convolutions in float16; the linear map, which gives most of the result, stays float32."""
+        with torch.autocast(z.device.type, torch.float16):
+            correction = self.decoder.correction(z, context)
+        return correction.float() + self.decoder.linear(z, context)
 
     def forward(
         self, x: Tensor, random: KeyedRandom | None = None, latent_noise: float = 0.0
