@@ -17,6 +17,7 @@ from ddpm.module import PatchDDPM
 CHANNELS = (64, 128, 256, 416)  # 149 M parameters: the nearest to ours that is not far slower
 CROSS_ATTENTION_DIM = 512
 HEAD_CHANNELS = 32
+HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def monai_unet(
@@ -45,8 +46,10 @@ def monai_unet(
     )
 
 
-def compare(module: PatchDDPM, batch: dict[str, Any], device: torch.device, steps: int) -> dict[str, float]:
-    """Time, memory, parameters and GFLOP of both, in float32.
+def compare(
+    module: PatchDDPM, batch: dict[str, Any], device: torch.device, steps: int, precision: str = "32-true"
+) -> dict[str, float]:
+    """Time, memory, parameters and GFLOP of both, in the Trainer's `precision`.
 
     Ours takes the whole of its training loss, with the pyramid over the X-ray, lifting and positions. MONAI's takes
     the same noisy latents, and tokens of the width that it wants, ready-made.
@@ -60,7 +63,8 @@ def compare(module: PatchDDPM, batch: dict[str, Any], device: torch.device, step
     module.to(device).train()
     batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     networks = {"ours": module.denoiser, "monai": theirs}
-    losses = {"ours": lambda: module.loss(batch), "monai": lambda: monai_loss(module, theirs, batch)}
+    half = torch.autocast(device.type, HALVES.get(precision), enabled=precision in HALVES)
+    losses = {"ours": half(lambda: module.loss(batch)), "monai": half(lambda: monai_loss(module, theirs, batch))}
     saved = {name: saved_bytes(losses[name], network) for name, network in networks.items()}
     optimizers = {name: torch.optim.AdamW(network.parameters(), lr=1e-4) for name, network in networks.items()}
     rounds = [

@@ -1,36 +1,52 @@
 #!/usr/bin/env bash
-# What only a GPU can tell, unattended, in about 10 minutes on one H100 or H200: benchmarks/gpu.sh [RESULTS FOLDER]
+# What only a GPU can tell, unattended, in parts, what matters most first; all take about 5 minutes on an H100:
 #
-# Every step runs under a time limit, and the others go on when one fails. Each writes NAME.log; summary.json gathers
-# their commands, statuses and figures with date, GPU and versions. DEVICE=cpu runs every command at sizes that mean
-# nothing, to see that the script itself works.
+#   benchmarks/gpu.sh [PART...]      all unless some are named:
+#     1  the GPU's tests (half precision with the real generators, a GPU draws what a CPU draws)
+#     2  training steps at batch 2, 8, 32, beside MONAI's UNet
+#     3  how busy the GPU is in a step, with what; the first convolution at 111 and 112 channels
+#     4  a CT of 512×512×604 in 30 steps, its decoding in all precisions
+#     5  a whole latent through the network, and a training step on it; which attention was chosen
+#     6  training under the launcher (NCCL, 4 loader processes), SIGTERM, and on from last.ckpt
+#     7  CUDA graphs and compilation, as far as the settings have them
+#     8  what is left: stage 1, encoding on the fly, the perceptual loss
+#
+#   OUT=FOLDER      of the results; else benchmarks/results/DEVICE-TIME
+#   WHEELS=FOLDER   wheels that this machine's Python lacks (ONLY=... ./make_wheelhouse.sh); nothing is installed
+#   DEVICE=cpu      every part at sizes that mean nothing, to see that it works
+#   PATIENCE=N      times as many seconds as on an H100 each step may take; 3, with which no part takes 8 minutes
+#
+# The others go on when a step fails or runs out of time. Each leaves NAME.log, and at once its figures in summary.json
+# and a line in summary.txt. Parts 1 and 6 measure no time and run side by side.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ -x .venv/bin/python ]]; then PATH="$PWD/.venv/bin:$PATH"; fi
 DEVICE="${DEVICE:-cuda}"
-OUT="${1:-benchmarks/results/$DEVICE-$(date -u +%Y%m%d-%H%M%S)}"
+OUT="$(realpath -m "${OUT:-benchmarks/results/$DEVICE-$(date -u +%Y%m%d-%H%M%S)}")"
+if [[ -x .venv/bin/python ]]; then PATH="$PWD/.venv/bin:$PATH"; fi
+# python and torchrun of the interpreter that python3 is, whether or not they have these names on this machine
+PATH="$(dirname "$("${PYTHON:-python3}" -c 'import sys; print(sys.executable)')"):$PATH"
+export PYTHONUNBUFFERED=1
 mkdir -p "$OUT"
-
-long=(steps=60 warmup=20) short=(steps=30 warmup=10)
-stage1=() stage2=() compiled=() volume=(shape=[604,512,512])
-sweep="model.channels_last=false;model.batch_size=4;model.batch_size=8;model.batch_size=16;model.batch_size=32"
-if [[ $DEVICE == cpu ]]; then
-    long=(steps=2 warmup=1) short=(steps=2 warmup=1)
-    stage1=(model.patch_size=[16,16,16] model.n_hiddens=4 model.n_codes=64 model.disc_channels=4)
-    stage2=(model.patch_size=[32,32,32] model.diffusion_num_channels=4 xray_encoder=tiny_random
-        model.dim=8 model.dim_mults=[1,2] model.num_res_blocks=1 model.middle_blocks=1)
-    compiled=(model.dim_mults=[1] model.cond=[pooled]) # one kind of block: a CPU compiles for minutes
-    volume=(shape=[40,32,32])
-    sweep="model.channels_last=false;model.batch_size=4"
+temporary="$(mktemp -d)"
+trap 'rm -rf "$temporary"' EXIT
+if [[ -n "${WHEELS:-}" ]]; then
+    python -m pip install --quiet --no-index --no-deps --no-compile --disable-pip-version-check \
+        --target "$temporary/site" "$WHEELS"/*.whl || exit
+    export PYTHONPATH="$temporary/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 
+read -ra parts <<<"${*:-1 2 3 4 5 6 7 8}"
+for part in "${parts[@]}"; do
+    [[ $part == [1-8] ]] || { echo "benchmarks/gpu.sh: parts are 1 to 8, got $part" >&2 && exit 2; }
+done
+chosen() { [[ " ${parts[*]} " == *" $1 "* ]]; }
+
 step() { # NAME SECONDS COMMAND...
-    local name=$1 limit=$2 status=0 begin=$SECONDS
+    local name=$1 limit=$(($2 * ${PATIENCE:-3})) status=0 begin=$SECONDS
     shift 2
-    printf '\n== %s: %s\n' "$name" "$*"
-    timeout --kill-after=10 "$limit" "$@" >"$OUT/$name.log" 2>&1 || status=$?
-    tail -n 1 "$OUT/$name.log" | cut -c 1-1000
-    python -m benchmarks.gpu_results "$OUT" "$name" "$status" "$((SECONDS - begin))" "$*"
+    timeout --kill-after=10 "$limit" "$@" >"$OUT/$name.log" 2>&1 </dev/null || status=$?
+    printf '\n== %s: %s\n%s\n' "$name" "$*" "$(tail -n 1 "$OUT/$name.log" | cut -c 1-2000)"
+    flock "$temporary" python -m benchmarks.gpu_results "$OUT" "$name" "$status" "$((SECONDS - begin))" "$*"
 }
 speed() { # NAME SECONDS OPTIONS...
     local name=$1 limit=$2
@@ -38,16 +54,57 @@ speed() { # NAME SECONDS OPTIONS...
     step "$name" "$limit" python -m benchmarks.train_step device="$DEVICE" "$@"
 }
 
-step model_card 60 python -m benchmarks.model_card model=ddpm_4gpu_patches
-step model_card_8ch 60 python -m benchmarks.model_card model=ddpm_4gpu_patches_8ch
-speed train 180 "${stage2[@]}" "${long[@]}" compare=onthefly,perceptual # batch 2
-speed variants 150 "${stage2[@]}" "${short[@]}" compare=none variants="$sweep"
-for batch in 2 8; do # each by itself: a first compilation takes minutes
-    speed "compiled_$batch" 180 "${stage2[@]}" "${short[@]}" "${compiled[@]}" compare=none model.compile=true "model.batch_size=$batch"
+timed=(steps=40 warmup=15)
+stage1=() stage2=() compiled=() whole=(whole=[608,512,512]) volume=(shape=[604,512,512]) workers=4
+larger="model.batch_size=8;model.batch_size=32" more=20
+if [[ $DEVICE == cpu ]]; then
+    timed=(steps=1 warmup=1)
+    stage1=(model.patch_size=[16,16,16] model.n_hiddens=4 model.n_codes=64 model.disc_channels=4)
+    stage2=(model.patch_size=[32,32,32] model.diffusion_num_channels=4 xray_encoder=tiny_random
+        model.dim=8 model.dim_mults=[1,2] model.num_res_blocks=1 model.middle_blocks=1)
+    compiled=(model.dim_mults=[1] model.cond=[pooled]) # one kind of block: a CPU compiles for minutes
+    whole=(whole=[40,32,32] calls=1) volume=(shape=[40,32,32] steps=2 measured_steps=1) workers=1 more=2
+    larger="model.batch_size=4"
+fi
+
+part_1() {
+    local tests several=()
+    mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py)
+    if python -c 'import xdist' 2>/dev/null; then several=(-n 4); fi # each process begins with the same trainings
+    step tests 75 python -m pytest -q -p no:cacheprovider --continue-on-collection-errors --durations=8 \
+        ${several[@]+"${several[@]}"} -m "gpu and not slow" "${tests[@]}"
+}
+part_2() { speed train 85 "${stage2[@]}" "${timed[@]}" compare=monai variants="$larger"; }
+part_3() {
+    step profile 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" "${timed[@]}" parts=step,stem
+}
+part_4() { step full_volume 45 python -m benchmarks.full_volume measured_steps=3 "${volume[@]}" device="$DEVICE"; }
+part_5() {
+    step whole 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" parts=whole "${whole[@]}"
+}
+part_6() { step restart 75 python -m benchmarks.restart device="$DEVICE" workers=$workers more=$more; }
+part_7() {
+    local graphed="model.batch_size=8 model.graph=true;model.batch_size=32 model.graph=true"
+    if [[ $DEVICE == cuda ]]; then # a CPU has none
+        speed graph 35 "${stage2[@]}" "${timed[@]}" compare=none model.graph=true variants="$graphed"
+    fi
+    speed compile 40 "${stage2[@]}" "${timed[@]}" "${compiled[@]}" compare=none model.compile=true
+}
+part_8() {
+    speed more 90 "${stage2[@]}" "${timed[@]}" compare=onthefly,perceptual
+    speed stage1 60 "${stage1[@]}" "${timed[@]}" stage=vqgan variants=model.batch_size=4
+}
+
+python -m benchmarks.gpu_results "$OUT"
+side=()
+for part in "${parts[@]}"; do
+    if [[ $part == 6 ]] && chosen 1; then continue; fi
+    if [[ $part == 1 ]] && chosen 6; then
+        part_6 &
+        side=($!)
+    fi
+    "part_$part"
+    if [[ $part == 1 ]]; then wait ${side[@]+"${side[@]}"}; fi
 done
-speed stage1 90 "${stage1[@]}" "${short[@]}" stage=vqgan variants=model.batch_size=4
-step full_volume 180 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE"
-speed monai 120 "${stage2[@]}" "${short[@]}" compare=monai
-step tests 300 python -m pytest -q -m gpu tests/test_gpu.py tests/test_generator.py
 printf '\n'
-python -m benchmarks.gpu_results "$OUT" | tee "$OUT/summary.txt"
+cat "$OUT/summary.txt"

@@ -59,7 +59,12 @@ class StepClock(pl.Callback):
 
 
 def train(
-    bench: Workbench, device: torch.device, warmup: int, steps: int, settings: Sequence[str] = ()
+    bench: Workbench,
+    device: torch.device,
+    warmup: int,
+    steps: int,
+    settings: Sequence[str] = (),
+    watchers: Sequence[pl.Callback] = (),
 ) -> dict[str, Any]:
     """Train with the script's own Trainer, callbacks and loader; nothing is validated, logged or saved."""
     cfg = bench.settings(f"model.max_steps={warmup + steps}", *settings)
@@ -68,7 +73,7 @@ def train(
     free_memory(device)
     module, data = bench.build(cfg)
     clock = StepClock(warmup)
-    quiet_trainer(cfg, device, clock).fit(module, data)
+    quiet_trainer(cfg, device, clock, watchers).fit(module, data)
     return clock.speed(cfg.model.batch_size, device)
 
 
@@ -80,7 +85,9 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def quiet_trainer(cfg: DictConfig, device: torch.device, clock: StepClock) -> pl.Trainer:
+def quiet_trainer(
+    cfg: DictConfig, device: torch.device, clock: StepClock, watchers: Sequence[pl.Callback] = ()
+) -> pl.Trainer:
     """The configured Trainer on one device, with the callbacks that take part in every step."""
     trainer = instantiated(cfg.trainer, _partial_=True, callbacks=None, profiler=None)
     return trainer(
@@ -93,6 +100,6 @@ def quiet_trainer(cfg: DictConfig, device: torch.device, clock: StepClock) -> pl
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[*(instantiated(cfg.callbacks[name]) for name in KEPT if name in cfg.callbacks), clock],
+        callbacks=[*(instantiated(cfg.callbacks[name]) for name in KEPT if name in cfg.callbacks), clock, *watchers],
         profiler=clock.clock,
     )

@@ -3,7 +3,8 @@
 Trains with the script's own module, loader, Trainer and callbacks on phantom volumes made on the spot, at the sizes of
 the preset (`model=...`), stage 1 with its discriminators at work. Options: `steps` timed after `warmup`; `compare`, any
 of onthefly, perceptual, monai (stage 2; `compare=none`); `variants`, further settings to measure in the same process,
-such as "model.batch_size=8;model.batch_size=8 model.channels_last=false". Progress goes to stderr, the last line is one
+and to compare with MONAI's UNet if that is asked for, such as "model.batch_size=8;model.batch_size=8
+model.channels_last=false". Progress goes to stderr, all that is known after each variant with it; the last line is one
 JSON object:
 
 it_per_s, samples_per_s, step_ms (median), data_wait (share), peak_gb, reserved_gb: of one process.
@@ -33,6 +34,7 @@ from common.errors import UserError
 from pipeline.devices import pick_device
 
 COMPARISONS = ("onthefly", "perceptual", "monai")
+MOST_BESIDE = 20  # steps of what is compared with
 TRAINING_PASSES = 3  # forward, and twice as much backward
 ON_CPU = ["model.precision=32-true", "model.num_workers=0"]
 OF_STAGE = {"ddpm": [], "vqgan": ["model.disc_start=0"]}  # the discriminators at work, as in most of the training
@@ -71,12 +73,28 @@ def mfu(flop_per_s: float, gpu: str) -> dict[str, float | None]:
     return {"mfu": peak and flop_per_s / peak, "peak_flops": peak}
 
 
-def variant(bench: Workbench, device: torch.device, warmup: int, steps: int, settings: str) -> dict[str, Any]:
-    """The figures of `speeds`, or that the memory did not suffice."""
+def variant(
+    bench: Workbench, device: torch.device, warmup: int, steps: int, settings: str, beside_monai: bool
+) -> dict[str, Any]:
+    """The figures of `speeds` and of MONAI's UNet, as far as the memory sufficed."""
+    found: dict[str, Any] = {}
     try:
-        return speeds(bench, device, warmup, steps, settings.split())
+        found |= speeds(bench, device, warmup, steps, settings.split())
+        if beside_monai:
+            found |= monai(bench, device, steps, settings.split())
     except torch.OutOfMemoryError as error:
-        return {"error": str(error)}
+        found["error"] = str(error)
+    return found
+
+
+def monai(bench: Workbench, device: torch.device, steps: int, settings: Sequence[str] = ()) -> dict[str, float]:
+    """A step of our denoiser and of MONAI's UNet, in the training's precision."""
+    log.info("beside MONAI's DiffusionModelUNet %s", " ".join(settings))
+    free_memory(device)
+    cfg = bench.settings(CACHED, "model.num_workers=0", *settings)
+    module, data = bench.build(cfg)
+    batch = next(iter(data.train_dataloader()))
+    return against_monai.compare(module, batch, device, min(steps, MOST_BESIDE), cfg.trainer.precision)
 
 
 def comparisons(
@@ -86,17 +104,14 @@ def comparisons(
     result: dict[str, Any] = {}
     if "onthefly" in wanted:
         log.info("the same with latents encoded on the fly")
-        slow = train(bench, device, 1, min(steps, 20), ["dataset.latents=never"])
+        slow = train(bench, device, 1, min(steps, MOST_BESIDE), ["dataset.latents=never"])
         result["ratio_cached_over_onthefly"] = cached["samples_per_s"] / slow["samples_per_s"]
         result["samples_per_s_onthefly"] = slow["samples_per_s"]
     if "perceptual" in wanted:
         log.info("the same with the perceptual loss")
-        result["ratio_perceptual"] = perceptual_ratio(bench, device, 1 / cached["it_per_s"], min(steps, 20))
+        result["ratio_perceptual"] = perceptual_ratio(bench, device, 1 / cached["it_per_s"], min(steps, MOST_BESIDE))
     if "monai" in wanted:
-        log.info("beside MONAI's DiffusionModelUNet")
-        free_memory(device)
-        module, data = bench.build(bench.settings(CACHED, "model.num_workers=0"))
-        result |= against_monai.compare(module, next(iter(data.train_dataloader())), device, steps)
+        result |= monai(bench, device, steps)
     return result
 
 
@@ -135,13 +150,16 @@ def main(
     before, timed = warmup or (20 if on_gpu else 1), steps or (100 if on_gpu else 3)
     with workbench(stage, [*OF_STAGE[stage], *([] if on_gpu else ON_CPU), *overrides]) as bench:
         result = speeds(bench, where, before, timed, [])
-        log.info("%s", json.dumps(rounded(result)))  # whatever becomes of the rest
+        log.info("%s", json.dumps({"stage": stage, **rounded(result)}))  # whatever becomes of the rest
         result |= comparisons(bench, where, timed, wanted, result)
-        others = {name: variant(bench, where, before, timed, name) for name in variants.split(";") if name}
+        others: dict[str, Any] = {}
+        for name in filter(None, variants.split(";")):
+            others[name] = rounded(variant(bench, where, before, timed, name, "monai" in wanted))
+            log.info("%s", json.dumps({"stage": stage, **rounded(result), "variants": others}))
         precision = bench.settings().trainer.precision
     command = " ".join(["python -m benchmarks.train_step", *sys.argv[1:]])
     about = {"command": command, "stage": stage, "device": str(where), "precision": precision} | stamp()
-    several = {"variants": {name: rounded(figures) for name, figures in others.items()}} if others else {}
+    several = {"variants": others} if others else {}
     return about | rounded(result) | several
 
 

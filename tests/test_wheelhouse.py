@@ -140,6 +140,16 @@ def test_another_python_and_machine_are_asked_for_by_their_names(project, tmp_pa
         assert words in download
 
 
+def test_a_machine_that_has_the_rest_gets_some_packages_only(project, monkeypatch):
+    write_wheel(project.parent / "index", "hydra_core", "2.0")
+    write_wheel(project.parent / "index", "ndindex", "7.0")  # needed by a requirement, itself none
+    monkeypatch.setenv("ONLY", "hydra-core ndindex")
+    done = call(project / "make_wheelhouse.sh")
+    assert done.returncode == 0, done.stderr
+    wheels = sorted(path.name.rpartition("-py3")[0] for path in (project / "wheelhouse").glob("*.whl"))
+    assert wheels == ["antlr4_python3_runtime-4.9.3", "hydra_core-1.0", "ndindex-7.0"]
+
+
 def test_containers_do_nothing_but_make_the_environment():
     lines = [line.split() for line in (ROOT / "Containerfile").read_text().splitlines() if line[:1] not in ("#", "")]
     assert [words[0] for words in lines] == ["FROM", "WORKDIR", "COPY", "RUN", "ENV"]
