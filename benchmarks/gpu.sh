@@ -71,10 +71,10 @@ part_1() {
     local tests several=()
     mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py)
     if python -c 'import xdist' 2>/dev/null; then several=(-n 4); fi # each process begins with the same trainings
-    step tests 75 python -m pytest -q -p no:cacheprovider --continue-on-collection-errors --durations=8 \
+    step tests 65 python -m pytest -q -p no:cacheprovider --continue-on-collection-errors --durations=8 \
         ${several[@]+"${several[@]}"} -m "gpu and not slow" "${tests[@]}"
 }
-part_2() { speed train 85 "${stage2[@]}" "${timed[@]}" compare=monai variants="$larger"; }
+part_2() { speed train 75 "${stage2[@]}" "${timed[@]}" compare=monai variants="$larger"; }
 part_3() {
     step profile 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" "${timed[@]}" parts=step,stem
 }
@@ -82,12 +82,10 @@ part_4() { step full_volume 45 python -m benchmarks.full_volume measured_steps=3
 part_5() {
     step whole 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" parts=whole "${whole[@]}"
 }
-part_6() { step restart 75 python -m benchmarks.restart device="$DEVICE" workers=$workers more=$more; }
+part_6() { step restart 65 python -m benchmarks.restart device="$DEVICE" workers=$workers more=$more; }
 part_7() {
-    local graphed="model.batch_size=8 model.graph=true;model.batch_size=32 model.graph=true"
-    if [[ $DEVICE == cuda ]]; then # a CPU has none
-        speed graph 35 "${stage2[@]}" "${timed[@]}" compare=none model.graph=true variants="$graphed"
-    fi
+    speed graph 40 "${stage2[@]}" "${timed[@]}" compare=none model.graph=true \
+        variants="${larger//;/ model.graph=true;} model.graph=true"
     speed compile 40 "${stage2[@]}" "${timed[@]}" "${compiled[@]}" compare=none model.compile=true
 }
 part_8() {

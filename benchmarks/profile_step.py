@@ -1,8 +1,8 @@
 """What does a GPU do during a training step? `python -m benchmarks.profile_step [device=cuda] [overrides]`
 
-Trains stage 2 as `benchmarks.train_step` does, with the overrides of train_ddpm_patches_4gpu.py, and once more with
-torch.profiler over its last `profiled` steps. Options: `steps` timed after `warmup`; `whole`, a CT's size in voxels;
-`parts`, any of step, stem, whole. What is found is said at once; the last line is one JSON object:
+Trains stage 2 as `benchmarks.train_step` does, with the overrides of train_ddpm_patches_4gpu.py, its last `profiled`
+steps under torch.profiler. Options: `steps` timed after `warmup`; `whole`, a CT's size in voxels; `parts`, any of step,
+stem, whole. What is found is said at once; the last line is one JSON object:
 
 busy: share of a step's time in which the GPU computes: its kernels' time by the profiler, over the step's time without
     a profiler, which slows the process down. kernels: a step's launches. longest: kernels by their share of that time.
@@ -48,28 +48,34 @@ log = logging.getLogger(__name__)
 
 
 class KernelClock(pl.Callback):
-    """Watches the last steps of a training with torch.profiler; `kernels`: name to (launches, ms) of a step."""
+    """Times training steps after `warmup`, then watches the last `profiled` ones with torch.profiler.
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    Attributes:
+        seconds: of a step without the profiler, the mean.
+        kernels: name to (launches, ms) of a step.
+    """
+
+    def __init__(self, warmup: int, profiled: int) -> None:
+        self.warmup, self.profiled, self.seconds = warmup, profiled, 0.0
         self.kernels: dict[str, tuple[float, float]] = {}
+        self._begun = 0.0
         self._profiler: Any = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step != trainer.max_steps - self.steps or self._profiler is not None:
-            return
-        device = trainer.strategy.root_device
-        now(device)
-        self._profiler = profile(activities=[_activity(device)])
-        self._profiler.__enter__()
+        device, profiled_from = trainer.strategy.root_device, trainer.max_steps - self.profiled
+        if trainer.global_step == self.warmup:
+            self._begun = now(device)
+        elif trainer.global_step == profiled_from:
+            self.seconds = (now(device) - self._begun) / (profiled_from - self.warmup)
+            self._profiler = profile(activities=[_activity(device)])
+            self._profiler.__enter__()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step != trainer.max_steps:
-            return
-        device = trainer.strategy.root_device
-        now(device)
-        self._profiler.__exit__(None, None, None)
-        self.kernels = {name: (n / self.steps, ms / self.steps) for name, (n, ms) in computed(self._profiler).items()}
+        if trainer.global_step == trainer.max_steps:
+            now(trainer.strategy.root_device)
+            self._profiler.__exit__(None, None, None)
+            found = computed(self._profiler).items()
+            self.kernels = {name: (n / self.profiled, ms / self.profiled) for name, (n, ms) in found}
 
 
 def _activity(device: torch.device) -> ProfilerActivity:
@@ -87,14 +93,13 @@ def computed(profiler: Any) -> dict[str, tuple[int, float]]:
 
 def step_figures(bench: Workbench, device: torch.device, warmup: int, steps: int, profiled: int) -> dict[str, Any]:
     """How busy the GPU is in a step, and with what."""
-    plain = train(bench, device, warmup, steps, [CACHED])
-    clock = KernelClock(profiled)
-    train(bench, device, warmup, profiled, [CACHED], [clock])
+    clock = KernelClock(warmup, profiled)
+    train(bench, device, warmup, steps + profiled, [CACHED], [clock])
     total = sum(ms for _, ms in clock.kernels.values())
     longest = sorted(clock.kernels.items(), key=lambda item: -item[1][1])[:LONGEST]
     return {
-        "busy": total * plain["it_per_s"] / 1000,
-        "it_per_s": plain["it_per_s"],
+        "busy": total / (1000 * clock.seconds),
+        "step_ms": 1000 * clock.seconds,
         "kernel_ms": total,
         "kernels": sum(n for n, _ in clock.kernels.values()),
         "longest": {name[:100]: f"{ms / total:.1%} in {n:g}" for name, (n, ms) in longest},
