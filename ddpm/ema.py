@@ -24,18 +24,22 @@ class WeightAverage(pl.Callback):
             raise UserError(f"need 0 <= decay < 1, got {decay}")
         self.decay, self.updates = decay, 0
         self.average: dict[str, Tensor] = {}
+        self._pairs: tuple[list[Tensor], list[Tensor]] = (
+            [],
+            [],
+        )  # averages and weights: finding them takes time
         self._trained: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        current = trainable(module)
-        if not self.average:
-            self.average = {name: p.detach().clone() for name, p in current.items()}
+        if not self._pairs[0]:
+            current = {name: p.detach() for name, p in trainable(module).items()}
+            if not self.average:
+                self.average = {name: p.clone() for name, p in current.items()}
+            self._pairs = [self.average[name] for name in current], list(current.values())
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        names = list(current)
-        averages = [self.average[n] for n in names]
-        torch._foreach_lerp_(averages, [current[n].detach() for n in names], 1 - decay)
+        torch._foreach_lerp_(*self._pairs, 1 - decay)
 
     @torch.no_grad()
     def swap_in(self, module: nn.Module) -> None:
@@ -67,12 +71,14 @@ class WeightAverage(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.average = {name: t.to(pl_module.device) for name, t in self.average.items()}
+        self._pairs = ([], [])
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.updates, self.average = state_dict["updates"], state_dict["average"]
+        self._pairs = ([], [])
 
 
 @torch.no_grad()
