@@ -91,8 +91,9 @@ class VolumeGenerator(nn.Module):
             return SAMPLERS[plan.sampler](watch.volume(predict), self.diffusion, noise, plan.steps, stream)
 
         window, stride = self._window(shape, plan.mode)
-        if plan.mode == "fused":
-            drawn = draw(fused(counted, shape, window, stride, plan.windows_per_call, team), noise)
+        around = self.denoiser.global_context
+        if plan.mode == "fused" or around:
+            drawn = draw(fused(counted, shape, window, stride, plan.windows_per_call, team, around), noise)
         else:
             coords = grid_coords(shape, window, stride)
             crops = [noise[(..., *slices(corner, window))] for corner in coords.tolist()]
@@ -108,7 +109,7 @@ class VolumeGenerator(nn.Module):
             ValueError: a plan that cannot be followed here.
         """
         self.diffusion.times(plan.steps)  # refuses steps that the model does not have
-        self._check_sampler(plan)
+        self._check(plan)
         shape, on_gpu, team = self.latent_shape(grid), self.device.type == "cuda", team or Team()
         window, _ = self._window(shape, "fused")
         shared = team.size > 1
@@ -131,7 +132,13 @@ class VolumeGenerator(nn.Module):
             plan = replace(plan, window_batch=gpu_memory.windows_that_fit(one, reserved, self.device))
         return plan
 
-    def _check_sampler(self, plan: SamplingPlan) -> None:
+    def _check(self, plan: SamplingPlan) -> None:
+        """UserError for a plan that this model cannot follow."""
+        if self.denoiser.global_context and plan.mode == "independent":
+            raise UserError(
+                "this checkpoint's windows see the volume around them (model.global_context), which mode=independent"
+                " does not have; take mode=fused or mode=whole"
+            )
         if isinstance(self.diffusion, Regression) and plan.sampler != MEAN:
             raise UserError(
                 "this checkpoint was trained to give the expected CT (diffusion=regression), so there is nothing that"
@@ -155,7 +162,7 @@ class VolumeGenerator(nn.Module):
         shape = self.latent_shape(grid)
         window, _ = self._window(shape, plan.mode)
         n = min(plan.windows_per_call, self.windows(grid)) if plan.mode == "fused" else 1
-        x = torch.zeros(n, self.denoiser.latent_channels, *window, device=self.device)
+        x = torch.zeros(n, self.denoiser.noisy_channels, *window, device=self.device)
         t, corners = torch.full((n,), plan.guidance_interval[1]), torch.zeros(n, 3, dtype=torch.int64)
         predict = self._predictor(xray, grid, plan)
         return torch.no_grad()(lambda: predict(x, t, corners))

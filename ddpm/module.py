@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from common.checkpoint_key import CHECKPOINT_KEY
 from common.errors import UserError
 from common.geometry import STEP, triple
+from common.keyed import KeyedRandom
 from common.patches import positions_mm
+from common.wide_view import noise_in_view
 from ddpm.denoiser import PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
@@ -21,6 +23,7 @@ from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
+_OTHER_STREAM = 0x9E3779B9  # added to a sample's key
 
 
 class PatchDDPM(pl.LightningModule):
@@ -135,7 +138,7 @@ class PatchDDPM(pl.LightningModule):
         perceptual = self._frozen[2]
         if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
             return error, None
-        x0_now = self.diffusion.split(x_t, predicted, t)[0]
+        x0_now = self.diffusion.split(x_t[:, : x0.shape[1]], predicted, t)[0]
         return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
 
     def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -151,7 +154,17 @@ class PatchDDPM(pl.LightningModule):
         )
         pooled, tokens = self._features(batch)
         xray = [pooled, tokens, batch["xray"], batch["xray_camera"], dropped]
-        return [self.diffusion.add_noise(x0, noise, t), t, *xray, positions, batch["spacing"]], x0, noise
+        x_t = self.diffusion.add_noise(x0, noise, t)
+        if "wide_latent" in batch:
+            x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
+        return [x_t, t, *xray, positions, batch["spacing"]], x0, noise
+
+    def _around(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The noisy whole latents as `wide_view` shows them at the patches, and how much of it is latent."""
+        pooled, share = batch["wide_latent"][:, :-1], batch["wide_latent"][:, -1:]
+        others = KeyedRandom((batch["sample_key"] + _OTHER_STREAM) % 2**32, noise.device).normal(*noise.shape[1:])
+        clean = self.latent_scale.normalize(pooled, share)
+        return self.diffusion.add_noise(clean, noise_in_view(noise, share, others), t), share
 
     def _total(self, error: Tensor, distance: Tensor | None) -> Tensor:
         perceptual = self._frozen[2]

@@ -8,6 +8,7 @@ from torch import Tensor
 from common.collectives import Team
 from common.geometry import Triple, slices, triple
 from common.patches import blend_window, grid_coords
+from common.wide_view import wide_view
 from ddpm.samplers import Predict
 
 # Predicts a batch of windows (N, C, d, h, w) at times (N,), given their first voxels, integers (N, 3).
@@ -21,7 +22,13 @@ def fit_window(shape: Triple, window: Triple, stride: Triple) -> tuple[Triple, T
 
 
 def fused(
-    predict: PredictWindows, shape: Triple, window: Triple, stride: Triple, batch: int, team: Team | None = None
+    predict: PredictWindows,
+    shape: Triple,
+    window: Triple,
+    stride: Triple,
+    batch: int,
+    team: Team | None = None,
+    around: bool = False,
 ) -> Predict:
     """Predict a volume (1, C, D, H, W) as the Hann-weighted mean of its windows' predictions.
 
@@ -30,6 +37,7 @@ def fused(
 
     Args:
         batch: windows in a call of `predict`.
+        around: `predict` is also given each window's `wide_view` of the volume, as further channels.
         team: every member calls this with the same volume, sees its share of the windows and gets the whole result.
     """
     team = team or Team()
@@ -49,6 +57,9 @@ def fused(
         here, summed = placed
         for some in batches:
             crops = torch.cat([x[(..., *slices(c, window))] for c in some.tolist()])
+            if around:
+                views = [wide_view(x, triple(c), window) for c in some.tolist()]
+                crops = torch.cat([crops, torch.cat(views)], 1)
             out = predict(crops, t.expand(len(crops)), some).to(total)
             for start, crop in zip(some.tolist(), out, strict=True):
                 total[(0, slice(None), *slices(start, window))] += crop * here

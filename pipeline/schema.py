@@ -80,8 +80,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
         "averaged benchmark channels_last check checkpointing compile controls crop_to_body degrade deterministic"
-        " dry_run encode_latents.bf16 film_augment graph lapped make_xray overwrite register_films strict"
-        " use_distributed_sampler use_patches",
+        " dry_run encode_latents.bf16 film_augment global_context graph lapped make_xray overwrite register_films"
+        " strict use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),

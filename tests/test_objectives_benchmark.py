@@ -20,7 +20,7 @@ from pipeline.settings import plain
 def test_every_row_is_a_training_of_its_own_on_shared_data(tmp_path):
     laboratory = objectives.Laboratory(tmp_path, ["experiment=demo", "vqgan.model.embedding_dim=64"], "cpu")
     made = {row: composed("train_ddpm", laboratory.training(row, 7)) for row in objectives.ROWS}
-    trained = [json.dumps([plain(cfg.module.diffusion), cfg.model.latent_floor]) for cfg in made.values()]
+    trained = [json.dumps([plain(cfg.module.diffusion), plain(cfg.model)]) for cfg in made.values()]
     assert len(set(trained)) == len(made)
     for cfg in made.values():
         assert (cfg.seed, cfg.model.diffusion_num_channels, cfg.trainer.accelerator) == (7, 64, "cpu")

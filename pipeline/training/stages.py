@@ -38,6 +38,7 @@ def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
         "encoder_input": frozen.encoder_input,
         "latents": latents,
         "context": 0 if latents else frozen.codec.context,
+        "around": cfg.model.global_context,
     }
     data = PatchDataModule(
         make_dataset(cfg, store, "train", patch, stride, **views),
