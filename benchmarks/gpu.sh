@@ -5,11 +5,11 @@
 #     1  the GPU's tests (half precision with the real generators, a GPU draws what a CPU draws)
 #     2  training steps at batch 2, 8, 32, beside MONAI's UNet
 #     3  how busy the GPU is in a step, with what; the first convolution at 111 and 112 channels
-#     4  a CT of 512×512×604 in 30 steps, its decoding in all precisions
+#     4  a CT of 512×512×604 in 30 steps, its decoding in float32 and float16
 #     5  a whole latent through the network, and a training step on it; which attention was chosen
 #     6  training under the launcher (NCCL, 4 loader processes), SIGTERM, and on from last.ckpt
 #     7  CUDA graphs and compilation, as far as the settings have them
-#     8  what is left: stage 1, encoding on the fly, the perceptual loss
+#     8  what is left: MAISI on the same volume, stage 1, encoding on the fly, the perceptual loss
 #
 #   OUT=FOLDER      of the results; else benchmarks/results/DEVICE-TIME
 #   WHEELS=FOLDER   wheels that this machine's Python lacks (ONLY=... ./make_wheelhouse.sh); nothing is installed
@@ -63,7 +63,7 @@ if [[ $DEVICE == cpu ]]; then
     stage2=(model.patch_size=[32,32,32] model.diffusion_num_channels=4 xray_encoder=tiny_random
         model.dim=8 model.dim_mults=[1,2] model.num_res_blocks=1 model.middle_blocks=1)
     compiled=(model.dim_mults=[1] model.cond=[pooled]) # one kind of block: a CPU compiles for minutes
-    whole=(whole=[40,32,32] calls=1) volume=(shape=[40,32,32] steps=2 measured_steps=1) workers=1 more=2
+    whole=(whole=[40,32,32] calls=1) volume=(shape=[40,32,32] steps=2) workers=1 more=2
     larger="model.batch_size=4"
 fi
 
@@ -78,7 +78,9 @@ part_2() { speed train 75 "${stage2[@]}" "${timed[@]}" compare=monai variants="$
 part_3() {
     step profile 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" "${timed[@]}" parts=step,stem
 }
-part_4() { step full_volume 45 python -m benchmarks.full_volume measured_steps=3 "${volume[@]}" device="$DEVICE"; }
+part_4() {
+    step full_volume 45 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE" measured_steps=0 decodings=true
+}
 part_5() {
     step whole 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" parts=whole "${whole[@]}"
 }
@@ -89,6 +91,7 @@ part_7() {
     speed compile 40 "${stage2[@]}" "${timed[@]}" "${compiled[@]}" compare=none model.compile=true
 }
 part_8() {
+    step maisi 120 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE" measured_steps=3 compare=maisi
     speed more 90 "${stage2[@]}" "${timed[@]}" compare=onthefly,perceptual
     speed stage1 60 "${stage1[@]}" "${timed[@]}" stage=vqgan variants=model.batch_size=4
 }

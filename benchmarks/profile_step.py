@@ -8,8 +8,8 @@ busy: share of a step's time in which the GPU computes: its kernels' time by the
     a profiler, which slows the process down. kernels: a step's launches. longest: kernels by their share of that time.
 stem_ms: forward and backward pass of the UNet's first convolution by batch size and input channels, in bfloat16 on
     GPUs: does it pay to fill them up to a multiple of 8?
-whole: one latent of a whole CT through the network, and a training step on it with checkpointing: seconds of a call and
-    of a step, GB at most, and the kernels of attention that were chosen (ops of torch).
+whole: one latent of a whole CT through the network, and a training step on it with checkpointing: seconds of a call,
+    the X-ray's condition included, and of a step, GB at most, and the attention that was chosen (ops of torch).
 """
 
 import json
@@ -36,7 +36,6 @@ from common.errors import UserError
 from common.geometry import STEP, sizes
 from common.layers import use_channels_last
 from common.memory import peak_bytes
-from common.patches import positions_mm
 from pipeline.devices import fast_float32, pick_device
 
 PARTS = ("step", "stem", "whole")
@@ -151,21 +150,18 @@ def whole_figures(bench: Workbench, device: torch.device, whole: Sequence[int], 
     size = sizes([n // STEP for n in whole], "whole")
     batch = {k: v[:1].to(device) for k, v in next(iter(data.train_dataloader())).items() if isinstance(v, Tensor)}
     batch["latent"] = torch.randn(1, module.denoiser.latent_channels, *size, device=device)
-    condition = module.eval().condition(batch)
-    places = positions_mm(batch["patch_coord"], batch["spacing"], batch["volume_shape"], size, STEP)
-    t = torch.full((1,), 0.5, device=device)
-
-    @torch.no_grad()
-    def call() -> float:
-        started = now(device)
-        with half_precision(device):
-            module.denoiser(batch["latent"], t, condition, places, batch["spacing"])
-        return now(device) - started
 
     def loss() -> Tensor:
         with half_precision(device):
             return module.loss(batch)
 
+    @torch.no_grad()
+    def call() -> float:
+        started = now(device)
+        loss()
+        return now(device) - started
+
+    module.eval()
     found = {"latent": list(size), **watched("call", call, device, calls)}
     module.train()
     step = partial(seconds_of_step, loss, torch.optim.AdamW(module.denoiser.parameters(), lr=1e-4), device)

@@ -86,3 +86,21 @@ def test_a_part_that_there_is_not_starts_nothing(tmp_path, part):
     environment = os.environ | {"OUT": str(tmp_path / "out"), "DEVICE": "cpu"}
     done = subprocess.run([str(SCRIPT), "1", part], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, f"benchmarks/gpu.sh: parts are 1 to 8, got {part}\n")
+
+
+@pytest.mark.slow
+def test_every_part_runs_on_a_cpu_at_its_smallest_size(tmp_path):
+    environment = os.environ | {"OUT": str(tmp_path), "DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PATIENCE": "20"}
+    subprocess.run([str(SCRIPT), *"1234567"], env=environment, capture_output=True, check=True)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    found = {name: step["result"] for name, step in summary["steps"].items()}
+    assert [name for name, step in summary["steps"].items() if step["status"]] == []
+    assert list(found) == ["tests", "restart", "train", "profile", "full_volume", "whole", "graph", "compile"]
+    assert "skipped" in summary["steps"]["tests"]["said"]
+    assert found["train"]["variants"]["model.batch_size=4"]["ratio_time_monai_over_ours"] > 0
+    assert found["profile"]["kernels"] > 100
+    assert {"51 channels", "111 channels", "112 channels"} == found["profile"]["stem_ms"]["batch 2"].keys()
+    assert found["whole"]["whole"]["latent"] == [10, 8, 8]
+    assert any("flash" in op for op in found["whole"]["whole"]["call_attention"])
+    assert found["restart"]["step_end"] == found["restart"]["step_stopped"] + 2
+    assert found["restart"]["backend"] == "gloo"
