@@ -51,7 +51,7 @@ def unet(flash: bool) -> nn.Module:
     )
 
 
-def autoencoder(norm_float16: bool) -> nn.Module:
+def autoencoder(norm_float16: bool) -> Any:
     """`norm_float16` as in its config; no kernel of a CPU takes the result."""
     logging.getLogger(AutoencoderKlMaisi.__module__).setLevel(logging.WARNING)
     return AutoencoderKlMaisi(
@@ -92,7 +92,7 @@ def draw(shape: Triple, device: torch.device, steps: int = STEPS) -> dict[str, A
     with torch.autocast(device.type, torch.float16, enabled=half):
         latent = diffuse(denoiser, scheduler, torch.randn(1, CHANNELS, *size, device=device), steps)
         drawn = now(device)
-        ct = codec.decode_stage_2_outputs(latent) if one else windows(latent, codec.decode_stage_2_outputs)
+        ct: Any = codec.decode_stage_2_outputs(latent) if one else windows(latent, codec.decode_stage_2_outputs)
         ct = ct.clip(0, 1).cpu()
     decoded = now(device)
     return {

@@ -50,6 +50,7 @@ from pipeline.sampling.files import write_sample
 
 SAMPLING = ["xray=x", "output=x", "shape=[604,512,512]", "spacing=[0.7,0.7,0.7]", "steps=30", "mode=fused"]
 TILES = (32, 64)  # latent voxels
+ALIVE = 0.02  # std of parameters that begin at 0
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,14 @@ def seconds_per_guide_step(model: CTSampler, xray: XrayInput, plan: SamplingPlan
 
 
 def both_decodings(model: CTSampler, latent: torch.Tensor) -> dict[str, Any]:
-    """Decoding in both precisions by the tile's side: seconds (the second time), GB at most, HU apart."""
+    """Decoding in both precisions by the tile's side: seconds (the second time), GB at most, HU apart.
+
+    The codec's parameters that begin at 0 become random: a fresh decoder adds nothing to its linear map.
+    """
     generator, some = model.generator, latent[:, : -(-latent.shape[1] // 4)]
+    for parameter in generator.codec.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=ALIVE)
     low, high = model.hu_window
     found: dict[str, Any] = {}
     for tile, half in itertools.product(TILES, (False, True)):
