@@ -55,6 +55,8 @@ class GraphedPrediction:
 
     def __init__(self, prediction: Prediction, sample: Sequence[Tensor]) -> None:
         self.eager, self._sizes = prediction, _sizes(sample)
+        # gradients add up on the stream that first asked for their nodes: not on that of the recording
+        self._nodes = [p.expand_as(p).grad_fn.next_functions[0][0] for p in prediction.parameters()]  # type: ignore[union-attr]
         cached = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)  # weights rounded once would stay as they were when recorded
         try:

@@ -16,7 +16,8 @@ torch.set_num_threads(1)  # the volumes here are tiny: threads would only wait f
 
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
-        torch.cuda.init()  # before GPUs are hidden: a driver that has once seen none sees none for good
+        torch.cuda.init()  # before GPUs are hidden: a driver that has once seen none sees none for good,
+        torch.cuda.device_count()  # and torch keeps their number
         return
     for item in items:
         if "gpu" in item.keywords:
@@ -50,7 +51,8 @@ def exact():
     """On a GPU, float32 as exact as a CPU's."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    exactly = {"allow_tf32": False, "fp32_precision": "ieee"}  # the first alone leaves convolutions in TF32
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, **exactly):
         yield
     torch.set_float32_matmul_precision(before)
 
