@@ -92,7 +92,7 @@ def both_decodings(model: CTSampler, latent: torch.Tensor) -> dict[str, Any]:
     The codec's parameters that begin at 0 become random: a fresh decoder adds nothing to its linear map.
     """
     generator, some = model.generator, latent[:, : -(-latent.shape[1] // 4)]
-    for parameter in generator.codec.parameters():  # type: ignore[attr-defined]
+    for parameter in generator.get_submodule("codec").parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=ALIVE)
     low, high = model.hu_window
