@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can tell, unattended, in parts, what matters most first; all take about 5 minutes on an H100:
+# What only a GPU can tell, unattended, in parts, what matters most first; the first seven take 5 to 10 minutes on an H100:
 #
 #   benchmarks/gpu.sh [PART...]      all unless some are named:
 #     1  the GPU's tests (half precision with the real generators, a GPU draws what a CPU draws)
@@ -14,7 +14,7 @@
 #   OUT=FOLDER      of the results; else benchmarks/results/DEVICE-TIME
 #   WHEELS=FOLDER   wheels that this machine's Python lacks (ONLY=... ./make_wheelhouse.sh); nothing is installed
 #   DEVICE=cpu      every part at sizes that mean nothing, to see that it works
-#   PATIENCE=N      times as many seconds as on an H100 each step may take; 3, with which no part takes 8 minutes
+#   PATIENCE=N      a whole number, times what a step may take on an H100; 2, with which no part takes 8 minutes
 #
 # The others go on when a step fails or runs out of time. Each leaves NAME.log, and at once its figures in summary.json
 # and a line in summary.txt. Parts 1 and 6 measure no time and run side by side.
@@ -42,7 +42,7 @@ done
 chosen() { [[ " ${parts[*]} " == *" $1 "* ]]; }
 
 step() { # NAME SECONDS COMMAND...
-    local name=$1 limit=$(($2 * ${PATIENCE:-3})) status=0 begin=$SECONDS
+    local name=$1 limit=$(($2 * ${PATIENCE:-2})) status=0 begin=$SECONDS
     shift 2
     timeout --kill-after=10 "$limit" "$@" >"$OUT/$name.log" 2>&1 </dev/null || status=$?
     printf '\n== %s: %s\n%s\n' "$name" "$*" "$(tail -n 1 "$OUT/$name.log" | cut -c 1-2000)"
@@ -72,29 +72,29 @@ part_1() {
     local tests several=()
     mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py)
     if python -c 'import xdist' 2>/dev/null; then several=(-n 4); fi # each process begins with the same trainings
-    step tests 65 python -m pytest -q -p no:cacheprovider --continue-on-collection-errors --durations=8 \
+    step tests 90 python -m pytest -q -p no:cacheprovider --continue-on-collection-errors --durations=8 \
         ${several[@]+"${several[@]}"} -m "gpu and not slow" "${tests[@]}"
 }
-part_2() { speed train 75 "${stage2[@]}" "${timed[@]}" compare=monai variants="$beside_monai"; }
+part_2() { speed train 150 "${stage2[@]}" "${timed[@]}" compare=monai variants="$beside_monai"; }
 part_3() {
-    step profile 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" "${timed[@]}" parts=step,stem
+    step profile 60 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" "${timed[@]}" parts=step,stem
 }
 part_4() {
-    step full_volume 45 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE" measured_steps=0 decodings=true
+    step full_volume 70 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE" measured_steps=0 decodings=true
 }
 part_5() {
-    step whole 30 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" parts=whole "${whole[@]}"
+    step whole 60 python -m benchmarks.profile_step device="$DEVICE" "${stage2[@]}" parts=whole "${whole[@]}"
 }
-part_6() { step restart 65 python -m benchmarks.restart device="$DEVICE" workers=$workers more=$more; }
+part_6() { step restart 150 python -m benchmarks.restart device="$DEVICE" workers=$workers more=$more; }
 part_7() {
-    speed graph 40 "${stage2[@]}" "${timed[@]}" compare=none model.graph=true \
+    speed graph 90 "${stage2[@]}" "${timed[@]}" compare=none model.graph=true \
         variants="${larger//;/ model.graph=true;} model.graph=true"
-    speed compile 40 "${stage2[@]}" "${timed[@]}" "${compiled[@]}" compare=none model.compile=true
+    speed compile 90 "${stage2[@]}" "${timed[@]}" "${compiled[@]}" compare=none model.compile=true
 }
 part_8() {
-    step maisi 120 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE" measured_steps=3 compare=maisi
-    speed more 90 "${stage2[@]}" "${timed[@]}" compare=onthefly,perceptual
-    speed stage1 60 "${stage1[@]}" "${timed[@]}" stage=vqgan variants=model.batch_size=4
+    step maisi 100 python -m benchmarks.full_volume "${volume[@]}" device="$DEVICE" measured_steps=3 compare=maisi
+    speed more 80 "${stage2[@]}" "${timed[@]}" compare=onthefly,perceptual
+    speed stage1 50 "${stage1[@]}" "${timed[@]}" stage=vqgan variants=model.batch_size=4
 }
 
 python -m benchmarks.gpu_results "$OUT"

@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, Self
 
 import torch
 
@@ -30,26 +30,45 @@ TINY = [*SMALL.split(), "model.patch_size=[32,32,32]", "trainer.strategy=ddp", "
 MOST_STEPS = 100000  # more than it takes before it is stopped
 
 
-def start(settings: list[str], log: Path, device: torch.device, port: int) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"NGPU": "1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    if device.type == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    with log.open("wb") as said:
-        return subprocess.Popen([str(LAUNCHER), *settings], env=environment, stdout=said, stderr=said)
+class Training:
+    """A training under the launcher; what it says goes to stderr as it comes, and stays in `said`."""
 
+    def __init__(self, settings: list[str], device: torch.device, port: int) -> None:
+        environment = os.environ | {"NGPU": "1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        if device.type == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        command, pipe = [str(LAUNCHER), *settings], subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+        self.said: list[str] = []
+        self._listener = Thread(target=self._listen)
+        self._listener.start()
 
-def stopped(settings: list[str], log: Path, device: torch.device, last: Path, port: int) -> tuple[int, float]:
-    """Exit status of a training that is told to stop once it has saved, and the seconds that it took to end."""
-    training = start(settings, log, device, port)
-    try:
-        while training.poll() is None and not last.is_file():
-            time.sleep(0.05)
-        training.send_signal(signal.SIGTERM)
+    def _listen(self) -> None:
+        for line in self.process.stdout or ():
+            self.said.append(line)
+            sys.stderr.write(line)
+
+    def stop(self) -> float:
+        """Tell the launcher to end; the seconds until it has."""
         told = time.monotonic()
-        return training.wait(), time.monotonic() - told
-    finally:
-        with suppress(ProcessLookupError):
-            training.kill()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+        return time.monotonic() - told
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing stays behind when this benchmark itself is ended."""
+        if self.process.poll() is None:
+            self.stop()
+        self._listener.join()
+
+
+def end(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -60,23 +79,33 @@ def step_of(checkpoint: Path) -> int:
 def main(
     overrides: list[str], device: str = "auto", workers: int = 4, more: int = 20, port: int = 29517
 ) -> dict[str, Any]:
+    signal.signal(signal.SIGTERM, end)  # a time limit's
     where = pick_device(device)
     trained = [CACHED, f"model.num_workers={workers}", "model.checkpoint_every_n_steps=5", "model.max_epochs=-1"]
     with workbench("ddpm", [*TINY, *trained, *overrides]) as bench:
-        folder = Path(bench.settings().checkpoint_dir)
-        last, logs = folder / "last.ckpt", [folder.parent / f"{name}.log" for name in ("stopped", "again")]
-        first, seconds = stopped([*bench.overrides, f"model.max_steps={MOST_STEPS}"], logs[0], where, last, port)
-        step = step_of(last) if last.is_file() else None
-        second = start([*bench.overrides, f"model.max_steps={(step or 0) + more}"], logs[1], where, port + 1).wait()
-        said = [log.read_text(errors="replace") for log in logs]
-        for text in said:
-            sys.stderr.write(f"{text}\n")
-        end = step_of(last) if last.is_file() else None
-        continued = bool(step) and f"continuing from {last}" in said[1]
-    backend = next((name for name in ("nccl", "gloo") if f"distributed_backend={name}" in said[1]), None)
-    result: dict[str, Any] = {"status_stopped": first, "seconds_to_stop": round(seconds, 2), "status_again": second}
-    result |= {"step_stopped": step, "step_end": end, "continued": continued, "backend": backend, "workers": workers}
-    if second or not continued or end != (step or 0) + more:
+        last = Path(bench.settings().checkpoint_dir) / "last.ckpt"
+        with Training([*bench.overrides, f"model.max_steps={MOST_STEPS}"], where, port) as first:
+            while first.process.poll() is None and not last.is_file():
+                time.sleep(0.05)
+            seconds = first.stop()
+        step = step_of(last) if last.is_file() else 0
+        with Training([*bench.overrides, f"model.max_steps={step + more}"], where, port + 1) as second:
+            status = second.process.wait()
+        last_step = step_of(last) if last.is_file() else None
+    said = "".join(second.said)
+    continued = step > 0 and f"continuing from {last}" in said
+    backend = next((name for name in ("nccl", "gloo") if f"distributed_backend={name}" in said), None)
+    result = {
+        "status_stopped": first.process.returncode,
+        "seconds_to_stop": round(seconds, 2),
+        "status_again": status,
+        "step_stopped": step,
+        "step_end": last_step,
+        "continued": continued,
+        "backend": backend,
+        "workers": workers,
+    }
+    if status or not continued or last_step != step + more:
         raise RuntimeError(f"the training did not go on: {result}")
     return result | stamp()
 
