@@ -47,8 +47,8 @@ class Training:
 
     def _listen(self) -> None:
         for line in self.process.stdout or ():
-            self.said.append(line)
             sys.stderr.write(line)
+            self.said.append(line)
 
     def stop(self) -> float:
         """Tell the launcher to end; the seconds until it has."""
