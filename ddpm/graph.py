@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ddpm.denoiser import PatchDenoiser
 
-WARM_UP = 11  # evaluations before recording; DistributedDataParallel wants 11
+WARM_UP = 3  # evaluations before recording: libraries make their plans and choose their algorithms
 
 
 class Prediction(nn.Module):
@@ -55,22 +56,30 @@ class GraphedPrediction:
 
     def __init__(self, prediction: Prediction, sample: Sequence[Tensor]) -> None:
         self.eager, self._sizes = prediction, _sizes(sample)
-        # gradients add up on the stream that first asked for their nodes: not on that of the recording
-        self._nodes = [p.expand_as(p).grad_fn.next_functions[0][0] for p in prediction.parameters()]  # type: ignore[union-attr]
+        self._parameters = dict(prediction.named_parameters())
+
+        def predict(*tensors: Tensor) -> Tensor:
+            weights = dict(zip(self._parameters, tensors[len(sample) :], strict=True))
+            answer: Tensor = functional_call(prediction, weights, tensors[: len(sample)])
+            return answer
+
+        # The weights are inputs that lie where the module's do. The module's own would break the recording wherever
+        # DistributedDataParallel has tied them to another stream.
+        weights = (p.detach().requires_grad_() for p in self._parameters.values())
+        inputs = (*(tensor.clone() for tensor in sample), *weights)
         cached = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)  # weights rounded once would stay as they were when recorded
         try:
-            inputs = tuple(tensor.clone() for tensor in sample)
-            self.graphed: Any = torch.cuda.make_graphed_callables(
-                Prediction(prediction.denoiser, prediction.grid).train(), inputs, num_warmup_iters=WARM_UP
-            )
+            self._replay: Any = torch.cuda.make_graphed_callables(predict, inputs, num_warmup_iters=WARM_UP)
         finally:
             torch.set_autocast_cache_enabled(cached)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        replays = torch.is_grad_enabled() and self.eager.denoiser.training and _sizes(inputs) == self._sizes
-        predict = self.graphed if replays else self.eager
-        return predict(*inputs)
+        if torch.is_grad_enabled() and self.eager.denoiser.training and _sizes(inputs) == self._sizes:
+            replayed: Tensor = self._replay(*inputs, *self._parameters.values())
+            return replayed
+        answer: Tensor = self.eager(*inputs)
+        return answer
 
 
 class Replayed:
@@ -97,12 +106,15 @@ class Replayed:
     def _record(self, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         given, stream = [tensor.clone() for tensor in inputs], torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
+        tried = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True  # replays pay back what trying algorithms takes
         with torch.cuda.stream(stream):
-            self.function(*given)  # libraries make their plans and choose their algorithms
+            self.function(*given)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             answer = self.function(*given)
+        torch.backends.cudnn.benchmark = tried
         self._pool = graph.pool()
         return graph, given, answer
 

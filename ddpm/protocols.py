@@ -15,6 +15,8 @@ class Codec(Protocol):
 
     def decode_patch(self, z: Tensor) -> Tensor: ...
 
+    decoder_halo: int
+
     @property
     def has_half(self) -> bool: ...
 

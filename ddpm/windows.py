@@ -36,7 +36,7 @@ def fused(
     positive everywhere, so every voxel counts. Sums live where the volume does, wherever the network is.
 
     Args:
-        batch: windows in a call of `predict`.
+        batch: most windows in a call of `predict`; calls are as equal as can be.
         around: `predict` is also given each window's `wide_view` of the volume, as further channels.
         team: every member calls this with the same volume, sees its share of the windows and gets the whole result.
     """
@@ -46,7 +46,9 @@ def fused(
     weights = blend_window(window, "hann")
     norm = torch.zeros(shape)
     placed: list[Tensor] = []  # weights and norm where the volume is, once it is known
-    batches = [some for some in team.share(coords).split(batch) if len(some)]
+    own = team.share(coords)
+    calls = -(-len(own) // batch)
+    batches = [own[n * len(own) // calls : (n + 1) * len(own) // calls] for n in range(calls)]
     for start in coords.tolist():
         norm[slices(start, window)] += weights
 

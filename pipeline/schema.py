@@ -87,7 +87,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
     (
         whole(1),
-        "batch_size common_grid crop decode_tile diffusion_depth_size dim disc_channels"
+        "batch_size common_grid crop diffusion_depth_size dim disc_channels"
         " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
         " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples num_steps"
         " patch patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
@@ -96,7 +96,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (whole(2), "fsq_levels"),
     (NULL | whole(1), "checkpoint_every_n_steps effective_batch every_n_steps num_cases tiles_per_volume"),
     (one_of(-1) | whole(1), "max_epochs max_steps"),
-    (one_of("auto") | whole(1), "window_batch"),
+    (one_of("auto") | whole(1), "decode_tile window_batch"),
     (one_of("auto") | TRUTH, "bf16"),
     (one_of("warn") | TRUTH, "trainer.deterministic"),
     (

@@ -10,7 +10,8 @@ from common.errors import UserError
 from dataset.scans.volume_io import read_ct
 from ddpm.plan import SamplingPlan
 from pipeline.devices import computing_as_commands
-from pipeline.sampling.ct_sampler import TILE, CTSampler
+from pipeline.sampling.ct_sampler import CTSampler
+from pipeline.sampling.decoding import AUTO
 from pipeline.sampling.drawing import Drawing
 from pipeline.sampling.files import jobs, prepare_folder, sample_paths
 
@@ -27,7 +28,7 @@ def sample(
     seed: int = 42,
     num_samples: int = 1,
     xray_fov_mm: float | None = None,
-    decode_tile: int = TILE,
+    decode_tile: int | str = AUTO,
     vqgan_ckpt: str | Path | None = None,
     xray_weights: str | Path | None = None,
     averaged: bool = True,
@@ -45,7 +46,7 @@ def sample(
         reference: a CT whose grid, axes and position to take instead.
         seed, num_samples: as many CTs, of seeds seed, seed + 1, ...; the same seed draws the same CT.
         xray_fov_mm: side of the square X-ray in the patient, where the file does not tell; None: as in training.
-        decode_tile: latent voxels per side of the tiles that are decoded.
+        decode_tile: latent voxels per side of the tiles that are decoded, or "auto".
         vqgan_ckpt, xray_weights, averaged, device: see `CTSampler`; not beside a loaded one.
         plan: steps, sampler, mode, guidance and the rest of `ddpm.plan.SamplingPlan`.
 

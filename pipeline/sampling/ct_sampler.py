@@ -25,9 +25,7 @@ from ddpm.finite import check_decoded
 from ddpm.plan import Grid, SamplingPlan, XrayInput
 from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
-
-TILE = 32  # latent voxels
-PROBE = 16  # latent voxels that float16 is tried on
+from pipeline.sampling.decoding import AUTO, DecodingChoice
 
 
 def plan_of(settings: Mapping[str, Any]) -> SamplingPlan:
@@ -90,9 +88,8 @@ class CTSampler:
         low, high = self.description.hu_window
         self.hu_window = (float(low), float(high))
         self.film = self.description.film or PARALLEL
-        self._half: bool | None = None  # whether the codec may decode in float16; not known yet
+        self.decoding = DecodingChoice(self.generator, (self.hu_window[1] - self.hu_window[0]) / 2)
         if self.generator.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # windows and tiles have few sizes
             for network in (self.generator.denoiser, self.generator.codec):
                 use_channels_last(network)  # type: ignore[arg-type]
 
@@ -155,33 +152,21 @@ class CTSampler:
         """One CT: int16 HU (D, H, W) within the training's HU window."""
         return self.decode(self.generator.latent(xray, grid, plan, seed), grid.shape)
 
-    def decode(self, latent: torch.Tensor, shape: Triple, tile: int = TILE) -> np.ndarray:
+    def decode(self, latent: torch.Tensor, shape: Triple, tile: int | str = AUTO) -> np.ndarray:
         """A latent (C, d, h, w) → int16 HU, cropped to `shape`; tile by tile, so that only the result is large."""
         hu = np.empty(shape, dtype=np.int16)
         for first, slab in self.slabs(latent, shape, tile):
             hu[first : first + len(slab)] = slab
         return hu
 
-    def slabs(self, latent: torch.Tensor, shape: Triple, tile: int = TILE) -> Iterator[tuple[int, np.ndarray]]:
+    def slabs(self, latent: torch.Tensor, shape: Triple, tile: int | str = AUTO) -> Iterator[tuple[int, np.ndarray]]:
         """A latent (C, d, h, w) → first slice and int16 HU (d, H, W) of one slab after another, cropped to `shape`.
 
         Args:
-            tile: largest side, in latent voxels, of the tiles that make a slab; memory follows it, results do not.
+            tile: largest side, in latent voxels, of the tiles that make a slab, or "auto". Memory follows it, the
+                result does not.
         """
-        return slabs_of(self.generator.decode(latent, tile, self._half_will_do(latent)), shape, self.hu_window)
-
-    def _half_will_do(self, latent: torch.Tensor) -> bool:
-        """Whether float16 changes fewer than a thousandth of the voxels by 1 HU or more, tried on the latent's middle
-        once; on a CPU it would be slower."""
-        if self._half is None:
-            self._half = self.generator.device.type == "cuda" and self.generator.codec.has_half
-            if self._half:
-                d, h, w = (slice(max(0, (n - PROBE) // 2), (n + PROBE) // 2) for n in latent.shape[1:])
-                middle = latent[:, d, h, w]
-                exact, rounded = (next(iter(self.generator.decode(middle, PROBE, half)))[1] for half in (False, True))
-                apart = (exact - rounded).abs().flatten().quantile(0.999) * (self.hu_window[1] - self.hu_window[0]) / 2
-                self._half = bool(apart < 1)  # not where it is NaN
-        return self._half
+        return slabs_of(self.generator.decode(latent, *self.decoding(tile)), shape, self.hu_window)
 
 
 def slabs_of(

@@ -17,7 +17,8 @@ from common.launcher import rank_and_world
 from common.voxel_file import VoxelFile
 from ddpm.plan import SamplingPlan, XrayInput, check_whole
 from ddpm.samplers import MEAN
-from pipeline.sampling.ct_sampler import TILE, CTSampler, Placement
+from pipeline.sampling.ct_sampler import CTSampler, Placement
+from pipeline.sampling.decoding import AUTO
 from pipeline.sampling.files import (
     file_hash,
     is_finished,
@@ -44,7 +45,7 @@ class Drawing:
 
     plan: its "auto"s are settled at the first X-ray. num_samples: CTs per X-ray, of seeds seed, seed + 1, ...
     xray_fov_mm: side of the square X-ray in the patient where the file does not tell; None as in training.
-    tile: latent voxels of the tiles that are decoded. team: processes that share each volume's windows.
+    tile: latent voxels of the tiles that are decoded, or "auto". team: processes that share each volume's windows.
     """
 
     model: CTSampler
@@ -53,12 +54,13 @@ class Drawing:
     seed: int
     num_samples: int = 1
     xray_fov_mm: float | None = None
-    tile: int = TILE
+    tile: int | str = AUTO
     team: Team = Team()
 
     def __post_init__(self) -> None:
         check_whole("num_samples", self.num_samples)
-        check_whole("decode_tile", self.tile, " (latent voxels)")
+        if self.tile != AUTO:
+            check_whole("decode_tile", self.tile, " (latent voxels)")
 
     @property
     def seeds(self) -> range:

@@ -62,17 +62,17 @@ class Estimate:
         ]
 
 
-def estimate(model: CTSampler, xray: XrayInput, place: Placement, plan: SamplingPlan, tile: int) -> Estimate:
+def estimate(model: CTSampler, xray: XrayInput, place: Placement, plan: SamplingPlan, tile: int | str) -> Estimate:
     """Measure a call and a tile, multiply by how many there are. `plan` must be settled."""
-    generator, grid = model.generator, place.grid
+    generator, grid, side = model.generator, place.grid, model.decoding(tile)[0]
     shape = generator.latent_shape(grid)
     latent = (generator.denoiser.latent_channels, *shape)
     evaluations = generator.evaluations(grid, plan)
     call = generator.window_of(xray, grid, plan)
-    piece = torch.zeros(latent[0], *(min(n, tile) for n in shape))
+    piece = torch.zeros(latent[0], *(min(n, side) for n in shape))
     call_s, call_bytes = _measure(call, generator.device)
     voxels = triple([STEP * n for n in piece.shape[1:]])
-    tile_s, tile_bytes = _measure(lambda: next(model.slabs(piece, voxels, tile)), generator.device)
+    tile_s, tile_bytes = _measure(lambda: next(model.slabs(piece, voxels, side)), generator.device)
     return Estimate(
         latent=latent,
         mode=plan.mode,
@@ -84,7 +84,7 @@ def estimate(model: CTSampler, xray: XrayInput, place: Placement, plan: Sampling
         network_gb=max(call_bytes, tile_bytes) / _GB,
         disk_gb=bytes_on_disk(grid.shape, 1) / _GB,
         sampling_s=evaluations * call_s,
-        decoding_s=math.prod(-(-n // tile) for n in shape) * tile_s,
+        decoding_s=math.prod(-(-n // side) for n in shape) * tile_s,
         writing_s=bytes_on_disk(grid.shape, 1) / 1e6 / _MB_PER_SECOND,
     )
 
