@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.geometry import STEP, Triple, latent_shape, triple
-from common.launcher import rank_and_world_of_any
+from common.launcher import rank_and_world
 from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentWriter, is_finished
 from dataset.store.store import Store, StoredCase
@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     patch, _ = settled_sizes(cfg.model, store)
     variants = variants_of(cfg.dataset)
     writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite, variants)
-    rank, world = rank_and_world_of_any()
+    rank, world = rank_and_world()
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
     todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]

@@ -13,7 +13,12 @@ for setting in "$@"; do # asked for help or for the configuration: nothing to la
             ;;
     esac
 done
-python "$script" check=true "$@"
+if [[ -v SLURM_STEP_TASKS_PER_NODE && ! $SLURM_STEP_TASKS_PER_NODE =~ ^1(\(x[0-9]+\))?$ ]]; then
+    echo "error: srun started $SLURM_STEP_NUM_TASKS launchers, several on a machine, each of which would train by" \
+        "itself. Start one for each machine: sbatch launch_slurm.sbatch ./launch_ddpm_patches_4gpu.sh [settings]" >&2
+    exit 2
+fi
+env -u SLURM_STEP_NUM_TASKS python "$script" check=true "$@" # srun started launchers, not these processes
 exec torchrun --nproc_per_node="$NGPU" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --max_restarts="${MAX_RESTARTS:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$MASTER_PORT" \
     --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "$script" "$@"

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun, srun or launch.sh say it in the environment."""
+"""Which of several processes this one is, as torchrun says it in the environment, or srun or launch.sh."""
 
 import ctypes
 import os
@@ -9,10 +9,11 @@ import sys
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _TORCHRUN = ("RANK", "WORLD_SIZE")
 _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # not SLURM_NTASKS: a batch script has it too, although it runs once
+_PORTS = range(20_000, 40_000)  # jobs that share a machine take different ones
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process' number and how many torchrun started; (0, 1) without it."""
+    """This process' number and how many torchrun or srun started; (0, 1) without them."""
     return _pair(_TORCHRUN) or (0, 1)
 
 
@@ -22,32 +23,44 @@ def end_with_torchrun() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def rank_and_world_of_any() -> tuple[int, int]:
-    """The same of torchrun, or else of srun; for work whose processes need not know one another."""
-    return _pair(_TORCHRUN) or _pair(_SRUN) or (0, 1)  # torchrun may run inside SLURM
+def join_srun() -> None:
+    """Where srun, not torchrun, started this process beside others: the variables that torchrun would have set."""
+    found = _pair(_SRUN)
+    if _pair(_TORCHRUN) or found is None or found[1] == 1:
+        return  # torchrun may run inside SLURM
+    per_node = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # such as 4(x2)
+    job, step = (int(os.environ.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    os.environ |= {
+        "RANK": str(found[0]),
+        "WORLD_SIZE": str(found[1]),
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
+        "LOCAL_WORLD_SIZE": per_node[0] if per_node else str(found[1]),
+        "GROUP_RANK": os.environ.get("SLURM_NODEID", "0"),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_of(os.environ.get("SLURM_STEP_NODELIST", "")),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_PORTS.start + (job + step) % len(_PORTS)),
+        "TORCHELASTIC_RUN_ID": str(job),  # by which Lightning knows that the other processes are there
+    }
 
 
-def srun_tasks() -> tuple[int, int]:
-    """How many tasks srun started, in all and on one machine, if no torchrun runs in this one; else (1, 1)."""
-    found = None if _pair(_TORCHRUN) else _pair(_SRUN)
-    tasks = found[1] if found else 1
-    per_node = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")) if found else None  # such as 4(x2)
-    return tasks, int(per_node[0]) if per_node else tasks
+def _first_of(machines: str) -> str:
+    """The first of SLURM's list of machines, such as gpu[07-08,11]-ib,cpu1."""
+    before, number, after = re.match(r"([^,\[]*)(?:\[(\w+)[^]]*\])?([^,\[]*)", machines).groups()  # type: ignore[union-attr]
+    return f"{before}{number or ''}{after}" or "127.0.0.1"
 
 
 def hide_slurm() -> None:
-    """Keep Lightning from taking SLURM's tasks for its processes: here, torchrun starts those."""
+    """Keep Lightning from looking at SLURM itself; `join_srun` has, or torchrun started the processes."""
     if "SLURM_NTASKS" in os.environ:
         os.environ["SLURM_JOB_NAME"] = "interactive"
 
 
 def local_rank() -> int:
     """This process' number on its machine."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0")
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_processes() -> int:
-    """How many processes torchrun started on this machine."""
+    """How many processes torchrun or srun started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 

@@ -83,6 +83,7 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
 
 def _prepare_process() -> None:
+    launcher.join_srun()
     launcher.end_with_torchrun()
     register_resolvers()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

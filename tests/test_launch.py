@@ -21,9 +21,10 @@ def launched(tmp_path, monkeypatch):
     for name in ("NGPU", "NNODES", "NODE_RANK", "MAX_RESTARTS", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
 
-    def launch(*settings):
+    def launch(*settings, check=True):
         words = [str(tmp_path / "launch.sh"), "train.py", "29500", *settings]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+        done = subprocess.run(words, capture_output=True, text=True, check=check)
+        return done.stdout.splitlines() if check else done
 
     return launch
 
@@ -45,3 +46,13 @@ def test_one_check_comes_before_all_processes(launched):
 def test_a_question_is_answered_and_starts_nothing(launched, question):
     words = ["a=1", *question.split()]
     assert launched(*words) == [" ".join(["python train.py", *words])]
+
+
+@pytest.mark.parametrize(("per_node", "refused"), [("1", False), ("1(x4)", False), ("4", True), ("2(x2)", True)])
+def test_srun_starts_one_launcher_on_a_machine(per_node, refused, launched, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", per_node)
+    done = launched(check=False)
+    assert done.returncode == (2 if refused else 0)
+    assert ("error: srun started 4 launchers" in done.stderr) == refused
+    assert (done.stdout == "") == refused

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import train_ddpm_patches_4gpu
@@ -109,6 +110,21 @@ def test_being_told_to_stop_costs_no_step(asked, status, workshop, uninterrupted
     run(train_ddpm_patches_4gpu, *command)
     assert Record.seen == uninterrupted[1][7:]
     assert_same(load(DDPM_CKPT), uninterrupted[0])
+
+
+class TellAtStart(pl.Callback):
+    """Signals the process when the training begins, before its first batch."""
+
+    def on_train_start(self, *_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_being_told_to_stop_before_the_first_step_is_not_forgotten(workshop, elsewhere):
+    tell = "+callbacks.tell={_target_: tests.test_resume.TellAtStart}"
+    with pytest.raises(SystemExit) as ended:
+        run(train_ddpm_patches_4gpu, *workshop.ddpm, *LENGTH, tell)
+    assert ended.value.code == 143
+    assert load(DDPM_CKPT)["global_step"] == 1
 
 
 def test_being_told_to_stop_breaks_off_a_validation_and_costs_no_step(workshop, uninterrupted, elsewhere):

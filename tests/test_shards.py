@@ -1,8 +1,11 @@
 import logging
+import os
+from unittest import mock
 
 import pytest
 
 import prepare_data
+from common.launcher import join_srun
 from dataset.prepare import one_case
 from dataset.prepare.run import prepare
 from dataset.prepare.shards import Shard, parse_shard, shard_of_environment
@@ -107,10 +110,10 @@ def test_a_case_that_a_shard_cannot_read_does_not_keep_the_others_waiting(root, 
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),  # a batch script, which runs once
     ],
 )
-def test_launchers_name_the_shard(variables, expected, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert shard_of_environment() == expected
+def test_launchers_name_the_shard(variables, expected):
+    with mock.patch.dict(os.environ, variables):
+        join_srun()
+        assert shard_of_environment() == expected
 
 
 def test_shards_are_written_from_one():

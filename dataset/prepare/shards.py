@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from common.errors import UserError
-from common.launcher import rank_and_world_of_any
+from common.launcher import rank_and_world
 
 Item = TypeVar("Item")
 _TEXT = re.compile(r"(\d+)/(\d+)")
@@ -41,5 +41,5 @@ def parse_shard(text: str) -> Shard:
 
 def shard_of_environment() -> Shard | None:
     """The part that torchrun or srun gave this process; None if it runs alone."""
-    rank, count = rank_and_world_of_any()
+    rank, count = rank_and_world()
     return Shard(rank + 1, count) if count > 1 else None

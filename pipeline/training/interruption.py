@@ -3,6 +3,8 @@
 import logging
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,16 @@ class LastCheckpoint(Checkpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # with max_steps, Lightning would go through an epoch that is over once more, without a step
         trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        connector = trainer._signal_connector
+        connector.register_signal_handlers = partial(self._listen, trainer, connector.register_signal_handlers)  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         self._step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def _listen(self, trainer: pl.Trainer, listen_as_lightning: Callable[[], None]) -> None:
+        """Before the first step, whose preparation may take a while; until then a signal ends the process at once."""
+        listen_as_lightning()
 
         def ask(number: int, *_: Any) -> None:
             if number == signal.SIGINT and trainer.world_size == 1 and (self._asked or not trainer.training):

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from common.errors import UserError
-from common.launcher import hide_slurm, planned_processes, rank_and_world, srun_tasks
+from common.launcher import hide_slurm, local_processes, nodes, planned_processes, rank_and_world
 from dataset.datamodule import PatchDataModule
 from pipeline.checkpoints.checkpoint import init_weights, read
 from pipeline.checkpoints.description import ModelDescription
@@ -37,7 +37,6 @@ def run(cfg: DictConfig, build: Build) -> None:
     Args:
         build: makes the LightningModule, whose `meta` describes it, and its data.
     """
-    _check_tasks(cfg.check)
     hide_slurm()
     try:
         module, data, resume_from = prepared(cfg, build)
@@ -66,25 +65,18 @@ def prepared(cfg: DictConfig, build: Build) -> tuple[Any, PatchDataModule, str |
 
 
 def check_run(cfg: DictConfig) -> None:
-    """UserError for sizes that disagree, and for more processes than GPUs."""
+    """UserError for sizes that disagree, more processes than GPUs, and machines of unlike numbers of processes."""
     sizes_of(cfg.model)
-    wanted = planned_processes()
-    found = torch.cuda.device_count()
+    wanted, found, world = planned_processes(), torch.cuda.device_count(), rank_and_world()[1]
     if 0 < found < wanted:
-        raise UserError(f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}")
-
-
-def _check_tasks(only_check: bool) -> None:
-    """UserError for tasks of srun that would all train by themselves, into one folder.
-
-    Args:
-        only_check: launch.sh looks before it starts torchrun; then one task for each machine is right.
-    """
-    tasks, per_node = srun_tasks()
-    if per_node > 1 or (tasks > 1 and not only_check):
         raise UserError(
-            f"srun started {tasks} tasks, each of which would train by itself, into the same folder. Start one launcher"
-            " for each machine: sbatch launch_slurm.sbatch ./launch_ddpm_patches_4gpu.sh [settings]"
+            f"NGPU={wanted} processes, but this machine has {found} GPUs; set NGPU={found}. If srun starts them, each"
+            " must see all GPUs of its machine: --gpus-per-node, neither --gpus-per-task nor --gpu-bind"
+        )
+    if nodes() * local_processes() != world:
+        raise UserError(
+            f"srun must start as many tasks on each machine, got {world} tasks, {local_processes()} of them on the"
+            " first; give --nodes and --ntasks-per-node"
         )
 
 
