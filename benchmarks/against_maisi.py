@@ -19,7 +19,7 @@ from monai.networks.schedulers import RFlowScheduler
 from torch import Tensor, nn
 
 from benchmarks.command import benchmark
-from benchmarks.measure import now, parameters, stamp
+from benchmarks.measure import CpuClock, now, parameters, stamp
 from common.geometry import STEP, Triple, sizes, triple
 from common.memory import forget_peak, peak_bytes, resident_bytes
 from pipeline.devices import fast_float32, pick_device
@@ -89,7 +89,7 @@ def draw(shape: Triple, device: torch.device, steps: int = STEPS) -> dict[str, A
     windows = SlidingWindowInferer(WINDOW, mode="gaussian", overlap=OVERLAP, sw_device=device, device="cpu")
     one = all(n <= w for n, w in zip(size, WINDOW, strict=True))  # then its `dynamic_infer` uses no windows
     begun = now(device)
-    with torch.autocast(device.type, torch.float16, enabled=half):
+    with CpuClock() as busy, torch.autocast(device.type, torch.float16, enabled=half):
         latent = diffuse(denoiser, scheduler, torch.randn(1, CHANNELS, *size, device=device), steps)
         drawn = now(device)
         ct: Any = codec.decode_stage_2_outputs(latent) if one else windows(latent, codec.decode_stage_2_outputs)
@@ -99,6 +99,7 @@ def draw(shape: Triple, device: torch.device, steps: int = STEPS) -> dict[str, A
         "voxels": ct.numel(),
         "seconds_diffusion": round(drawn - begun, 2),
         "seconds_decode": round(decoded - drawn, 2),
+        "cpu_seconds": round(busy.seconds, 2),
         "parameters": parameters(denoiser, codec),
     }
 

@@ -13,8 +13,9 @@ steps, one at a time in the same precision, extrapolated from measured steps; th
 decodings=true: the latent's first quarter once more in float32 and float16, tiles of 32 and 64: seconds, GB, and which
 share of voxels lies 1 HU or more apart.
 compare=maisi: MONAI's MAISI draws a CT of the same shape on the same device, see benchmarks/against_maisi.py;
-ratio_time and ratio_memory are what it takes per voxel over what ours takes, for diffusion and decoding, which both
-have; memory on a CPU without what the process held before it made its networks.
+ratio_time, ratio_cpu_time (of the process, whatever else the machine does) and ratio_memory are what it takes per voxel
+over what ours takes, for diffusion and decoding, which both have; memory on a CPU without what the process held before
+it made its networks.
 """
 
 import itertools
@@ -34,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.command import benchmark, split
-from benchmarks.measure import now, parameters, stamp
+from benchmarks.measure import CpuClock, now, parameters, stamp
 from benchmarks.networks import write_random_model
 from benchmarks.timing import free_memory
 from common.errors import UserError
@@ -56,19 +57,23 @@ log = logging.getLogger(__name__)
 
 
 def draw(
-    model: CTSampler, xray_file: Path, output: Path, place: Placement, plan: SamplingPlan
+    model: CTSampler, xray_file: Path, output: Path, place: Placement, plan: SamplingPlan, busy: CpuClock
 ) -> tuple[dict[str, float], torch.Tensor]:
-    """Draw and write one CT; seconds of each stage, and the latent."""
+    """Draw and write one CT; seconds of each stage, and the latent. `busy` is entered for diffusion and decoding."""
     generator, device, shape = model.generator, model.generator.device, place.grid.shape
     begun = now(device)
     xray = model.load_xray(xray_file)
     seen = now(device)
-    with tqdm(total=generator.evaluations(place.grid, plan), desc="drawing", unit="evaluation", mininterval=5) as bar:
+    with (
+        tqdm(total=generator.evaluations(place.grid, plan), desc="drawing", unit="evaluation", mininterval=5) as bar,
+        busy,
+    ):
         latent = generator.latent(xray, place.grid, plan, seed=0, progress=bar.update)
     drawn = now(device)
     with VoxelFile(shape, output.parent) as voxels:
-        for first, slab in model.slabs(latent, shape):
-            voxels.write(first, slab)
+        with busy:
+            for first, slab in model.slabs(latent, shape):
+                voxels.write(first, slab)
         decoded = now(device)
         write_sample(output, voxels.read, place, xray.xray[0].numpy(), asdict(plan), {})
     written = now(device)
@@ -125,6 +130,7 @@ def beside_maisi(ours: dict[str, Any], shape: Triple, device: torch.device) -> d
     return {
         "maisi": maisi,
         "ratio_time": round(seconds[0] / seconds[1] / per_voxel, 2),
+        "ratio_cpu_time": round(maisi["cpu_seconds"] / ours["cpu_seconds"] / per_voxel, 2),
         "ratio_memory": round(maisi["own_gb"] / ours["own_gb"] / per_voxel, 2),
     }
 
@@ -138,11 +144,13 @@ def measure(
     plan, windows = generator.settle(wanted, xray, place.grid), generator.windows(place.grid)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    stages, latent = draw(model, out / "xray.png", file, place, plan)
+    busy = CpuClock()
+    stages, latent = draw(model, out / "xray.png", file, place, plan, busy)
     peak, ours = peak_bytes(device), sum(stages.values())
     found = {
         "seconds": round(ours, 2),
         **{f"seconds_{name}": round(value, 2) for name, value in stages.items()},
+        "cpu_seconds": round(busy.seconds, 2),
         "peak_gb": round(peak / 1e9, 2),
         "evaluations": model.generator.evaluations(place.grid, plan),
         "windows": windows,

@@ -63,7 +63,7 @@ def test_a_ct_is_drawn_and_decoded_with_windows_where_it_is_large(window, monkey
 
 
 def test_both_are_compared_per_voxel(monkeypatch):
-    theirs = {"voxels": 8000, "seconds_diffusion": 30.0, "seconds_decode": 10.0, "own_gb": 6.0}
+    theirs = {"voxels": 8000, "seconds_diffusion": 30.0, "seconds_decode": 10.0, "cpu_seconds": 90.0, "own_gb": 6.0}
     started = []
 
     def run(words, **_):
@@ -71,9 +71,11 @@ def test_both_are_compared_per_voxel(monkeypatch):
         return SimpleNamespace(stdout=b"progress\n" + json.dumps(theirs).encode())
 
     monkeypatch.setattr(subprocess, "run", run)
-    ours = {"seconds_diffusion": 8.0, "seconds_decode": 2.0, "own_gb": 2.0, "plan": {"steps": 7}}
+    ours = {"seconds_diffusion": 8.0, "seconds_decode": 2.0, "cpu_seconds": 15.0, "own_gb": 2.0}
+    ours["plan"] = {"steps": 7}
     found = full_volume.beside_maisi(ours, (10, 20, 20), CPU)
-    assert (found["ratio_time"], found["ratio_memory"]) == (2.0, 1.5)  # for twice as many voxels
+    ratios = [found[f"ratio_{name}"] for name in ("time", "cpu_time", "memory")]
+    assert ratios == [2.0, 3.0, 1.5]  # for twice as many voxels
     assert started == [
         [sys.executable, "-m", "benchmarks.against_maisi", "shape=[10, 20, 20]", "device=cpu", "steps=7"]
     ]
