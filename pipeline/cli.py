@@ -106,16 +106,16 @@ _SAMPLING = (
     "mode=fused, window_batch=1 (a batch of N takes about N times as much), latent_device=cpu (seven copies of the"
     " latent fewer), bf16=true (activations of half the size)"
 )
-# Which knob frees how much, by script. Training: live tensors of the presets' sizes on paper (FakeTensors, bf16-mixed)
+# Which knob frees how much, by script; from benchmarks/results/memory_tally.json, to which a test holds it
 SAVING_MEMORY = {
     "train_ddpm": "model.dim_mults=[1,2,4] (2.1 GB: 38 instead of 144 million parameters, 20 bytes each in training),"
-    " model.checkpointing=true (of a whole volume at batch 1 6 of 17 GB; of patches at batch 8 0.2 of 4.4 GB, at batch"
-    " 2 next to nothing), model.batch_size=1 (0.2 GB per sample of 128³), model.patch_size=[96,96,96] (0.42 of that per"
-    " sample). The guide's network and patches take about 3.1 GB at batch 2; nvidia-smi tells what else is on the GPU",
+    " model.checkpointing=true (6.0 of the 18.7 GB of a whole CT at batch 1, 0.9 of the 5.3 GB of patches at batch 8,"
+    " next to nothing at batch 2), model.batch_size=1 (0.2 GB per sample of 128³), model.patch_size=[96,96,96]"
+    " (0.42 of that per sample). The guide's network and patches take 4.0 GB at batch 2; nvidia-smi tells what else is"
+    " on the GPU",
     "train_vqgan": "model.batch_size=1, model.patch_size=[96,96,96] (0.42 of the voxels). The guide's networks and"
-    " patches take about 6.9 GB at batch 2, most of it by the voxel; nvidia-smi tells what else is on the GPU",
-    "sample_ddpm": f"{_SAMPLING}, decode_tile=16 (a tile takes about a quarter of that of 32); dry_run=true"
-    " tells how much",
+    " patches take 7.1 GB at batch 2, most of it by the voxel; nvidia-smi tells what else is on the GPU",
+    "sample_ddpm": f"{_SAMPLING}, decode_tile=16 (half of what a tile of 32 takes); dry_run=true tells how much",
     "evaluate_ddpm": _SAMPLING,
 }
 
