@@ -19,13 +19,14 @@ from dataset.phantom.thorax import render
 from dataset.scans import camera as cam
 from dataset.scans.camera import Film, Matrix
 from dataset.scans.drr import project, to_intensity
+from dataset.scans.film_stance import random_camera
 from dataset.scans.resample import resample
 from dataset.scans.volume_io import Volume, read_ct
 
 SIZE = 256  # rows and columns of a film
 CT_MM = 4.8  # a real chest's CT, as phantoms have it
 FILM_MM = 2.5  # what films are projected from
-OUT_OF_PLANE_DEG, TURN_DEG, SHIFT_MM, MAGNIFIED, BREATH_MM = 3.0, 5.0, 20.0, 1.2, 15.0
+BREATH_MM = 15.0
 
 
 @dataclass(frozen=True)
@@ -132,26 +133,8 @@ def film_of(
     declared_film = Film() if rng.random() < 0.5 else Film("pa", 1700.0, 0.0)
     pixel = field / SIZE * declared_film.magnification
     declared = declared_film.camera((SIZE, SIZE), (pixel, pixel))
-    true = random_camera(field / SIZE, rng)
+    true = random_camera(SIZE, field / SIZE, rng)
     seen = to_intensity(project(body, body_spacing, cam.of_centre(true, -centre_mm), (SIZE, SIZE)))
     film = degrade(seen, rng)
     d, h, w = (float(s) for s in spacing)
     return Pair(name, film.astype(np.float32), hu, (d, h, w), declared, true)
-
-
-def random_camera(pixel_mm: float, rng: np.random.Generator) -> Matrix:
-    """A film's true camera; `pixel_mm` counts in the plane through the patient's middle, before magnification."""
-    source = 1700 * rng.uniform(0.9, 1.1)
-    yaw, pitch = np.radians(rng.uniform(-1, 1, 2) * OUT_OF_PLANE_DEG)
-    turn = np.radians(rng.uniform(-1, 1) * TURN_DEG)
-    shift = rng.uniform(-1, 1, 2) * SHIFT_MM / pixel_mm
-    zoom = rng.uniform(1, MAGNIFIED)
-    straight = Film("pa", source, 0.0).camera((SIZE, SIZE), (pixel_mm, pixel_mm))
-    about_z = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
-    straight[:, :3] = straight[:, :3] @ about_x @ about_z
-    middle = (SIZE - 1) / 2
-    a = zoom * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    change = np.eye(3)
-    change[:2, :2], change[:2, 2] = a, middle + shift - a @ [middle, middle]
-    return cam.of_pixels(change, straight)

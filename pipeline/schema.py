@@ -80,7 +80,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
         "averaged benchmark channels_last check checkpointing compile controls crop_to_body degrade deterministic"
-        " dry_run encode_latents.bf16 film_augment global_context graph lapped make_xray overwrite register_films"
+        " dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
         " strict use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
@@ -98,6 +98,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of(-1) | whole(1), "max_epochs max_steps"),
     (one_of("auto") | whole(1), "decode_tile window_batch"),
     (one_of("auto") | TRUTH, "bf16"),
+    (one_of("film") | TRUTH, "make_xray"),
     (one_of("warn") | TRUTH, "trainer.deterministic"),
     (
         several("a list of one or more whole numbers from 1", whole(1), least=1),

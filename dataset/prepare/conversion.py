@@ -25,6 +25,7 @@ from dataset.scans.xray_io import Xray
 from dataset.store.case import Case
 
 MEDIAN = "median"
+FILM = "film"
 MEDIAN_FILE = "spacing.json"  # the median that was chosen: later cases do not move it
 _MEDIAN_LOCK = ".spacing.lock"
 _SAME = 1e-4  # relative; headers round
@@ -38,7 +39,7 @@ class Conversion:
 
     spacing: voxel size (d, h, w) in mm to resample to, "median" for the data set's, None to keep each case's own.
     crop_to_body: store the box around the patient's body only.
-    make_xray: project an X-ray from a CT that has none.
+    make_xray: project an X-ray from a CT that has none; "film": as a film would show it.
     xray_source_mm: distance of its point source from the volume's centre; None for parallel rays.
     film: how X-rays were taken whose files do not tell; xray_fov_mm: what they show in the patient's middle, likewise.
     register_films: find the cameras of X-rays that were not projected from a CT on the CT of their pair.
@@ -47,7 +48,7 @@ class Conversion:
 
     spacing: Spacing | str | None = None
     crop_to_body: bool = False
-    make_xray: bool = False
+    make_xray: bool | str = False
     xray_source_mm: float | None = None
     film: Film = Film()
     xray_fov_mm: float = 400.0
@@ -81,7 +82,8 @@ class Conversion:
 
     def _shaping(self, case: Case) -> str:
         """What of this shapes the stored arrays."""
-        made = {"source_mm": self.xray_source_mm} if case.xray is None else None
+        film = {"film": True} if self.make_xray == FILM else {}  # apart, so that stores made before still fit
+        made = {"source_mm": self.xray_source_mm} | film if case.xray is None else None
         read = asdict(self.reading_of(case))
         return json.dumps({"spacing": self.spacing, "crop_to_body": self.crop_to_body, "made_xray": made, "read": read})
 

@@ -38,8 +38,9 @@ def check_conversion(store: Path, wanted: Conversion) -> None:
     made = ("make_xray", "xray_source_mm")
     if asked["make_xray"] and any(asked[key] != found[key] for key in made):
         _log.warning(
-            "dataset.make_xray=true, source %s mm, but %s was prepared with %s, source %s mm, and is used as it is;"
+            "dataset.make_xray=%s, source %s mm, but %s was prepared with %s, source %s mm, and is used as it is;"
             " prepare_data.py brings it up to date",
+            json.dumps(asked["make_xray"]),
             json.dumps(asked["xray_source_mm"]),
             store,
             json.dumps(found["make_xray"]),

@@ -67,7 +67,7 @@ def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
     if case.xray is not None and xray is not None:
         xray_content = fingerprint(xray.image)
     if case.xray is None and volume is not None and not _fatal(problems):
-        xray, xray_problems = make_xray(case.patient_id, ct_name, volume, conversion.xray_source_mm)
+        xray, xray_problems = make_xray(case.patient_id, ct_name, volume, conversion)
     return Examined(volume, xray, tuple(problems + xray_problems), ct_content, xray_content)
 
 

@@ -50,7 +50,7 @@ class FileStore(Store):
         if conversion.spacing == MEDIAN:
             raise UserError("dataset.spacing=median is chosen once per store; without one, give the spacing in mm")
         root, self._conversion = Path(root), conversion
-        sources, problems = find_cases(root, ct_pattern, xray_pattern, make_xray=conversion.make_xray)
+        sources, problems = find_cases(root, ct_pattern, xray_pattern, make_xray=bool(conversion.make_xray))
         found: dict[str, Examined] = {}
         entries: dict[str, StoredCase] = {}
         for case in tqdm(sources, desc="reading", unit="case", disable=None):

@@ -74,7 +74,7 @@ def prepare(
         OSError: the store cannot be written (no space left).
     """
     root, store = Path(root), Path(store)
-    cases, problems = find_cases(root, ct_pattern, xray_pattern, store, conversion.make_xray)
+    cases, problems = find_cases(root, ct_pattern, xray_pattern, store, bool(conversion.make_xray))
     conversion = with_known_spacing(conversion, cases, store)
     warn_of_change(store, conversion)
     warn_of_other_shares(store, shares)
