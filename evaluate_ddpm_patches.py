@@ -56,7 +56,9 @@ def main(cfg: DictConfig) -> None:
         if team.rank == 0:
             record_run(cfg, folder)
         against = _against(model, store, cases, cfg, team) if cfg.controls else None
-        evaluation = Evaluation(model, store, plan, cfg.seed, cfg.num_samples, median, presets, against, folder)
+        evaluation = Evaluation(
+            model, store, plan, cfg.seed, cfg.num_samples, median, presets, against, cfg.anatomy, folder
+        )
         _compare_all(evaluation, cases[team.rank :: team.size], team)
         team.wait()
     if team.rank == 0:

@@ -31,7 +31,7 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """
     if hu.ndim != 3 or len(spacing) != 3:
         raise ValueError(f"need a CT (D, H, W) and a spacing (d, h, w), got {hu.shape} and {tuple(spacing)}")
-    pockets = _pockets(hu < _LUNG_HU, spacing)
+    pockets = pockets_of(hu < _LUNG_HU, spacing)
     sizes = np.bincount(pockets.ravel())
     sides = (pockets[:, 0], pockets[:, -1], pockets[:, :, 0], pockets[:, :, -1])
     touching = np.bincount(np.concatenate([side.ravel() for side in sides]), minlength=len(sizes))
@@ -46,18 +46,25 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 def lung_volume_ml(hu: np.ndarray, spacing: Sequence[float]) -> float:
     """Volume of both lungs in ml; see `lung_mask`. Of voxels finer than 2 mm several are averaged: lungs are large."""
-    steps = [max(1, round(_MEASURED_MM / s)) for s in spacing]
+    coarse, edges = averaged(hu, spacing)
+    return float(lung_mask(coarse, edges).sum() * np.prod(edges) / 1000)
+
+
+def averaged(
+    hu: np.ndarray, spacing: Sequence[float], edge: float = _MEASURED_MM
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """The means of blocks of voxels that are about `edge` mm wide, and their spacing; coarser axes stay as they are."""
+    steps = [max(1, round(edge / s)) for s in spacing]
     for axis, step in enumerate(steps):
         size, starts = hu.shape[axis], np.arange(0, hu.shape[axis], step)
         if step > 1:
             sums = np.add.reduceat(hu, starts, axis, dtype=np.float32)
             counts = np.minimum(starts + step, size) - starts
             hu = sums / counts.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-    coarse = np.multiply(spacing, steps)
-    return float(lung_mask(hu, coarse.tolist()).sum() * np.prod(coarse) / 1000)
+    return hu, tuple(float(n * s) for n, s in zip(steps, spacing, strict=True))
 
 
-def _pockets(air: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def pockets_of(air: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Labels from 1, int (D, H, W), of pockets of air that hang together by more than a thin opening; 0 elsewhere."""
     depth = max(1, min(_CORE_DEPTH, round(_CORE_MM / min(spacing))))
     cores, count = ndimage.label(ndimage.binary_erosion(air, iterations=depth, border_value=1))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.notice import NOTICE
 from common.page import html_page
+from evaluation.anatomy import OVER_CASES
 from evaluation.controls import CONTROLS, FEWEST_FOR_INTERVAL, ControlScores, Estimate
 from evaluation.summary import Findings
 
@@ -45,6 +46,16 @@ def report_html(title: str, findings: Findings, cases: Sequence[CaseRow], settin
         verdict=findings.verdict,
         scores=[_scores(name, scores) for name, scores in findings.scores.items()],
         drawn=[[label, *(show(by.get(name)) for name in ("right", "wrong", "null"))] for label, by in drawn],
+        regions_head=("", *OVER_CASES),
+        regions=[
+            [region if who == "right" else f"{region}, {who}", *(show(by.get(key)) for key in OVER_CASES)]
+            for who, regions in findings.anatomy.items()
+            for region, by in regions.items()
+        ],
+        vessels_head=("vessels of", *next(iter(findings.vessels.values()), {})),
+        vessels=[
+            ["drawn CT" if who == "right" else who, *map(show, by.values())] for who, by in findings.vessels.items()
+        ],
         textures=_pairs(findings.textures),
         num_cases=len(cases),
         fewest=FEWEST_FOR_INTERVAL,

@@ -1,11 +1,12 @@
 """What an evaluation found over all cases: each score beside its controls, and the headline numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from evaluation.anatomy import OVER_CASES, mean_vessels, over_cases
 from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation, mean_of
 from evaluation.verdict import verdict
 
@@ -22,7 +23,7 @@ class Findings:
     scores: by name, such as "psnr" and, under a further preset, "psnr ctpa700". By "right", "wrong" and "null", of
     those there are: lungs: correlation of drawn with real lung volumes. projection: how alike projected CTs are to
     their cases' X-rays. found: share of the CTs to which no other patient's X-ray is more alike. textures: means, see
-    `evaluation.seams`.
+    `evaluation.seams`. anatomy: of "right" and "codec", see `over_cases`; vessels: of these and "real", means.
     """
 
     scores: dict[str, ControlScores]
@@ -30,6 +31,8 @@ class Findings:
     projection: dict[str, Estimate]
     found: dict[str, Estimate]
     textures: dict[str, float]
+    anatomy: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
+    vessels: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -71,7 +74,14 @@ class Findings:
                 alike, first, owners = zip(*shown, strict=True)
                 projection[name], found[name] = mean_of(alike, owners, seed), mean_of(first, owners, seed)
         textures = {name: float(np.mean([own[name] for own in numbers])) for name in _TEXTURES}
-        return cls(scores, lungs, projection, found, textures)
+        anatomy, vessels = {}, {}
+        for name in ("right", "codec", "real"):
+            seen = [volume for case in cases for volume in case if volume["of"] == name and "vessels" in volume]
+            if seen:
+                vessels[name] = mean_vessels([volume["vessels"] for volume in seen])
+            if seen and name != "real":
+                anatomy[name] = over_cases([volume["regions"] for volume in seen], patients, seed)
+        return cls(scores, lungs, projection, found, textures, anatomy, vessels)
 
     @property
     def verdict(self) -> list[str]:
@@ -92,6 +102,12 @@ class Findings:
         for who in self.found:
             found |= _with_interval(f"projection_{who}", self.projection[who])
             found |= _with_interval(f"own_xray_found_{who}", self.found[who])
+        for who, regions in self.anatomy.items():
+            for region, by_name in regions.items():
+                for key in (key for key in OVER_CASES if key in by_name):
+                    found |= _with_interval(f"{key}_{region}" + ("" if who == "right" else f"_{who}"), by_name[key])
+        for who, vessels in self.vessels.items():
+            found |= {f"vessel_{name}_{who}": value for name, value in vessels.items()}
         return found | self.textures
 
 

@@ -79,8 +79,8 @@ LENGTHS = POSITIVE | several("three of them (mm; d, h, w)", POSITIVE, 3)
 RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
-        "averaged benchmark channels_last check checkpointing compile controls crop_to_body degrade deterministic"
-        " dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
+        "anatomy averaged benchmark channels_last check checkpointing compile controls crop_to_body degrade"
+        " deterministic dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
         " strict use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),

@@ -143,6 +143,9 @@ def test_evaluation_writes_numbers_a_report_and_volumes(workshop, tmp_path):
     wanted = ("psnr_right", "psnr_wrong", "psnr_mean_volume", "psnr_codec")
     assert all(np.isfinite(metrics["summary"][key]) for key in wanted)
     assert metrics["summary"]["psnr_codec"] > metrics["summary"]["psnr_right"]
+    regions = {"lung", "mediastinum", "body", "bone", "contrast"}
+    assert {f"volume_correlation_{name}" for name in regions} <= metrics["summary"].keys()
+    assert metrics["summary"]["dice_body_codec"] > 0
     assert "<html" in (out / "report.html").read_text().lower()
     for case in sorted((out / "volumes").iterdir()):
         source = nib.load(workshop.root / case.name.split(".")[0] / case.name)

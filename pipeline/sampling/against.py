@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from dataset.store.store import StoredCase
 from evaluation.mean_volume import MeanVolume
@@ -19,3 +22,15 @@ class Against:
     others: Mapping[str, Sequence[StoredCase]]
     null: bool
     mean: MeanVolume | None
+
+
+def numbers_of_controls(volumes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Their PSNR and lung volumes, of several wrong X-rays the means."""
+    numbers: dict[str, float] = {}
+    for name in ("wrong", "null", "mean_volume", "codec"):
+        found = [volume for volume in volumes if volume["of"] == name]
+        if found:
+            numbers[f"psnr_{name}"] = float(np.mean([volume["scores"][0]["psnr"] for volume in found]))
+        if found and "lung_ml" in found[0]:
+            numbers[f"lung_ml_{name}"] = float(np.mean([volume["lung_ml"] for volume in found]))
+    return numbers

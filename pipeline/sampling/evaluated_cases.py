@@ -18,11 +18,12 @@ from dataset.scans.volume_io import write_ct
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
 from ddpm.plan import SamplingPlan, XrayInput
+from evaluation.anatomy import RealAnatomy
 from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
 from evaluation.seams import block_index, gradient_energy, plane_gradients
-from pipeline.sampling.against import Against
+from pipeline.sampling.against import Against, numbers_of_controls
 from pipeline.sampling.ct_sampler import CTSampler, Placement
 from pipeline.sampling.drawing import plan_facts
 from pipeline.sampling.evaluated_field import Field
@@ -36,7 +37,8 @@ class Compared:
 
     numbers: for the report. volumes: what was compared with the real CT: `of` "right", "wrong" (with whose `xray`),
         "null", "mean_volume" or "codec", its `scores` with all they depend on; where it was drawn its `lung_ml`, and
-        with controls `projection` and `rank`, see `ShownFilms.compare`.
+        with controls `projection` and `rank`, see `ShownFilms.compare`. With anatomy "right" and "codec" hold what
+        `RealAnatomy.compare` finds, and `vessels` of "real" are among them.
     picture: PNG of the X-ray, the real and the generated CT.
     """
 
@@ -53,6 +55,7 @@ class Evaluation:
     num_samples: CTs drawn per X-ray, of seeds seed, seed + 1, ..., and averaged.
     median: the grid to draw all cases on; None: each on that of its real CT.
     presets: scored besides the training's HU window. against: the controls; None: without.
+    anatomy: also compare regions and vessels.
     folder: gets pictures, volumes/, and until the report is written unfinished/, one file per case.
     """
 
@@ -64,6 +67,7 @@ class Evaluation:
     median: Placement | None
     presets: Sequence[Preset]
     against: Against | None
+    anatomy: bool
     folder: Path
 
     @property
@@ -105,10 +109,17 @@ class Evaluation:
         codec = self._reconstruct(case)
         numbers["block_index_codec"] = block_index(plane_gradients(codec, window))
         numbers["block_index_real"] = block_index(plane_gradients(hu, window))
-        volumes = [right, self._scored("codec", field.of_real(codec, window), real, field)]
+        codec = field.of_real(codec, window)
+        volumes = [right, self._scored("codec", codec, real, field)]
+        if self.anatomy:
+            anatomy = RealAnatomy(real, field.grid.spacing, window)
+            for volume, voxels in zip(volumes, (drawn, codec), strict=True):
+                volume |= anatomy.compare(voxels)
+            numbers |= {f"dice_{name}": by["dice"] for name, by in right["regions"].items() if by["dice"] is not None}
+            volumes.append({"of": "real", "vessels": anatomy.vessels})
         del first, codec, hu
         volumes += self._controls(case, field, real)
-        numbers |= _of_controls(volumes)
+        numbers |= numbers_of_controls(volumes)
         numbers["lung_ml_real"] = lung_volume_ml(real, field.grid.spacing)
         page = case_page(self._image(case), real, drawn, field.grid.spacing, case.patient_id, numbers)
         save_png(page, self._picture(case))
@@ -206,6 +217,7 @@ class Evaluation:
             "grid": asdict(Field.of(case, self.median).place.grid),
             "presets": [preset.name for preset in self.presets],
             "against": self._against(case),
+            "anatomy": self.anatomy,
             "versions": self.made_with,
         }
 
@@ -223,18 +235,6 @@ class Evaluation:
 
     def _record(self, case: StoredCase) -> Path:
         return self.unfinished / f"{case.patient_id}.json"
-
-
-def _of_controls(volumes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Their PSNR and lung volumes, of several wrong X-rays the means."""
-    numbers: dict[str, float] = {}
-    for name in ("wrong", "null", "mean_volume", "codec"):
-        found = [volume for volume in volumes if volume["of"] == name]
-        if found:
-            numbers[f"psnr_{name}"] = float(np.mean([volume["scores"][0]["psnr"] for volume in found]))
-        if found and "lung_ml" in found[0]:
-            numbers[f"lung_ml_{name}"] = float(np.mean([volume["lung_ml"] for volume in found]))
-    return numbers
 
 
 def _as_json(content: Mapping[str, Any]) -> Any:
