@@ -65,6 +65,8 @@ def test_a_command_is_one_that_there_is(line, elsewhere, capsys):
         known = signature(import_module(call.program).main).parameters
         for key in (word.partition("=")[0] for word in call.arguments if "=" in word):
             assert key in known or any(has(composed(name), key) for name in SCRIPTS), key
+    elif call.program.startswith("evaluation."):
+        assert callable(import_module(call.program).main)
     elif call.program in TOOLS:
         files = [word for word in call.arguments if word.startswith("./") or word.endswith((".def", "file", ".txt"))]
         assert all((ROOT / name).is_file() for name in files if name != "--file")

@@ -1,0 +1,96 @@
+"""Two evaluations of the same patients, side by side: `python -m evaluation.compare RUN_A RUN_B`."""
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from common.errors import UserError
+from evaluation.controls import Estimate, mean_of
+
+log = logging.getLogger(__name__)
+_ALIKE = ("split", "hu_window", "grid")  # settings without which numbers mean different things
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One number of two runs over the patients that both have it of.
+
+    difference: the first run's minus the second's, patient by patient. p: of Wilcoxon's signed-rank test, two-sided;
+    None where no patient differs.
+    """
+
+    name: str
+    patients: int
+    first: float
+    second: float
+    difference: Estimate
+    p: float | None
+
+
+def paired(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) -> list[Paired]:
+    """Every number that both evaluations have of the same patients.
+
+    Args:
+        first, second: what two metrics.json hold.
+
+    Raises:
+        UserError: split, HU window or grid differ, or no patient is in both.
+    """
+    for name in _ALIKE:
+        a, b = (run["settings"].get(name) for run in (first, second))
+        if a != b:
+            raise UserError(
+                f"runs can be compared that were evaluated alike, but {name} is {a} in one and {b} in the other;"
+                " evaluate one of them again as the other was"
+            )
+    one, other = (dict(zip(run["scores"], run["cases"], strict=True)) for run in (first, second))
+    patients = [patient for patient in one if patient in other]
+    if not patients:
+        raise UserError("runs can be compared that evaluated the same patients; these have none in common")
+    found = []
+    for name in dict.fromkeys(name for patient in patients for name in one[patient]):
+        pairs = {patient: (one[patient].get(name), other[patient].get(name)) for patient in patients}
+        known = {patient: pair for patient, pair in pairs.items() if None not in pair}  # infinite ones are stored so
+        if known:
+            values = np.array(list(known.values()), dtype=np.float64)
+            by = values[:, 0] - values[:, 1]
+            p = float(wilcoxon(by).pvalue) if by.any() else None
+            a, b = (float(mean) for mean in values.mean(0))
+            found.append(Paired(name, len(known), a, b, mean_of(by, list(known), seed), p))
+    return found
+
+
+def as_text(rows: Sequence[Paired]) -> str:
+    """A table, one number a line."""
+    head = f"{'':26}{'patients':>9}{'first':>11}{'second':>11}{'difference':>12}"
+    lines = [f"{head}  {'95 % interval':25}p (Wilcoxon)"]
+    for row in rows:
+        by = row.difference
+        between = "–" if by.low is None or by.high is None else f"{by.low:.4g} to {by.high:.4g}"
+        p = "–" if row.p is None or math.isnan(row.p) else f"{row.p:.2g}"
+        numbers = f"{row.patients:9}{row.first:11.4g}{row.second:11.4g}{by.value:12.4g}"
+        lines.append(f"{row.name:26}{numbers}  {between:25}{p}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="the run_dir of an evaluation")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        first, second = (json.loads((run / "metrics.json").read_text("utf-8")) for run in parser.parse_args().runs)
+        log.info(as_text(paired(first, second)))
+    except (UserError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
