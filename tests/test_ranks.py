@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
+import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 from tests.processes import running, torchrun
 from tests.test_resume import stop_at
@@ -109,6 +110,19 @@ def test_a_training_ends_with_the_torchrun_that_started_it(workshop, elsewhere):
         end(launched, signal.SIGKILL)
     assert "SIGTERM at step" in launched.said
     assert load(DDPM_CKPT)["global_step"] >= 4
+
+
+def test_drawing_ends_too(workshop, elsewhere):
+    Path("films").mkdir()
+    for i in range(2):
+        shutil.copy(workshop.xray, f"films/{i}.png")
+    settings = [f"ckpt={workshop.ddpm_ckpt}", "steps=1000", "xray=films", "output=cts"]
+    with running(torchrun(sample_ddpm_patches, *settings), elsewhere / "log") as launched:
+        launched.until(Path("cts").exists)
+        end(launched, signal.SIGTERM)
+        assert launched.status() == 1
+    assert "a fault of the program" not in launched.said
+    assert not any(Path("cts").iterdir())
 
 
 def training(folder, *settings):
