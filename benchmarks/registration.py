@@ -20,7 +20,8 @@ import numpy as np
 from benchmarks.command import benchmark
 from benchmarks.film_pairs import CT_MM, Pair, chest_pairs, phantom_pairs, thinned
 from benchmarks.real_data import DATA, LIDC, TOTALSEG
-from dataset.scans.registration import CHANGES, NEGATIVE, check_pair, fits_better, register
+from dataset.scans.pair_check import CHANGES, NEGATIVE, check_pair, fits_better
+from dataset.scans.registration import register
 from dataset.scans.volume_io import read_ct
 
 FAILED_MM = 8.0

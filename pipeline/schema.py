@@ -138,6 +138,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of("pa", "ap"), "view"),
     (one_of("own", "median"), "grid"),
     (one_of("refuse", "resample"), "irregular tilt"),
+    (one_of("report", "refuse", "off"), "pair_check"),
     (one_of("noise", "x0", "v", "velocity"), "prediction"),
     (NULL | one_of("noise", "x0", "v", "velocity"), "diffusion.loss"),
     (

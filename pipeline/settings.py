@@ -41,6 +41,7 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
             film=Film(**plain(dataset.film)),
             xray_fov_mm=dataset.xray_fov_mm,
             register_films=dataset.register_films,
+            pair_check=dataset.pair_check,
             reading=Reading(
                 series=None if dataset.series is None else str(dataset.series),
                 irregular=dataset.irregular,

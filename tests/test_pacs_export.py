@@ -72,6 +72,15 @@ def test_one_command_prepares_it(pacs, elsewhere):
     assert report.count("passed over: 20 in short series, 2 no DICOM, 1 of modality SR, 1 pages") == STUDIES
 
 
+def test_what_was_passed_over_is_no_problem(pacs, elsewhere):
+    root, _ = pacs
+    given = "dataset.series=thinnest", "dataset.prepare_workers=0", "dataset.pair_check=off", "strict=true"
+    run(prepare_data, f"dataset.root={root}", *given)
+    report = (root / "store" / "report.txt").read_text()
+    assert f"{STUDIES} good cases, 0 left out, 0 problems, {STUDIES} notes" in report
+    assert report.count("(a note)") == STUDIES
+
+
 def test_without_a_choice_the_report_says_how_to_choose_and_a_column_of_the_table_may(pacs, tmp_path):
     root, made = pacs
     with pytest.raises(UserError, match=r"series 3 'Thorax 14\.0'.*series 4 'Thorax 7\.0'.*dataset\.series=3"):

@@ -11,7 +11,8 @@ from dataset.phantom.thorax import render
 from dataset.scans import camera as cam
 from dataset.scans.camera import Film
 from dataset.scans.drr import project, to_intensity
-from dataset.scans.registration import AS_IS, check_pair, fits_better, register
+from dataset.scans.pair_check import AS_IS, check_pair, fits_better
+from dataset.scans.registration import register
 
 SIZE, PIXEL = (128, 128), (3.0, 3.0)
 SHAPE, SPACING = (52, 44, 52), (6.0, 6.0, 6.0)

@@ -96,10 +96,14 @@ def shared_content(patients: Sequence[tuple[str, str]], what: str) -> list[Probl
     ]
 
 
+def _mark(problem: Problem) -> str:
+    return " (a note)" if problem.note else "" if problem.fatal else " (used anyway)"
+
+
 def format_problems(problems: Sequence[Problem]) -> str:
     """A plain table, one problem a row."""
     header = ("case", "file", "rule", "found", "remedy")
-    rows = [(p.patient_id, p.path, p.rule + ("" if p.fatal else " (used anyway)"), p.found, p.remedy) for p in problems]
+    rows = [(p.patient_id, p.path, p.rule + _mark(p), p.found, p.remedy) for p in problems]
     cells = [header, *[tuple(" ".join(cell.split()) for cell in row) for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     cells.insert(1, tuple("-" * width for width in widths))

@@ -26,6 +26,7 @@ from dataset.store.case import Case
 
 MEDIAN = "median"
 FILM = "film"
+REPORT, REFUSE, OFF = "report", "refuse", "off"
 MEDIAN_FILE = "spacing.json"  # the median that was chosen: later cases do not move it
 _MEDIAN_LOCK = ".spacing.lock"
 _SAME = 1e-4  # relative; headers round
@@ -43,6 +44,7 @@ class Conversion:
     xray_source_mm: distance of its point source from the volume's centre; None for parallel rays.
     film: how X-rays were taken whose files do not tell; xray_fov_mm: what they show in the patient's middle, likewise.
     register_films: find the cameras of X-rays that were not projected from a CT on the CT of their pair.
+    pair_check: what becomes of pairs that do not fit: reported ("report"), left out ("refuse"), not looked for ("off").
     reading: how CTs are read whose files leave a choice.
     """
 
@@ -53,11 +55,14 @@ class Conversion:
     film: Film = Film()
     xray_fov_mm: float = 400.0
     register_films: bool = False
+    pair_check: str = OFF
     reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str) and self.spacing != MEDIAN:
             raise UserError(f"dataset.spacing is null, one or three lengths in mm, or {MEDIAN}, got {self.spacing!r}")
+        if self.pair_check not in (REPORT, REFUSE, OFF):
+            raise UserError(f"dataset.pair_check is {REPORT}, {REFUSE} or {OFF}, got {self.pair_check!r}")
         if self.xray_source_mm is not None and not 0 < self.xray_source_mm < np.inf:
             raise UserError(
                 "dataset.make_xray_source_mm is a distance in mm (a film is taken from about 1700),"
@@ -71,7 +76,7 @@ class Conversion:
 
     def recipe(self, case: Case) -> str:
         """What of this shapes the entry of `case` and its stored form, as text to compare."""
-        film = None if case.xray is None else [asdict(self.film), self.xray_fov_mm, self.register_films]
+        film = None if case.xray is None else [asdict(self.film), self.xray_fov_mm, self.register_films, self.pair_check]
         return json.dumps([self._shaping(case), film])
 
     def stored_hash(self, case: Case, content: str) -> str:

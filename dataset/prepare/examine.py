@@ -12,9 +12,10 @@ from common.errors import BadFileError
 from dataset.prepare.checks import check_volume, check_xray
 from dataset.prepare.conversion import Conversion, convert
 from dataset.prepare.made_xray import make_xray
-from dataset.prepare.registered import registered
+from dataset.prepare.registered import Fit, fit_of
 from dataset.scans.camera import Film, Matrix
 from dataset.scans.measure import body_of, fingerprint, hu_percentiles, thin_strides, thinned
+from dataset.scans.reading import Note
 from dataset.scans.volume_io import Volume, read_ct
 from dataset.scans.xray_io import Xray, intensity_percentiles, read_xray, to_square
 from dataset.store.case import Case, Problem, relative_to
@@ -41,13 +42,14 @@ class Examined:
 class Pair:
     """A good case as it is stored: HU (D, H, W), square X-ray in [0, 1], and their entry without a split.
 
-    problems: found on the way, none of them fatal.
+    problems: found on the way. better: what the X-ray seems to be, if it is not as it should be.
     """
 
     hu: np.ndarray
     square: np.ndarray
     entry: StoredCase
     problems: tuple[Problem, ...] = ()
+    better: str | None = None
 
 
 def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
@@ -60,7 +62,7 @@ def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
     ct_content = xray_content = ""
     if volume is not None:
         thin = thinned(volume.hu, thin_strides(volume.spacing))
-        problems += [Problem(case.patient_id, ct_name, *note, fatal=False) for note in volume.notes]
+        problems += [_told(case, ct_name, note) for note in volume.notes]
         problems += check_volume(case.patient_id, ct_name, volume, thin)
         ct_content = fingerprint(thin)
     xray, xray_problems = _given_xray(case, root, conversion.film)
@@ -77,14 +79,14 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         return None
     volume, xray = convert(found.volume, found.xray, conversion)
     square, declared = to_square(xray, XRAY_SIZE)
-    camera, registration = declared, None
-    problems: list[Problem] = []
-    if conversion.register_films and not xray.synthetic:
+    fit, camera, registration = Fit(), declared, None
+    if case.xray is not None:
         start = conversion.film.square(XRAY_SIZE, conversion.xray_fov_mm) if declared is None else declared
-        name = xray_source(case, root)
-        found_on_ct, problems = registered(case.patient_id, name, square, volume.hu, volume.spacing, start)
-        camera = found_on_ct.camera if found_on_ct.ok else declared
-        registration = {"score": round(found_on_ct.score, 4), "ok": found_on_ct.ok}
+        said = case.patient_id, xray_source(case, root)
+        fit = fit_of(*said, square, volume.hu, volume.spacing, start, xray.synthetic, conversion)
+    if fit.registration is not None:
+        camera = fit.registration.camera if fit.registration.ok else declared
+        registration = {"score": round(fit.registration.score, 4), "ok": fit.registration.ok}
     d, h, w = volume.hu.shape
     entry = StoredCase(
         patient_id=case.patient_id,
@@ -107,7 +109,7 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         xray_camera_declared=_stored(declared),
         registration=registration,
     )
-    return Pair(volume.hu, square, entry, tuple(problems))
+    return Pair(volume.hu, square, entry, fit.problems, fit.better)
 
 
 def _stored(camera: Matrix | None) -> Any:
@@ -128,6 +130,10 @@ def unreadable(case: Case, error: OSError | MemoryError) -> Problem:
     found = error.strerror or type(error).__name__
     where = Path(error.filename).name if error.filename else case.ct.name
     return Problem(case.patient_id, where, rule, found, "Check path, permissions and disk, and run this again.")
+
+
+def _told(case: Case, ct_name: str, note: Note) -> Problem:
+    return Problem(case.patient_id, ct_name, *note[:3], fatal=False, note=not note.doubtful)
 
 
 def _fatal(problems: "list[Problem] | tuple[Problem, ...]") -> bool:

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.recent import Recent
 from dataset.prepare.cases import find_cases
 from dataset.prepare.checks import format_problems
-from dataset.prepare.conversion import MEDIAN, Conversion
+from dataset.prepare.conversion import MEDIAN, OFF, Conversion
 from dataset.prepare.examine import Examined, Pair, examine, pair_of, unreadable
 from dataset.prepare.run import SHARES, UNCHANGED, XRAY_PATTERN, duplicates
 from dataset.store.case import Case
@@ -80,7 +80,7 @@ class FileStore(Store):
         return self._pairs.get(case.patient_id, lambda: self._read(case))
 
     def _read(self, case: StoredCase) -> Pair:
-        _, pair = _look_at(self._sources[case.patient_id], self.folder, replace(self._conversion, register_films=False))
+        _, pair = _look_at(self._sources[case.patient_id], self.folder, replace(self._conversion, register_films=False, pair_check=OFF))
         if pair is None or pair.entry.source_hash != case.source_hash:
             raise UserError(f"the files of {case.patient_id} in {self.folder} have changed since they were checked")
         pair.hu.setflags(write=False)

@@ -42,7 +42,7 @@ def prepare_case(case: Case, root: Path, store: Path, conversion: Conversion) ->
     except (OSError, MemoryError) as error:  # not for good: disk and memory may come back
         record = Record(UNREADABLE, "", recipe, (unreadable(case, error),), None)
     if found is not None:
-        write_thumbnail(store, case.patient_id, found.volume, found.xray)
+        write_thumbnail(store, case.patient_id, found.volume, found.xray, None if pair is None else pair.better)
     if pair is not None:
         remove_record(store, case.patient_id)
         write_volume(store, case.patient_id, pair.hu, pair.entry.source_hash)

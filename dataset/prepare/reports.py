@@ -27,7 +27,8 @@ def write_reports(store: Path, cases: Sequence[StoredCase], problems: Sequence[P
     """Write both, each under a temporary name first. `cases` are the good ones."""
     write_text(store / REPORT, summary(store, len(cases), problems) + "\n")
     write_text(store / REPORT_PAGE, report_page(store, cases, problems))
-    _log.info("%d good cases, %d problems; to look at: %s", len(cases), len(problems), store / REPORT_PAGE)
+    count = sum(not problem.note for problem in problems)
+    _log.info("%d good cases, %d problems; to look at: %s", len(cases), count, store / REPORT_PAGE)
 
 
 def summary(store: Path, num_good: int, problems: Sequence[Problem]) -> str:
@@ -35,7 +36,9 @@ def summary(store: Path, num_good: int, problems: Sequence[Problem]) -> str:
     if not problems:
         return f"{num_good} good cases, no problems."
     bad = len({problem.patient_id for problem in problems if problem.fatal})
-    head = f"{num_good} good cases, {bad} left out, {len(problems)} problems (also in {store / REPORT}):"
+    notes = sum(problem.note for problem in problems)
+    counted = f"{len(problems) - notes} problems" + f", {notes} notes" * bool(notes)
+    head = f"{num_good} good cases, {bad} left out, {counted} (also in {store / REPORT}):"
     return f"{head}\n\n{format_problems(problems)}"
 
 
@@ -65,7 +68,8 @@ def _summary_rows(cases: Sequence[StoredCase], problems: Sequence[Problem]) -> l
     rows: list[tuple[str, object]] = [
         ("good cases", len(cases)),
         ("left out", len(bad)),
-        ("problems found", len(problems)),
+        ("problems found", sum(not problem.note for problem in problems)),
+        ("notes", sum(problem.note for problem in problems)),
     ]
     if not cases:
         return rows

@@ -64,7 +64,7 @@ def prepare(
     Args:
         num_workers: processes; 0 works in this one.
         shares: target shares of the splits; a `split` column of pairs.csv wins.
-        strict: raise on any problem (of parts, the one that ends last).
+        strict: raise on any problem that is no note (of parts, the one that ends last).
         conversion: what changes on the way: spacing, crop, X-rays projected where there are none.
         shard: the part of the cases to prepare here. The part that ends last writes manifest and reports, for all.
 
@@ -143,7 +143,7 @@ def _finish(
     assigned = assign_splits([case.patient_id for case in good], known, shares)
     stored = [_entry(case, records[case.patient_id], assigned[case.patient_id], root) for case in good]
     write_reports(store, stored, problems)
-    if not good or (strict and problems):
+    if not good or (strict and not all(problem.note for problem in problems)):
         raise UserError(summary(store, len(good), problems))
     write_splits(store, known | assigned, shares)
     write_manifest(store, stored)

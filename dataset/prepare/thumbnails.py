@@ -1,5 +1,9 @@
-"""Small pictures of a case, for the report: the middle coronal plane of the CT, and the X-ray."""
+"""Small pictures of a case, for the report: the middle coronal plane of the CT, and the X-ray.
 
+Where the X-ray fits its CT better in another way, it stands there once more, mended in that way.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ from PIL import Image
 from common.atomic import replacing
 from common.planes import planes_at
 from common.voxel_file import box_of
+from dataset.scans.pair_check import mended
 from dataset.scans.volume_io import Volume
 from dataset.scans.xray_io import Xray
 
@@ -22,10 +27,17 @@ def thumbnail_path(store: Path, patient_id: str) -> Path:
     return store / "thumbnails" / f"{patient_id}.png"
 
 
-def write_thumbnail(store: Path, patient_id: str, volume: Volume | None, xray: Xray | None) -> None:
-    """Write CT and X-ray side by side, whichever there is, as a grey PNG; none if there is neither."""
+def write_thumbnail(
+    store: Path, patient_id: str, volume: Volume | None, xray: Xray | None, better: str | None = None
+) -> None:
+    """Write CT and X-ray side by side, whichever there is, as a grey PNG; none if there is neither.
+
+    better: what the X-ray seems to be, by `fits_better`; shown mended, too.
+    """
     path = thumbnail_path(store, patient_id)
     views = [*([] if volume is None else [coronal_view(volume)]), *([] if xray is None else [xray_view(xray)])]
+    if better is not None and xray is not None:
+        views.append(xray_view(replace(xray, image=mended(xray.image, better))))
     if not views:
         path.unlink(missing_ok=True)  # of an earlier state of the case
         return

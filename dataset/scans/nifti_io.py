@@ -149,7 +149,7 @@ def _unit_notes(image: Any, factor: float, path: Path) -> list[Note]:
     remedy = "Write the header with its true unit (xyzt_units)."
     if sizes.min() < _SPACING_MM[0] or sizes.max() > _SPACING_MM[1]:
         raise BadFileError(path, _UNIT_RULE, found, remedy)
-    return [Note(_UNIT_RULE, found, remedy)]
+    return [Note(_UNIT_RULE, found, remedy, doubtful=True)]
 
 
 def _form_notes(image: Any, path: Path) -> list[Note]:
@@ -176,4 +176,5 @@ def _form_notes(image: Any, path: Path) -> list[Note]:
     if not off.max() > slack:
         return []
     found = f"directions that part by up to {off.max():.1f} mm over the volume; the sform is used"
-    return [Note(f"{_FORMS} say alike where the axes run", found, "Write the right one as both.")]
+    rule = f"{_FORMS} say alike where the axes run"
+    return [Note(rule, found, "Write the right one as both.", doubtful=True)]

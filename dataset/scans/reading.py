@@ -33,8 +33,12 @@ PLAIN = Reading()
 
 
 class Note(NamedTuple):
-    """What a user should know of a CT that is used: the rule, what was found instead, what to do."""
+    """What a user should know of a CT that is used: the rule, what was found instead, what to do.
+
+    doubtful: the file may be wrong. Else it tells what was chosen, as asked for.
+    """
 
     rule: str
     found: str
     remedy: str
+    doubtful: bool = False

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from common.geometry import Spacing
-from dataset.scans import camera as cam
 from dataset.scans.camera import Matrix
 from dataset.scans.film_search import search
 from dataset.scans.film_view import BREATH, PITCH, TURN, YAW, ZOOM, FilmView, Pose, moved, smoothed
@@ -21,20 +20,6 @@ from dataset.scans.slabs import Image, Slabs
 
 COARSE, FINE = 64, 128  # pixels of the longer side
 LEAST_SCORE = 0.88  # of a film and its own patient's CT: 0.90 and more in calibration; other patients' 0.86, once 0.90
-AS_IS, NEGATIVE = "as is", "a negative"
-CHANGES = {  # what a film may be: whether it is mirrored to mend it, and by how many quarters it is then turned left
-    AS_IS: (False, 0),
-    "mirrored": (True, 0),
-    "upside down": (False, 2),
-    "turned left": (False, 3),
-    "turned right": (False, 1),
-    "mirrored and upside down": (True, 2),
-    "turned right, then mirrored": (True, 1),
-    "turned left, then mirrored": (True, 3),
-}
-CHECK_MAGNIFICATIONS, CHECK_TURNS_DEG = (0.94, 1.0, 1.07, 1.15, 1.23), (-4.0, 0.0, 4.0)
-CLEARLY = 0.08
-
 _FARTHEST = np.array([0.5, 0.5, np.radians(25), np.log(1.7), np.radians(10), np.radians(10), 45.0])  # poses believed
 _LIKELY = np.array([np.inf] * 4 + [np.radians(2.5)] * 2 + [10.0])  # standard deviations of poses
 _PIXELS_APART = 8  # residuals closer than this count as one
@@ -139,29 +124,3 @@ def likeness(view: FilmView, slabs: Slabs, pose: Pose) -> float:
     images = (smoothed(image, view.size / 64) for image in (view.even, projected))
     ours, theirs = (np.array(np.gradient(image))[:, common] for image in images)
     return float((ours * theirs).sum() / max(np.sqrt((ours**2).sum() * (theirs**2).sum()), 1e-6))
-
-
-def check_pair(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Matrix) -> dict[str, float]:
-    """How well a film fits a CT as it is, and were it what CHANGES call it, or a negative; arguments as of `register`.
-
-    Returns:
-        Scores of the search, -1 to 1; 0 where film or CT show no body. `fits_better` reads them.
-    """
-    slabs = Slabs.of(hu, spacing, declared)
-    scores = {}
-    for name, (mirrored, quarters) in CHANGES.items():
-        upright = np.rot90(image[:, ::-1] if mirrored else image, quarters)
-        aside = np.eye(3)
-        aside[:2, 2] = (np.array(upright.shape) - image.shape)[::-1] / 2  # the declared camera is of the film's middle
-        view = FilmView.of(upright, cam.of_pixels(aside, declared), COARSE)
-        found = search(view, slabs, CHECK_MAGNIFICATIONS, CHECK_TURNS_DEG)
-        scores[name] = found.score if found else 0.0
-        if name == AS_IS:
-            scores[NEGATIVE] = found.inverted if found else 0.0
-    return scores
-
-
-def fits_better(scores: dict[str, float]) -> str | None:
-    """What a film seems to be, by `check_pair`, if that fits clearly better than the film as it is."""
-    best = max(scores, key=lambda name: scores[name])
-    return best if scores[best] > scores[AS_IS] + CLEARLY else None

@@ -29,7 +29,8 @@ class Case:
 class Problem:
     """Something wrong with a case: the rule, what was found instead, and what to do.
 
-    A problem that is not `fatal` is reported, but the case is used.
+    A problem that is not `fatal` is reported, but the case is used. A `note` tells what was chosen where files leave a
+    choice, and is none.
     """
 
     patient_id: str
@@ -38,6 +39,7 @@ class Problem:
     found: str
     remedy: str
     fatal: bool = True
+    note: bool = False
 
 
 def sharing(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
