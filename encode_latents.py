@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> None:
     frozen.encoder.to(device)
     for case, shape in tqdm(todo, desc="encoding", unit="volume", disable=not sys.stderr.isatty()):
         _encode(writer, frozen, store, case, shape, cfg, device)
-        log.info("encoded %s", case.patient_id)
+        log.info("encoded %s", case.name)
     if all(writer.is_written(case, shape) for case, shape in every):  # whoever is last
         writer.finish(store.cases)
     state = "complete" if is_finished(cfg.dataset.latents_dir) else "not yet complete"
@@ -77,7 +77,7 @@ def _encode(
 
     for number in writer.variants_of(case):
         if not writer.has_xray(case, number):
-            eye, image = frozen.encoder_input, writer.variants.make(store.read_xray(case), case.patient_id, number)
+            eye, image = frozen.encoder_input, writer.variants.make(store.read_xray(case), case.name, number)
             seen = frozen.encoder(encoder_view(image, eye.size, eye.mean, eye.std)[None].to(device))
             features = XrayFeatures(seen.tokens[0], seen.pooled[0], image if number else None)
             writer.write_xray(case, features, number)

@@ -69,7 +69,7 @@ def main(cfg: DictConfig) -> None:
 def _against(model: CTSampler, store: Store, cases: Sequence[StoredCase], cfg: DictConfig, team: Team) -> Against:
     patients = [case.patient_id for case in cases]
     wrong, others = (
-        {name: [cases[i] for i in found] for name, found in zip(patients, rings, strict=True)}
+        {case.name: [cases[i] for i in found] for case, found in zip(cases, rings, strict=True)}
         for rings in (wrong_xrays(patients, count, cfg.seed) for count in (cfg.wrong_xrays, MOST_OTHERS))
     )
     null = model.generator.denoiser.knows_no_xray
@@ -83,7 +83,7 @@ def _compare_all(evaluation: Evaluation, cases: Sequence[StoredCase], team: Team
     todo = []
     for case in cases:
         if evaluation.compared(case):
-            log.info("%s: evaluated before the interruption", case.patient_id)
+            log.info("%s: evaluated before the interruption", case.name)
         else:
             todo.append(case)
     for case in with_progress(todo, "evaluating", "case", team):
@@ -94,7 +94,7 @@ def _found(evaluation: Evaluation, case: StoredCase) -> Compared:
     found = evaluation.compared(case)
     if found is None:
         raise UserError(
-            f"{case.patient_id} was evaluated by another process, but its files are not in {evaluation.folder};"
+            f"{case.name} was evaluated by another process, but its files are not in {evaluation.folder};"
             " run_dir must be a folder that all processes share"
         )
     return found
@@ -112,7 +112,7 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfi
         "trained with": model.description.versions,
     }
     report = folder / "report.html"
-    rows = [CaseRow(c.patient_id, c.numbers, c.picture) for c in compared]
+    rows = [CaseRow(c.name, c.numbers, c.picture) for c in compared]
     write_text(report, report_html("X-ray → CTPA", findings, rows, settings))
     details = {
         "verdict": findings.verdict,
@@ -120,7 +120,7 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfi
         "controls": asdict(findings),
         "settings": settings,
         "cases": numbers,
-        "scores": {c.patient_id: c.volumes for c in compared},
+        "scores": {c.name: c.volumes for c in compared},
     }
     write_text(folder / "metrics.json", json.dumps(finite(details), indent=1, allow_nan=False))
     for name, value in summary.items():

@@ -161,7 +161,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         start = self._start(case, epoch, draw)
         key = sample_key(self.seed, epoch, draw)
         film = self.variants.number(key)
-        item = self._patients.get((case.patient_id, film), lambda: self._patient(case, film)) | {
+        item = self._patients.get((case.name, film), lambda: self._patient(case, film)) | {
             "patch_coord": torch.tensor(start),
             "sample_key": torch.tensor(key),
             "draw": torch.tensor(draw),
@@ -207,7 +207,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             features = self.latents.read_xray(case, number)
             xray = xray if features.image is None else features.image
         else:
-            xray = self.variants.make(xray, case.patient_id, number)
+            xray = self.variants.make(xray, case.name, number)
         film = PARALLEL if case.xray_synthetic else self.film
         camera = film.square(len(xray), self.xray_fov_mm) if case.xray_camera is None else case.xray_camera
         item: dict[str, Any] = {
@@ -216,7 +216,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             "target": torch.tensor([float("nan") if case.target is None else case.target]),
             "spacing": torch.tensor(case.spacing, dtype=torch.float32),
             "volume_shape": torch.tensor(case.shape),
-            "patient_id": case.patient_id,
+            "patient_id": case.name,
         }
         if features is not None:
             item["xray_tokens"], item["xray_pooled"] = features.tokens, features.pooled

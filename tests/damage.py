@@ -47,8 +47,10 @@ class Patient:
     def hu(self) -> np.ndarray:
         """int16 (D, H, W): a body in air, the lower part wider."""
         d, h, w = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
-        body = (h / 0.8) ** 2 + (w / 0.9) ** 2 < 0.9 - 0.3 * d
-        lungs = (h / 0.4) ** 2 + ((np.abs(w) - 0.4) / 0.25) ** 2 + d**2 < 1
+        back, sides, hips = np.random.default_rng((self.seed, 1)).uniform((0.6, 0.75, 0.0), (0.9, 0.95, 0.5))
+        body = (h / back) ** 2 + (w / sides) ** 2 < 0.9 - hips * d
+        up, high, deep, wide = np.random.default_rng((self.seed, 0)).uniform((-0.3, 0.5, 0.4, -1), (0.3, 1, 1, 1))
+        lungs = (h / 0.6 / deep) ** 2 + ((np.abs(w - wide / 5) - 0.4) / 0.25) ** 2 + ((d - up) / high) ** 2 < 1
         noise = np.random.default_rng(self.seed).normal(0, 12, SHAPE)
         return np.rint(np.where(lungs, -850, np.where(body, 40 + 60 * d, -1000)) + noise).astype(np.int16)
 
@@ -56,7 +58,9 @@ class Patient:
         """uint16 (96, 80)."""
         down, across = np.meshgrid(np.linspace(-1, 1, 96), np.linspace(-1, 1, 80), indexing="ij")
         noise = np.random.default_rng(self.seed).uniform(0, 5000, (96, 80))
-        return (20000 * (2 - down**2 - across**2) + noise).astype(np.uint16)
+        waves = np.random.default_rng((self.seed, 0)).uniform(2, 12, 4)
+        ribs = np.sin(waves[0] * down + waves[1] * across) + np.sin(waves[2] * across - waves[3] * down)
+        return (20000 * (2 - down**2 - across**2) + 4000 * (ribs + 2) + noise).astype(np.uint16)
 
 
 def write_nifti_patient(root: Path, name: str, seed: int) -> Patient:

@@ -11,12 +11,14 @@ SHAPE = (20, 24, 28)
 
 
 def thorax(seed):
-    """A block of tissue with two lungs in air, with noise."""
+    """A block of tissue with two lungs in air, with noise; no two are of one shape."""
+    rng = np.random.default_rng(seed)
     hu = np.full(SHAPE, -1000.0)
     hu[:, 4:20, 3:25] = 40
-    hu[2:18, 7:17, 5:12] = -850
-    hu[2:18, 7:17, 16:23] = -850
-    return (hu + np.random.default_rng(seed).normal(0, 10, SHAPE)).astype(np.int16)
+    for left, right in ((4, 13), (15, 24)):
+        (z, y), (height, depth) = rng.integers((1, 5), (7, 9)), rng.integers((7, 6), (13, 11))
+        hu[z : z + height, y : y + depth, left + rng.integers(4) : right - rng.integers(4)] = -850
+    return (hu + rng.normal(0, 10, SHAPE)).astype(np.int16)
 
 
 def add_ct(root, name, hu, affine=AFFINE, axes="LPS"):

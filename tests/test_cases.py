@@ -136,6 +136,7 @@ def test_a_pair_that_lacks_a_side_says_which(tmp_path):
     table(tmp_path, "no_ct,,a.png,,,", "no_xray,b.nii.gz,,,,")
     problems = find_cases(tmp_path, None, XRAY)[1]
     assert [(p.patient_id, p.found) for p in problems] == [
+        ("(pairs.csv)", "1 folders with a CT that it does not name: no_xray"),
         ("no_ct", "an empty cell (an X-ray without a CT)"),
         ("no_xray", "an empty cell (a CT without an X-ray)"),
     ]
@@ -155,15 +156,16 @@ def test_with_make_xray_a_ct_needs_no_xray(tmp_path):
     table(tmp_path, "a,a.nii.gz,", "b,b.nii.gz,absent.png", header="patient_id,ct,xray")
     cases, problems = find_cases(tmp_path, None, XRAY, make_xray=True)
     assert [case.patient_id for case in cases] == ["a"]
-    assert found(problems) == {("b", "the xray file exists")}
+    assert found(problem for problem in problems if problem.fatal) == {("b", "the xray file exists")}
 
 
 def test_a_patient_on_both_sides_of_the_split_is_reported(tmp_path):
     table(tmp_path, "p,a.nii.gz,a.png,,,train", "P,b.nii.gz,b.png,,,val")
     cases, problems = find_cases(tmp_path, None, XRAY)
     assert (cases, {p.patient_id for p in problems}) == ([], {"p", "P"})
-    assert {(p.rule.split(" (")[0], p.found) for p in problems} == {
-        ("a patient lies in one split only", "2 rows, in train and val")
+    assert {(p.rule, p.found) for p in problems} == {
+        ("a patient lies in one split only", "2 rows, in train and val"),
+        ("capitals do not tell patients apart", "P and p"),
     }
 
 

@@ -1,57 +1,65 @@
 """pairs.csv -> cases, and what is wrong with its rows."""
 
 import csv
+from collections import Counter
 from math import isfinite
 from pathlib import Path
 
 from common.errors import UserError
-from dataset.store.case import Case, Problem
+from dataset.prepare.columns import KEPT, check_columns
+from dataset.store.case import Case, Problem, case_name
 from dataset.store.split import SPLITS
 
 CASE_TABLE = "pairs.csv"
+_FRONTAL = {"", "ap", "pa"}
+_VIEWS = _FRONTAL | {"lateral", "ll", "rl", "lat"}
 
 
 def cases_of_table(root: Path, make_xray: bool) -> tuple[list[Case], list[Problem]]:
-    """The cases of `root/pairs.csv`: patient_id, ct, xray[, target][, split][, series][, hu_offset], paths
-    relative to `root`.
+    """The cases of `root/pairs.csv` (columns: dataset/prepare/columns.py), paths relative to `root`.
 
-    With `make_xray` the column or the cell of the X-ray may be left out.
+    Several rows of one patient are studies: `study_id` names them; without it the second is 2, and so on. With
+    `make_xray` the column or the cell of the X-ray may be left out.
 
     Raises:
-        ValueError: not a table, or a column is missing.
+        ValueError: not a table, or columns are missing or nearly those that are read.
     """
     table = root / CASE_TABLE
     required = ("patient_id", "ct") if make_xray else ("patient_id", "ct", "xray")
+    rows, own = _read_rows(table, required)
     cases: list[Case] = []
     problems: list[Problem] = []
-    for line, row in enumerate(_read_rows(table, required), start=2):
+    if own:
+        rule, found = "columns are those that docs/data.md lists", f"of your own: {', '.join(own)}"
+        remedy = "Nothing: the manifest keeps them."
+        problems.append(Problem(f"({CASE_TABLE})", CASE_TABLE, rule, found, remedy, fatal=False, note=True))
+    seen: Counter[str] = Counter()
+    for line, row in enumerate(rows, start=2):
         if not any(row.values()):  # spreadsheets write such rows after the last one
             continue
+        if not row.get("study_id"):
+            seen[row["patient_id"]] += 1
+            row["study_id"] = str(seen[row["patient_id"]]) if seen[row["patient_id"]] > 1 else ""
         found = _row_problems(row, root, f"{CASE_TABLE} row {line}", required)
         problems += found
         if not found:
-            cases.append(_row_case(row, root))
+            cases.append(_row_case(row, root, own))
     return cases, problems
 
 
-def _read_rows(table: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
-    """Every row as column -> stripped cell; absent cells are empty."""
+def _read_rows(table: Path, required: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:
+    """Every row as column -> stripped cell, absent cells empty; the names of columns that are the user's own."""
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, strict=True)
         try:
-            columns, rows = reader.fieldnames or [], list(reader)
+            columns, rows = list(reader.fieldnames or []), list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{table}: not a comma-separated UTF-8 table ({error}). Export it as CSV.") from None
-    missing = [name for name in required if name not in columns]
-    if missing:
-        raise UserError(
-            f"{table}: needs the columns {', '.join(required)}, separated by commas; got {columns}."
-            f" Add {', '.join(missing)}."
-        )
-    return [{name: (value or "").strip() for name, value in row.items() if name is not None} for row in rows]
+    own = check_columns(table, columns, required)
+    return [{name: (value or "").strip() for name, value in row.items() if name is not None} for row in rows], own
 
 
-def _row_case(row: dict[str, str], root: Path) -> Case:
+def _row_case(row: dict[str, str], root: Path, own: list[str]) -> Case:
     xray, target, split, series, offset = (
         row.get(name) or None for name in ("xray", "target", "split", "series", "hu_offset")
     )
@@ -63,31 +71,37 @@ def _row_case(row: dict[str, str], root: Path) -> Case:
         split,
         series,
         None if offset is None else float(offset),
+        row["study_id"],
+        {name: row[name] for name in (*KEPT, *own) if row.get(name)},
     )
 
 
 def _row_problems(row: dict[str, str], root: Path, where: str, required: tuple[str, ...]) -> list[Problem]:
-    patient_id = row["patient_id"] or f"({where})"
+    name = case_name(row["patient_id"], row["study_id"]) if row["patient_id"] else f"({where})"
     problems = []
 
     def report(path: str, rule: str, found: str, remedy: str) -> None:
-        problems.append(Problem(patient_id, path, rule, found, remedy))
+        problems.append(Problem(name, path, rule, found, remedy))
 
-    for column in ("patient_id", "ct", "xray"):
+    for column in ("patient_id", "ct", "xray", "lateral"):
         value = row.get(column, "")
         if not value and column in required:
             remedy = "Fill it or remove the row."
             report(where, f"needs a value for {column}", f"an empty cell{_other_side(row, column)}", remedy)
         elif value and column != "patient_id" and not _exists(root / value):
             report(value, f"the {column} file exists", "no such file", f"Correct the path in {where}.")
-    target, split = row.get("target", ""), row.get("split", "")
+    target, split, view = (row.get(column, "") for column in ("target", "split", "view"))
     if target and not _is_share(target):
         report(where, "target is a number in [0, 1] or empty", repr(target), "Write 1 for yes, 0 for no, or nothing.")
     if split and split not in SPLITS:
         report(where, f"split is one of {', '.join(SPLITS)} or empty", repr(split), "Correct it.")
-    offset = row.get("hu_offset", "")
-    if offset and not _is_finite(offset):
-        report(where, "hu_offset is a number or empty", repr(offset), "Write what is to be added to reach HU.")
+    if view.lower() not in _VIEWS:
+        report(where, "view is AP, PA, LATERAL or empty", repr(view), "Correct it.")
+    elif view.lower() not in _FRONTAL:
+        report(where, "xray is the frontal view", f"view {view!r}", "Give the PA or AP view; the other as 'lateral'.")
+    for column, meaning in (("hu_offset", "what is to be added to reach HU"), ("days_between", "days, CT to X-ray")):
+        if (value := row.get(column, "")) and not _is_finite(value):
+            report(where, f"{column} is a number or empty", repr(value), f"Write {meaning}.")
     return problems
 
 

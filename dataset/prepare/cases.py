@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from glob import escape
 from operator import itemgetter
 from pathlib import Path
@@ -31,13 +31,12 @@ def find_cases(
     store: Path | None = None,
     make_xray: bool = False,
 ) -> tuple[list[Case], list[Problem]]:
-    """The cases under `root`, ordered by id, and all problems together; a case with a problem is left out.
+    """The cases under `root`, ordered by name, and all problems together; a case with a problem is left out.
 
-    `root/pairs.csv` (patient_id, ct, xray[, target][, split], paths relative to root), else one folder per
-    patient, in which the patterns name CT and X-ray; they may hold wildcards and `{id}`, the folder's name.
-    Without `ct_pattern` the CT is {id} with a suffix of a CT's (in any case) or none, or the only folder that holds
-    DICOM files. `store`, and other
-    stores that lie among the patients, are passed over. With `make_xray` a CT needs no X-ray: its case has None.
+    `root/pairs.csv` (dataset/prepare/case_table.py) tells them, else one folder per patient, in which the patterns
+    name CT and X-ray; they may hold wildcards and `{id}`, the folder's name. Without `ct_pattern` the CT is {id} with a
+    suffix of a CT's (in any case) or none, or the only folder that holds DICOM files. `store`, and other stores that
+    lie among the patients, are passed over. With `make_xray` a CT needs no X-ray: its case has None.
 
     Raises:
         FileNotFoundError: no such folder. ValueError: pairs.csv lacks a column, there is no case folder, or a pattern
@@ -48,12 +47,13 @@ def find_cases(
         raise FileNotFoundError(f"dataset.root must be a folder, got {root}. Set dataset.root=FOLDER.")
     if (root / CASE_TABLE).is_file():
         cases, problems = cases_of_table(root, make_xray)
+        problems += _unnamed_folders(root, cases, ct_pattern, store)
     else:
         cases, problems = _from_folders(root, ct_pattern, xray_pattern, store, make_xray)
     problems += _unsafe_ids(cases) + _shared_ids(cases) + _shared_files(cases, root) + _odd_files(cases, root)
     bad = {problem.patient_id for problem in problems}
-    good = [case for case in cases if case.patient_id not in bad]
-    return sorted(good, key=lambda case: case.patient_id), sorted(problems, key=lambda p: (p.patient_id, p.path))
+    good = [case for case in cases if case.name not in bad]
+    return sorted(good, key=lambda case: case.name), sorted(problems, key=lambda p: (p.patient_id, p.path))
 
 
 def _from_folders(
@@ -62,9 +62,7 @@ def _from_folders(
     for key, pattern in (("ct_pattern", ct_pattern), ("xray_pattern", xray_pattern)):
         if pattern is not None and (not pattern or Path(pattern).is_absolute()):
             raise UserError(f"dataset.{key} is a pattern within a patient's folder, like *.png; got {pattern!r}")
-    passed_over = None if store is None else store.resolve()
-    visible = sorted(f for f in root.iterdir() if not f.name.startswith("."))
-    folders = [f for f in visible if f.is_dir() and f.resolve() != passed_over and not _is_store(f)]
+    visible, folders = _visible(root, store)
     if not folders:
         raise UserError(f"{root}: needs {CASE_TABLE} or one folder per patient, found neither. Check dataset.root.")
     cases: list[Case] = []
@@ -87,6 +85,38 @@ def _from_folders(
     return cases, problems
 
 
+def _visible(root: Path, store: Path | None) -> tuple[list[Path], list[Path]]:
+    """What lies under the root, and of that the folders that are no store."""
+    passed_over = None if store is None else store.resolve()
+    visible = sorted(f for f in root.iterdir() if not f.name.startswith("."))
+    return visible, [f for f in visible if f.is_dir() and f.resolve() != passed_over and not _is_store(f)]
+
+
+def _unnamed_folders(root: Path, cases: Sequence[Case], ct_pattern: str | None, store: Path | None) -> list[Problem]:
+    """Folders of patients, by their CT, that no row of the table leads into."""
+    named = {
+        path.relative_to(root).parts[0] for case in cases for path in (case.ct, case.xray) if _is_below(root, path)
+    }
+    others = [f.name for f in _visible(root, store)[1] if f.name not in named and _holds_ct(f, ct_pattern)]
+    if not others:
+        return []
+    rule = f"{CASE_TABLE} names every pair, as where there is one, folders do not"
+    found = f"{len(others)} folders with a CT that it does not name: {', '.join(others[:4])}"
+    remedy = f"{CASE_TABLE} was taken. Add rows for them; remove it to take the folders."
+    return [Problem(f"({CASE_TABLE})", CASE_TABLE, rule, found, remedy, fatal=False, note=True)]
+
+
+def _is_below(root: Path, path: Path | None) -> bool:
+    return path is not None and path.is_relative_to(root)
+
+
+def _holds_ct(folder: Path, ct_pattern: str | None) -> bool:
+    try:
+        return bool(_matches(folder, [ct_pattern] if ct_pattern else CT_PATTERNS)[0])
+    except OSError:
+        return False
+
+
 def _is_store(folder: Path) -> bool:
     """Whether it is a prepared data set (dataset/store/store.py), finished or not."""
     return os.path.isfile(folder / "manifest.jsonl") or all(os.path.isdir(folder / n) for n in ("cases", "volumes"))
@@ -101,7 +131,7 @@ def _ct_patterns(folder: Path, pattern: str | None) -> list[str]:
     return [*CT_PATTERNS, *(escape(path.name) for path in subfolders)]
 
 
-def _matches(folder: Path, patterns: list[str]) -> tuple[list[Path], str]:
+def _matches(folder: Path, patterns: Sequence[str]) -> tuple[list[Path], str]:
     """The files that match, and the name that was looked for first."""
     names = [pattern.replace("{id}", escape(folder.name)) for pattern in patterns]
     matches = {match for name in names for match in folder.glob(name)}
@@ -130,9 +160,9 @@ def _unsafe_ids(cases: Iterable[Case]) -> list[Problem]:
     rule = f"ids are letters, digits, '.', '_' and '-', at most {_LONGEST_ID} (they name files)"
     remedy = "Rename the patient."
     return [
-        Problem(case.patient_id, case.ct.name, rule, repr(case.patient_id), remedy)
+        Problem(case.name, case.ct.name, rule, repr(case.name), remedy)
         for case in cases
-        if not _SAFE_ID.fullmatch(case.patient_id)
+        if not _SAFE_ID.fullmatch(case.name)
     ]
 
 
@@ -140,34 +170,52 @@ def _odd_files(cases: Iterable[Case], root: Path) -> list[Problem]:
     """Pipes and devices, which would never end; a folder where a picture should be."""
     rule, remedy = "a CT is a file or a folder of slices, an X-ray is a file", "Put the file itself there."
     return [
-        Problem(case.patient_id, relative_to(root, path), rule, "something else", remedy)
+        Problem(case.name, relative_to(root, path), rule, "something else", remedy)
         for case in cases
         for path in (case.ct, case.xray)
         if path is not None and not (os.path.isfile(path) or (path == case.ct and os.path.isdir(path)))
     ]
 
 
-def _shared_ids(cases: Iterable[Case]) -> list[Problem]:
-    """Ids used twice, also by names that differ in case only: some file systems hold them for the same."""
-    groups = sharing(cases, lambda case: case.patient_id.lower())
-    return [Problem(case.patient_id, case.ct.name, *_why_shared(group)) for group in groups for case in group]
+def _shared_ids(cases: Sequence[Case]) -> list[Problem]:
+    """Rows that nothing tells apart, patients whose ids differ in capitals only, and those on two sides of a split."""
+    by_patient = sharing(cases, lambda case: case.patient_id.lower())
+    alike = [group for group in by_patient if len({case.patient_id for case in group}) > 1]
+    written = {case.patient_id for group in alike for case in group}
+    same = [group for group in sharing(cases, lambda c: c.name.lower()) if group[0].patient_id not in written]
+    halved = [group for group in by_patient if len({case.split for case in group} - {None}) > 1]
+    twice = [group for group in sharing(cases, lambda case: (case.patient_id, case.ct, case.xray)) if group not in same]
+    return [
+        Problem(case.name, case.ct.name, rule, found(group), remedy)
+        for groups, rule, found, remedy in (
+            (same, "each row is another study of its patient", _rows, "Keep one, or name them in a column 'study_id'."),
+            (twice, "each row is another study of its patient", _rows, "Keep one."),
+            (alike, "capitals do not tell patients apart", _ids, "Write the patient's id alike, or another one."),
+            (halved, "a patient lies in one split only", _splits, "Keep all studies of a patient in one split."),
+        )
+        for group in groups
+        for case in group
+    ]
 
 
-def _why_shared(group: list[Case]) -> tuple[str, str, str]:
-    """Rule, found and remedy for rows of one id."""
-    splits = sorted({case.split for case in group if case.split is not None})
-    if len(splits) > 1:
-        rule = "a patient lies in one split only (capitals of the id do not count)"
-        return rule, f"{len(group)} rows, in {' and '.join(splits)}", "Keep one pair per patient, in one split."
-    rule = "one row per patient_id (capitals do not count)"
-    return rule, f"{len(group)} rows", "Keep one pair per patient."
+def _rows(group: list[Case]) -> str:
+    return f"{len(group)} rows"
+
+
+def _ids(group: list[Case]) -> str:
+    return " and ".join(sorted({case.patient_id for case in group}))
+
+
+def _splits(group: list[Case]) -> str:
+    return f"{len(group)} rows, in {' and '.join(sorted({case.split for case in group if case.split is not None}))}"
 
 
 def _shared_files(cases: Iterable[Case], root: Path) -> list[Problem]:
     rule, remedy = "a file belongs to one patient", "Correct it."
-    uses = {(path, case.patient_id): None for case in cases for path in (case.ct, case.xray) if path is not None}
+    uses = [(path, case) for case in cases for path in (case.ct, case.xray) if path is not None]
     return [
-        Problem(patient, relative_to(root, path), rule, f"used by {', '.join(user for _, user in group)}", remedy)
+        Problem(case.name, relative_to(root, path), rule, "used by " + ", ".join(c.name for _, c in group), remedy)
         for group in sharing(uses, itemgetter(0))
-        for path, patient in group
+        if len({user.patient_id for _, user in group}) > 1
+        for path, case in group
     ]

@@ -1,7 +1,6 @@
 """What is suspicious about a CT or an X-ray that could be read, and the table that says so."""
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from dataset.prepare.hu_scale import likeness
 from dataset.scans.slice_order import odd_slices
 from dataset.scans.volume_io import Volume
 from dataset.scans.xray_io import MIN_SIDE, Xray
-from dataset.store.case import Problem, sharing
+from dataset.store.case import Problem
 
 _AIR_HU, _MIN_AIR = -500, 0.01
 _TISSUE_HU, _MIN_TISSUE = (-200, 200), 0.05
@@ -84,16 +83,6 @@ def check_xray(patient_id: str, path: str, xray: Xray) -> list[Problem]:
         rule = f"an X-ray has {MIN_SIDE} to {_MAX_XRAY_SIDE} pixels a side"
         problems.append(Problem(patient_id, path, rule, f"{w} x {h}", "Export it at the detector's resolution."))
     return problems
-
-
-def shared_content(patients: Sequence[tuple[str, str]], what: str) -> list[Problem]:
-    """Patients (id, fingerprint) with the same content: it would leak from one split into another."""
-    rule, remedy = f"every patient has another {what}", "Keep one of them."
-    return [
-        Problem(patient_id, what, rule, f"that of {', '.join(name for name, _ in group)}", remedy)
-        for group in sharing(patients, itemgetter(1))
-        for patient_id, _ in group
-    ]
 
 
 def _mark(problem: Problem) -> str:

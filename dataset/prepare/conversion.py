@@ -76,7 +76,8 @@ class Conversion:
 
     def recipe(self, case: Case) -> str:
         """What of this shapes the entry of `case` and its stored form, as text to compare."""
-        film = None if case.xray is None else [asdict(self.film), self.xray_fov_mm, self.register_films, self.pair_check]
+        found = self.register_films, self.pair_check
+        film = None if case.xray is None else [asdict(self.film), self.xray_fov_mm, *found]
         return json.dumps([self._shaping(case), film])
 
     def stored_hash(self, case: Case, content: str) -> str:

@@ -1,7 +1,7 @@
 """Read a case, find what is wrong with it, and describe it as the manifest does. Writes nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import BadFileError
 from dataset.prepare.checks import check_volume, check_xray
 from dataset.prepare.conversion import Conversion, convert
+from dataset.prepare.leaks import look_of
 from dataset.prepare.made_xray import make_xray
 from dataset.prepare.registered import Fit, fit_of
 from dataset.scans.camera import Film, Matrix
@@ -28,14 +29,17 @@ Read = TypeVar("Read")
 class Examined:
     """What the files of a case hold, None where that cannot be read, and what is wrong with them.
 
-    ct_content, xray_content: fingerprints, by which duplicates are found; empty where there is nothing to compare.
+    ct_content, xray_content: fingerprints, and looks (dataset/prepare/leaks.py), by which files of two patients are
+        found; empty where there is nothing to compare.
     """
 
     volume: Volume | None
     xray: Xray | None
     problems: tuple[Problem, ...]
-    ct_content: str
-    xray_content: str
+    ct_content: str = ""
+    xray_content: str = ""
+    ct_look: str = ""
+    xray_look: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,18 @@ def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
     """
     ct_name = relative_to(root, case.ct)
     volume, problems = _read(case, ct_name, partial(read_ct, reading=conversion.reading_of(case)), case.ct)
-    ct_content = xray_content = ""
+    ct_content = xray_content = ct_look = xray_look = ""
     if volume is not None:
         thin = thinned(volume.hu, thin_strides(volume.spacing))
         problems += [_told(case, ct_name, note) for note in volume.notes]
-        problems += check_volume(case.patient_id, ct_name, volume, thin)
-        ct_content = fingerprint(thin)
+        problems += check_volume(case.name, ct_name, volume, thin)
+        ct_content, ct_look = fingerprint(thin), look_of(thin)
     xray, xray_problems = _given_xray(case, root, conversion.film)
     if case.xray is not None and xray is not None:
-        xray_content = fingerprint(xray.image)
+        xray_content, xray_look = fingerprint(xray.image), look_of(xray.image)
     if case.xray is None and volume is not None and not _fatal(problems):
-        xray, xray_problems = make_xray(case.patient_id, ct_name, volume, conversion)
-    return Examined(volume, xray, tuple(problems + xray_problems), ct_content, xray_content)
+        xray, xray_problems = make_xray(case.name, ct_name, volume, conversion)
+    return Examined(volume, xray, tuple(problems + xray_problems), ct_content, xray_content, ct_look, xray_look)
 
 
 def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, identity: str) -> Pair | None:
@@ -82,7 +86,7 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
     fit, camera, registration = Fit(), declared, None
     if case.xray is not None:
         start = conversion.film.square(XRAY_SIZE, conversion.xray_fov_mm) if declared is None else declared
-        said = case.patient_id, xray_source(case, root)
+        said = case.name, xray_source(case, root)
         fit = fit_of(*said, square, volume.hu, volume.spacing, start, xray.synthetic, conversion)
     if fit.registration is not None:
         camera = fit.registration.camera if fit.registration.ok else declared
@@ -108,8 +112,24 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         xray_synthetic=xray.synthetic,
         xray_camera_declared=_stored(declared),
         registration=registration,
+        view=xray.view,
     )
     return Pair(volume.hu, square, entry, fit.problems, fit.better)
+
+
+def entry_of(case: Case, known: StoredCase, split: str, root: Path) -> StoredCase:
+    """The entry of a pair as the table has the case now."""
+    return replace(
+        known,
+        patient_id=case.patient_id,
+        study_id=case.study_id,
+        split=split,
+        target=case.target,
+        ct_source=relative_to(root, case.ct),
+        xray_source=xray_source(case, root),
+        view=case.about.get("view", "").upper() or known.view,
+        about={name: value for name, value in case.about.items() if name != "view"},
+    )
 
 
 def _stored(camera: Matrix | None) -> Any:
@@ -126,14 +146,14 @@ def unreadable(case: Case, error: OSError | MemoryError) -> Problem:
     rule = "the files of a case can be read"
     if isinstance(error, MemoryError):
         remedy = "Lower dataset.prepare_workers and run this again."
-        return Problem(case.patient_id, case.ct.name, rule, "too little memory", remedy)
+        return Problem(case.name, case.ct.name, rule, "too little memory", remedy)
     found = error.strerror or type(error).__name__
     where = Path(error.filename).name if error.filename else case.ct.name
-    return Problem(case.patient_id, where, rule, found, "Check path, permissions and disk, and run this again.")
+    return Problem(case.name, where, rule, found, "Check path, permissions and disk, and run this again.")
 
 
 def _told(case: Case, ct_name: str, note: Note) -> Problem:
-    return Problem(case.patient_id, ct_name, *note[:3], fatal=False, note=not note.doubtful)
+    return Problem(case.name, ct_name, *note[:3], fatal=False, note=not note.doubtful)
 
 
 def _fatal(problems: "list[Problem] | tuple[Problem, ...]") -> bool:
@@ -145,11 +165,11 @@ def _given_xray(case: Case, root: Path, film: Film) -> tuple[Xray | None, list[P
         return None, []
     name = relative_to(root, case.xray)
     xray, problems = _read(case, name, partial(read_xray, film=film), case.xray)
-    return xray, problems if xray is None else check_xray(case.patient_id, name, xray)
+    return xray, problems if xray is None else check_xray(case.name, name, xray)
 
 
 def _read(case: Case, name: str, reader: Callable[[Path], Read], path: Path) -> tuple[Read | None, list[Problem]]:
     try:
         return reader(path), []
     except BadFileError as error:
-        return None, [Problem(case.patient_id, name, error.rule, error.found, error.remedy)]
+        return None, [Problem(case.name, name, error.rule, error.found, error.remedy)]

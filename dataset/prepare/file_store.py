@@ -13,8 +13,9 @@ from common.recent import Recent
 from dataset.prepare.cases import find_cases
 from dataset.prepare.checks import format_problems
 from dataset.prepare.conversion import MEDIAN, OFF, Conversion
-from dataset.prepare.examine import Examined, Pair, examine, pair_of, unreadable
-from dataset.prepare.run import SHARES, UNCHANGED, XRAY_PATTERN, duplicates
+from dataset.prepare.examine import Examined, Pair, entry_of, examine, pair_of, unreadable
+from dataset.prepare.leaks import leaks
+from dataset.prepare.run import SHARES, UNCHANGED, XRAY_PATTERN
 from dataset.store.case import Case
 from dataset.store.records import source_hash
 from dataset.store.split import assign_splits
@@ -54,20 +55,20 @@ class FileStore(Store):
         found: dict[str, Examined] = {}
         entries: dict[str, StoredCase] = {}
         for case in tqdm(sources, desc="reading", unit="case", disable=None):
-            found[case.patient_id], pair = _look_at(case, root, conversion)
+            found[case.name], pair = _look_at(case, root, conversion)
             if pair is not None:
-                entries[case.patient_id] = pair.entry
-        problems += [problem for one in found.values() for problem in one.problems] + duplicates(found)
+                entries[case.name] = pair.entry
+        problems += [problem for one in found.values() for problem in one.problems] + leaks(found, sources)
         bad = {problem.patient_id for problem in problems if problem.fatal}
-        self._sources = {case.patient_id: case for case in sources if case.patient_id not in bad}
+        self._sources = {case.name: case for case in sources if case.name not in bad}
         if problems:
             _log.warning("%d problems in %s:\n%s", len(problems), root, format_problems(problems))
         if not self._sources:
             raise UserError(f"no good case in {root}:\n{format_problems(problems)}")
-        splits = assign_splits(
-            self._sources, {name: case.split for name, case in self._sources.items() if case.split}, shares
-        )
-        super().__init__(root, [replace(entries[name], split=splits[name]) for name in sorted(self._sources)])
+        good = [self._sources[name] for name in sorted(self._sources)]
+        told = {case.patient_id: case.split for case in good if case.split}
+        splits = assign_splits([case.patient_id for case in good], told, shares)
+        super().__init__(root, [entry_of(case, entries[case.name], splits[case.patient_id], root) for case in good])
         self._pairs: Recent[Pair] = Recent(_PAIRS_KEPT)
 
     def _volume(self, case: StoredCase) -> np.ndarray:
@@ -77,12 +78,13 @@ class FileStore(Store):
         return quantised(self._pair(case).square)
 
     def _pair(self, case: StoredCase) -> Pair:
-        return self._pairs.get(case.patient_id, lambda: self._read(case))
+        return self._pairs.get(case.name, lambda: self._read(case))
 
     def _read(self, case: StoredCase) -> Pair:
-        _, pair = _look_at(self._sources[case.patient_id], self.folder, replace(self._conversion, register_films=False, pair_check=OFF))
+        known = replace(self._conversion, register_films=False, pair_check=OFF)
+        _, pair = _look_at(self._sources[case.name], self.folder, known)
         if pair is None or pair.entry.source_hash != case.source_hash:
-            raise UserError(f"the files of {case.patient_id} in {self.folder} have changed since they were checked")
+            raise UserError(f"the files of {case.name} in {self.folder} have changed since they were checked")
         pair.hu.setflags(write=False)
         return pair
 
@@ -93,6 +95,6 @@ def _look_at(case: Case, root: Path, conversion: Conversion) -> tuple[Examined, 
         found = examine(case, root, conversion)
         pair = pair_of(case, root, conversion, found, conversion.stored_hash(case, content))
     except (OSError, MemoryError) as error:
-        return Examined(None, None, (unreadable(case, error),), "", ""), None
+        return Examined(None, None, (unreadable(case, error),)), None
     problems = found.problems + (() if pair is None else pair.problems)
     return replace(found, volume=None, xray=None, problems=problems), pair

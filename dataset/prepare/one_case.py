@@ -28,7 +28,7 @@ def prepare_case(case: Case, root: Path, store: Path, conversion: Conversion) ->
     Raises:
         OSError: the store cannot be written (no space left).
     """
-    known, recipe = read_record(store, case.patient_id), conversion.recipe(case)
+    known, recipe = read_record(store, case.name), conversion.recipe(case)
     found: Examined | None = None
     pair: Pair | None = None
     try:
@@ -42,16 +42,17 @@ def prepare_case(case: Case, root: Path, store: Path, conversion: Conversion) ->
     except (OSError, MemoryError) as error:  # not for good: disk and memory may come back
         record = Record(UNREADABLE, "", recipe, (unreadable(case, error),), None)
     if found is not None:
-        write_thumbnail(store, case.patient_id, found.volume, found.xray, None if pair is None else pair.better)
+        write_thumbnail(store, case.name, found.volume, found.xray, None if pair is None else pair.better)
     if pair is not None:
-        remove_record(store, case.patient_id)
-        write_volume(store, case.patient_id, pair.hu, pair.entry.source_hash)
-        write_square_xray(store, case.patient_id, pair.square, pair.entry.source_hash)
-    write_record(store, case.patient_id, record)
+        remove_record(store, case.name)
+        write_volume(store, case.name, pair.hu, pair.entry.source_hash)
+        write_square_xray(store, case.name, pair.square, pair.entry.source_hash)
+    write_record(store, case.name, record)
     return record
 
 
 def _record(stamp: str, content: str, recipe: str, found: Examined, pair: Pair | None) -> Record:
     """What reading and checking a case told."""
     entry, problems = (None, ()) if pair is None else (pair.entry, pair.problems)
-    return Record(stamp, content, recipe, found.problems + problems, entry, found.ct_content, found.xray_content)
+    looks = found.ct_content, found.xray_content, found.ct_look, found.xray_look
+    return Record(stamp, content, recipe, found.problems + problems, entry, *looks)

@@ -58,7 +58,7 @@ def report_page(store: Path, cases: Sequence[StoredCase], problems: Sequence[Pro
         rules=Counter(problem.rule for problem in problems).most_common(),
         problems=shown,
         omitted=omitted,
-        gallery=[(case, png) for case in spread if (png := _picture(store, case.patient_id))],
+        gallery=[(case, png) for case in spread if (png := _picture(store, case.name))],
         num_cases=len(cases),
     )
 

@@ -1,7 +1,7 @@
 """A data set on disk -> a store that training reads (dataset/store/store.py). Parallel, resumable, on many machines."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from common.atomic import remove_abandoned
 from common.errors import UserError
 from common.locks import exclusive
 from dataset.prepare.cases import find_cases
-from dataset.prepare.checks import shared_content
 from dataset.prepare.conversion import Conversion, with_known_spacing
 from dataset.prepare.conversion_file import warn_of_change, write_conversion
-from dataset.prepare.examine import Examined, xray_source
+from dataset.prepare.examine import entry_of
+from dataset.prepare.leaks import leaks
 from dataset.prepare.one_case import prepare_case
 from dataset.prepare.processes import results_of
 from dataset.prepare.reports import summary, write_reports
 from dataset.prepare.shards import Shard
-from dataset.store.case import Case, Problem, relative_to
+from dataset.store.case import Case, Problem
 from dataset.store.records import Record, fresh_record
 from dataset.store.split import assign_splits
 from dataset.store.split_file import read_splits, warn_of_other_shares, write_splits
@@ -83,7 +83,7 @@ def prepare(
     with exclusive(store / _MERGE_LOCK):
         missing = 0 if shard is None else _add_others(records, cases, store, conversion)
         problems += [problem for record in records.values() for problem in record.problems]
-        problems = sorted(problems + duplicates(records), key=lambda problem: (problem.patient_id, problem.path))
+        problems = sorted(problems + leaks(records, cases), key=lambda problem: (problem.patient_id, problem.path))
         if missing:
             return PrepareReport([], problems, prepared, missing)
         remove_abandoned(store)
@@ -103,28 +103,20 @@ def _records(
         if known is None:
             remaining.append(case)
         else:
-            records[case.patient_id] = known
+            records[case.name] = known
     for case, record in results_of(work, remaining, num_workers, "prepared %d of %d cases"):
-        records[case.patient_id] = record
+        records[case.name] = record
     return records, len(remaining)
 
 
 def _add_others(records: dict[str, Record], cases: Sequence[Case], store: Path, conversion: Conversion) -> int:
     """Add what other shards have recorded; how many cases are still missing."""
     for case in cases:
-        if case.patient_id not in records:
+        if case.name not in records:
             found = fresh_record(case, store, conversion.recipe(case), tried=True)
             if found is not None:
-                records[case.patient_id] = found
+                records[case.name] = found
     return len(cases) - len(records)
-
-
-def duplicates(records: Mapping[str, Record | Examined]) -> list[Problem]:
-    """A problem for every case whose CT or X-ray another case has, too."""
-    by_id = sorted(records.items())
-    cts = [(name, record.ct_content) for name, record in by_id if record.ct_content]
-    xrays = [(name, record.xray_content) for name, record in by_id if record.xray_content]
-    return shared_content(cts, "CT") + shared_content(xrays, "X-ray")
 
 
 def _finish(
@@ -138,10 +130,10 @@ def _finish(
 ) -> list[StoredCase]:
     """Write reports, splits and manifest from the records of all cases."""
     bad = {problem.patient_id for problem in problems if problem.fatal}
-    good = [case for case in cases if case.patient_id not in bad]
+    good = [case for case in cases if case.name not in bad]
     known = read_splits(store) | {case.patient_id: case.split for case in good if case.split is not None}
     assigned = assign_splits([case.patient_id for case in good], known, shares)
-    stored = [_entry(case, records[case.patient_id], assigned[case.patient_id], root) for case in good]
+    stored = [_entry(case, records[case.name], assigned[case.patient_id], root) for case in good]
     write_reports(store, stored, problems)
     if not good or (strict and not all(problem.note for problem in problems)):
         raise UserError(summary(store, len(good), problems))
@@ -152,11 +144,5 @@ def _finish(
 
 def _entry(case: Case, record: Record, split: str, root: Path) -> StoredCase:
     if record.stored is None:
-        raise ValueError(f"{case.patient_id} has no problem, yet nothing is stored")
-    return replace(
-        record.stored,
-        split=split,
-        target=case.target,
-        ct_source=relative_to(root, case.ct),
-        xray_source=xray_source(case, root),
-    )
+        raise ValueError(f"{case.name} has no problem, yet nothing is stored")
+    return entry_of(case, record.stored, split, root)

@@ -23,18 +23,18 @@ _CT_WINDOW = (-1000, 500)  # HU: lungs and soft tissue both show
 _GREY_PERCENTILES = (0.5, 99.5)
 
 
-def thumbnail_path(store: Path, patient_id: str) -> Path:
-    return store / "thumbnails" / f"{patient_id}.png"
+def thumbnail_path(store: Path, name: str) -> Path:
+    return store / "thumbnails" / f"{name}.png"
 
 
 def write_thumbnail(
-    store: Path, patient_id: str, volume: Volume | None, xray: Xray | None, better: str | None = None
+    store: Path, name: str, volume: Volume | None, xray: Xray | None, better: str | None = None
 ) -> None:
     """Write CT and X-ray side by side, whichever there is, as a grey PNG; none if there is neither.
 
     better: what the X-ray seems to be, by `fits_better`; shown mended, too.
     """
-    path = thumbnail_path(store, patient_id)
+    path = thumbnail_path(store, name)
     views = [*([] if volume is None else [coronal_view(volume)]), *([] if xray is None else [xray_view(xray)])]
     if better is not None and xray is not None:
         views.append(xray_view(replace(xray, image=mended(xray.image, better))))

@@ -26,7 +26,7 @@ _CLEARLY = 0.08
 
 
 def check_pair(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Matrix) -> dict[str, float]:
-    """How well an X-ray fits a CT as it is, and were it what CHANGES call it, or a negative; arguments as of `register`.
+    """How well an X-ray fits a CT as it is, and were it what CHANGES call it, or a negative; see `register`.
 
     Returns:
         Scores of the search, -1 to 1; 0 where X-ray or CT show no body. `fits_better` reads them.

@@ -53,6 +53,7 @@ class Xray:
     camera: float64 (3, 4); None if unknown.
     synthetic: projected from a CT.
     foreign_sidecar: the `<stem>.json` beside it is another tool's and was left unread.
+    view: "PA" or "AP" by the file's tags; empty where they do not tell.
     """
 
     image: np.ndarray
@@ -60,6 +61,7 @@ class Xray:
     camera: Matrix | None
     synthetic: bool
     foreign_sidecar: bool = False
+    view: str = ""
 
 
 def read_xray(path: Path | str, film: Film = Film()) -> Xray:  # noqa: B008 (frozen)

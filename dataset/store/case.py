@@ -1,7 +1,7 @@
 """A case of a data set on disk, and what can be wrong with it."""
 
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,10 +10,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's pair. `xray` is None where it is to be projected from the CT.
+    """A pair: one study of a patient. `xray` is None where it is to be projected from the CT.
 
     `target` is the label, `split` the user's own choice, `series` and `hu_offset` how the CT is to be read
-    (dataset/scans/reading.py); None where not given.
+    (dataset/scans/reading.py); None where not given. `study_id` is empty for a patient's first or only one. `about`
+    holds other columns of pairs.csv, for the manifest.
     """
 
     patient_id: str
@@ -23,11 +24,22 @@ class Case:
     split: str | None
     series: str | None = None
     hu_offset: float | None = None
+    study_id: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What tells it from others, and names its files."""
+        return case_name(self.patient_id, self.study_id)
+
+
+def case_name(patient_id: str, study_id: str) -> str:
+    return f"{patient_id}_{study_id}" if study_id else patient_id
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a case: the rule, what was found instead, and what to do.
+    """Something wrong with a case, which `patient_id` names: the rule, what was found instead, and what to do.
 
     A problem that is not `fatal` is reported, but the case is used. A `note` tells what was chosen where files leave a
     choice, and is none.

@@ -76,18 +76,18 @@ class LatentCache:
         info = read_json(self.folder / "latents.json", f"{REMEDY}.")
         source.check(self.folder, stored_source(info))
         for case, shape in zip(cases, shapes, strict=True):
-            found = info["volumes"].get(case.patient_id)
+            found = info["volumes"].get(case.name)
             wanted = _identity(case) | _xray_identity(case, xray_ranges)
             if found != wanted:
                 raise UserError(
-                    f"the latent cache {self.folder} does not fit volume {case.patient_id}: {found} there, {wanted}"
+                    f"the latent cache {self.folder} does not fit volume {case.name}: {found} there, {wanted}"
                     " in the store; encode_latents.py makes anew what has changed, dataset.latents=never encodes on"
                     " the fly"
                 )
-            if not _holds(info["shapes"][case.patient_id], shape):
+            if not _holds(info["shapes"][case.name], shape):
                 raise UserError(
-                    f"the latent cache {self.folder} was made for smaller patches: the latent of {case.patient_id}"
-                    f" measures {info['shapes'][case.patient_id]}, need {list(shape)}; run encode_latents.py again"
+                    f"the latent cache {self.folder} was made for smaller patches: the latent of {case.name}"
+                    f" measures {info['shapes'][case.name]}, need {list(shape)}; run encode_latents.py again"
                     " with this model.patch_size"
                 )
         films = info.get("films", 1)
@@ -105,14 +105,14 @@ class LatentCache:
 
     def read(self, case: StoredCase, start: Triple, size: Triple) -> Tensor:
         """Unscaled latents float16 (C, d, h, w), a view with channels last, of the box at latent voxel `start`."""
-        path = self.folder / f"{case.patient_id}.npy"
+        path = self.folder / f"{case.name}.npy"
         with refusing_damage(path, "a file of latents is whole", f"{REMEDY}."):
             crop = np.array(np.load(path, mmap_mode="r")[slices(start, size)])  # a copy may be written to
         return torch.from_numpy(crop).permute(3, 0, 1, 2)
 
     def read_xray(self, case: StoredCase, variant: int = 0) -> XrayFeatures:
         """Of an X-ray, or of a variant of it."""
-        return xray_features.read(self.folder, case.patient_id, variant)
+        return xray_features.read(self.folder, case.name, variant)
 
 
 class LatentWriter:
@@ -157,7 +157,7 @@ class LatentWriter:
 
     def has_xray(self, case: StoredCase, variant: int = 0) -> bool:
         """Whether this X-ray's features are there, from the same encoder and scaled as the store does now."""
-        return xray_features.are_stored(self.folder, case.patient_id, variant, self._xray_identity(case, variant))
+        return xray_features.are_stored(self.folder, case.name, variant, self._xray_identity(case, variant))
 
     def write(self, case: StoredCase, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> None:
         """Store a volume's latents from tiles (start, (C, d, h, w)) that do not overlap and cover `shape`.
@@ -167,7 +167,7 @@ class LatentWriter:
         """
         self._begin()
         self._info_path(case).unlink(missing_ok=True)  # it speaks of the latents that are replaced now
-        with replacing(self.folder / f"{case.patient_id}.npy") as temporary:
+        with replacing(self.folder / f"{case.name}.npy") as temporary:
             total, square = write_tiles(temporary, shape, tiles)
         info = asdict(self.source) | {
             "identity": _identity(case),
@@ -181,12 +181,12 @@ class LatentWriter:
     def write_xray(self, case: StoredCase, features: XrayFeatures, variant: int = 0) -> None:
         """Store the features of an X-ray, or of a variant with its image. OSError if there is no space left."""
         self._begin()
-        xray_features.write(self.folder, case.patient_id, variant, features, self._xray_identity(case, variant))
+        xray_features.write(self.folder, case.name, variant, features, self._xray_identity(case, variant))
 
     def finish(self, cases: Sequence[StoredCase]) -> None:
         """Write the statistics of the training cases, all of which are written; only then is the cache complete."""
-        infos = {case.patient_id: self._info(case) for case in cases}
-        train = [infos[c.patient_id] for c in cases if c.split == "train"]
+        infos = {case.name: self._info(case) for case in cases}
+        train = [infos[c.name] for c in cases if c.split == "train"]
         count = sum(info["count"] for info in train)
         mean = sum(np.asarray(info["sum"]) for info in train) / count
         variance = sum(np.asarray(info["square"]) for info in train) / count - mean**2
@@ -194,7 +194,7 @@ class LatentWriter:
         content = (
             asdict(self.source)
             | {"mean": mean.tolist(), "std": std.tolist(), "films": self.variants.count}
-            | {"volumes": {c.patient_id: _identity(c) | _xray_identity(c, self.xray_ranges) for c in cases}}
+            | {"volumes": {c.name: _identity(c) | _xray_identity(c, self.xray_ranges) for c in cases}}
             | {"shapes": {name: info["shape"] for name, info in infos.items()}}
         )
         write_text(self.folder / "latents.json", json.dumps(content))
@@ -207,7 +207,7 @@ class LatentWriter:
         return read_json(self._info_path(case), "Run encode_latents.py again.")
 
     def _info_path(self, case: StoredCase) -> Path:
-        return self.folder / f"{case.patient_id}.json"
+        return self.folder / f"{case.name}.json"
 
     def _xray_identity(self, case: StoredCase, variant: int) -> str:
         number = {"variant": variant} if variant else {}

@@ -25,7 +25,7 @@ class Record:
     stamp: names, sizes and times of the source files; source_hash: their content.
     recipe: what preparing changed of the case (dataset/prepare/conversion.py).
     stored: None if a problem is fatal. Its split, target and sources are set anew for each manifest.
-    ct_content, xray_content: fingerprints of what was read, to find duplicates.
+    ct_content, xray_content: fingerprints of what was read, and looks, to find files of two patients.
     """
 
     stamp: str
@@ -35,12 +35,14 @@ class Record:
     stored: StoredCase | None
     ct_content: str = ""
     xray_content: str = ""
+    ct_look: str = ""
+    xray_look: str = ""
 
 
 def fresh_record(case: Case, store: Path, recipe: str, tried: bool = False) -> Record | None:
     """The record of an earlier run, if it was made by this recipe, the sources have not changed since and its
     files are there; with `tried` also that of a case which somebody else has just found unreadable."""
-    record = read_record(store, case.patient_id)
+    record = read_record(store, case.name)
     if record is None or record.recipe != recipe:
         return None
     try:
@@ -50,18 +52,18 @@ def fresh_record(case: Case, store: Path, recipe: str, tried: bool = False) -> R
         return None  # preparing it will say what is wrong
 
 
-def write_record(store: Path, patient_id: str, record: Record) -> None:
-    write_text(_path(store, patient_id), json.dumps({"format": RECORD_FORMAT} | asdict(record)))
+def write_record(store: Path, name: str, record: Record) -> None:
+    write_text(_path(store, name), json.dumps({"format": RECORD_FORMAT} | asdict(record)))
 
 
-def remove_record(store: Path, patient_id: str) -> None:
+def remove_record(store: Path, name: str) -> None:
     """To be done before the arrays that it speaks of are replaced: else it would outlive an interruption in between."""
-    _path(store, patient_id).unlink(missing_ok=True)
+    _path(store, name).unlink(missing_ok=True)
 
 
-def read_record(store: Path, patient_id: str) -> Record | None:
+def read_record(store: Path, name: str) -> Record | None:
     """The record, if it is of this version and the arrays it speaks of are there; a damaged one is removed."""
-    path = _path(store, patient_id)
+    path = _path(store, name)
     if not path.is_file():
         return None
     try:
@@ -74,9 +76,9 @@ def read_record(store: Path, patient_id: str) -> Record | None:
         record = Record(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning("%s is damaged (%s: %s); its case is prepared anew", path, type(error).__name__, error)
-        remove_record(store, patient_id)
+        remove_record(store, name)
         return None
-    arrays = volume_path(store, patient_id), xray_path(store, patient_id)
+    arrays = volume_path(store, name), xray_path(store, name)
     return record if record.stored is None or all(array.is_file() for array in arrays) else None
 
 
@@ -109,5 +111,5 @@ def _source_files(case: Case) -> list[Path]:
     return [*slices, case.xray, *([sidecar] if sidecar.is_file() else [])]
 
 
-def _path(store: Path, patient_id: str) -> Path:
-    return store / "cases" / f"{patient_id}.json"
+def _path(store: Path, name: str) -> Path:
+    return store / "cases" / f"{name}.json"

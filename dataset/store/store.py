@@ -13,7 +13,7 @@ STORE/mean_ct_KEY.npz   the mean training CT, which an evaluation offers for eve
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,7 @@ from common.geometry import Region, Spacing, Triple, slices
 from common.recent import Recent
 from dataset.scans.camera import from_affine
 from dataset.scans.xray_io import KIND_FULL_SCALE, scale_xray
+from dataset.store.case import case_name
 from dataset.store.split import SPLITS
 from dataset.store.split_file import TO_SPLIT_ANEW
 from dataset.store.stored_array import open_array, write_array
@@ -52,6 +53,8 @@ class StoredCase:
     xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_camera: (3, 4) of the square X-ray, as
         found on the CT where registration["ok"]; xray_camera_declared: as told before.
     registration: score and ok of the search for that camera; None where none was made.
+    study_id: which of the patient's; empty for the first or only one. view: "PA", "AP" or empty, of pairs.csv, else of
+        the X-ray's header. about: other columns of pairs.csv.
     """
 
     patient_id: str
@@ -73,14 +76,23 @@ class StoredCase:
     xray_synthetic: bool
     xray_camera_declared: Matrix | None = None
     registration: Mapping[str, Any] | None = None
+    study_id: str = ""
+    view: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What tells it from others, and names its files."""
+        return case_name(self.patient_id, self.study_id)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "StoredCase":
         if "xray_affine" in content:  # of earlier versions, for parallel rays
             affine = content["xray_affine"]
             content = content | {"xray_camera": None if affine is None else from_affine(affine).tolist()}
-        known = [field for field in fields(cls) if field.name in content or field.default is MISSING]
-        return cls(**{field.name: as_tuples(content[field.name]) for field in known})
+        needed = [one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING]
+        known = [one.name for one in fields(cls) if one.name in content or one.name in needed]
+        return cls(**{name: as_tuples(content[name]) for name in known})
 
 
 class Store(ABC):
@@ -111,7 +123,7 @@ class Store(ABC):
     def read_hu(self, case: StoredCase, start: Triple, size: Triple) -> np.ndarray:
         """The box of `size` voxels (d, h, w) from `start`, int16; it must lie inside the volume."""
         if any(s < 0 or n < 1 or s + n > total for s, n, total in zip(start, size, case.shape, strict=True)):
-            raise ValueError(f"box from {start} of size {size} is not inside {case.patient_id} of {case.shape}")
+            raise ValueError(f"box from {start} of size {size} is not inside {case.name} of {case.shape}")
         return self._volume(case)[slices(start, size)]
 
     def read_xray(self, case: StoredCase, ranges: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
@@ -151,19 +163,19 @@ class VolumeStore(Store):
         self._open: Recent[blosc2.NDArray] = Recent(_OPEN_VOLUMES)
 
     def _volume(self, case: StoredCase) -> blosc2.NDArray:
-        return self._open.get(case.patient_id, lambda: _open_volume(self.folder, case))
+        return self._open.get(case.name, lambda: _open_volume(self.folder, case))
 
     def _square(self, case: StoredCase) -> np.ndarray:
-        path = xray_path(self.folder, case.patient_id)
+        path = xray_path(self.folder, case.name)
         return _of_shape(open_array(path, case.source_hash), (XRAY_SIZE, XRAY_SIZE), path)[:]
 
 
-def volume_path(folder: Path, patient_id: str) -> Path:
-    return folder / "volumes" / f"{patient_id}.b2nd"
+def volume_path(folder: Path, name: str) -> Path:
+    return folder / "volumes" / f"{name}.b2nd"
 
 
-def xray_path(folder: Path, patient_id: str) -> Path:
-    return folder / "xrays" / f"{patient_id}.b2nd"
+def xray_path(folder: Path, name: str) -> Path:
+    return folder / "xrays" / f"{name}.b2nd"
 
 
 def read_manifest(folder: Path) -> list[StoredCase]:
@@ -179,18 +191,18 @@ def read_manifest(folder: Path) -> list[StoredCase]:
 
 
 def write_manifest(folder: Path, cases: Iterable[StoredCase]) -> None:
-    ordered = sorted(cases, key=lambda case: case.patient_id)
+    ordered = sorted(cases, key=lambda case: case.name)
     write_text(folder / MANIFEST, "".join(json.dumps(asdict(case)) + "\n" for case in ordered))
 
 
-def write_volume(folder: Path, patient_id: str, hu: np.ndarray, source_hash: str) -> None:
+def write_volume(folder: Path, name: str, hu: np.ndarray, source_hash: str) -> None:
     """Store int16 HU (D, H, W), for the case of this hash. OSError if there is no room for it."""
-    write_array(volume_path(folder, patient_id), hu, source_hash, _CHUNK)
+    write_array(volume_path(folder, name), hu, source_hash, _CHUNK)
 
 
-def write_square_xray(folder: Path, patient_id: str, image: np.ndarray, source_hash: str) -> None:
+def write_square_xray(folder: Path, name: str, image: np.ndarray, source_hash: str) -> None:
     """Store an image (512, 512) in [0, 1] as uint16, for the case of this hash. OSError if there is no room for it."""
-    write_array(xray_path(folder, patient_id), quantised(image), source_hash, XRAY_SIZE)
+    write_array(xray_path(folder, name), quantised(image), source_hash, XRAY_SIZE)
 
 
 def quantised(image: np.ndarray) -> np.ndarray:
@@ -204,7 +216,7 @@ def unquantised(stored: np.ndarray) -> np.ndarray:
 
 
 def _open_volume(folder: Path, case: StoredCase) -> blosc2.NDArray:
-    path = volume_path(folder, case.patient_id)
+    path = volume_path(folder, case.name)
     return _of_shape(open_array(path, case.source_hash), case.shape, path)
 
 

@@ -42,6 +42,7 @@ class Compared:
     picture: PNG of the X-ray, the real and the generated CT.
     """
 
+    name: str
     patient_id: str
     numbers: dict[str, float]
     volumes: list[dict[str, Any]]
@@ -90,7 +91,7 @@ class Evaluation:
     def volumes(self, case: StoredCase) -> list[Path]:
         """The CT as it was drawn; of several the first, and the mean, which is what is scored."""
         endings = ("",) if self.num_samples == 1 else ("_s0", "_mean")
-        return [self.folder / "volumes" / f"{case.patient_id}{ending}.nii.gz" for ending in endings]
+        return [self.folder / "volumes" / f"{case.name}{ending}.nii.gz" for ending in endings]
 
     def compare(self, case: StoredCase) -> None:
         """Draw and score a case, and write its files; the one that `compared` reads is the last.
@@ -104,7 +105,7 @@ class Evaluation:
         for path, voxels in zip(self.volumes(case), (first, drawn), strict=False):
             write_ct(path, voxels, field.place.affine, field.place.axes, description=NOTICE)
         drawn = field.of_drawn(drawn)
-        right = self._scored("right", drawn, real, field) | self._shown(case, drawn, field) | {"xray": case.patient_id}
+        right = self._scored("right", drawn, real, field) | self._shown(case, drawn, field) | {"xray": case.name}
         numbers = self._of_right(right) | self._texture(field, first, real)
         codec = self._reconstruct(case)
         numbers["block_index_codec"] = block_index(plane_gradients(codec, window))
@@ -121,7 +122,7 @@ class Evaluation:
         volumes += self._controls(case, field, real)
         numbers |= numbers_of_controls(volumes)
         numbers["lung_ml_real"] = lung_volume_ml(real, field.grid.spacing)
-        page = case_page(self._image(case), real, drawn, field.grid.spacing, case.patient_id, numbers)
+        page = case_page(self._image(case), real, drawn, field.grid.spacing, case.name, numbers)
         save_png(page, self._picture(case))
         about = {"facts": self._facts(case), "numbers": numbers, "volumes": volumes}
         write_text(self._record(case), json.dumps(about))
@@ -135,7 +136,7 @@ class Evaluation:
             if about["facts"] != _as_json(self._facts(case)):
                 return None
             with Image.open(self._picture(case)) as picture:
-                return Compared(case.patient_id, about["numbers"], about["volumes"], picture.copy())
+                return Compared(case.name, case.patient_id, about["numbers"], about["volumes"], picture.copy())
         except (OSError, ValueError, KeyError):
             return None
 
@@ -143,11 +144,11 @@ class Evaluation:
         """Scores of the case's grid drawn again, with other X-rays and without, and of the mean training CT."""
         if self.against is None:
             return
-        for other in self.against.wrong[case.patient_id]:
+        for other in self.against.wrong[case.name]:
             _, drawn = self._draw(field, self._look(other), self.plan)
             drawn = field.of_drawn(drawn)
             scored = self._scored("wrong", drawn, real, field)
-            yield scored | self._shown(case, drawn, field) | {"xray": other.patient_id}
+            yield scored | self._shown(case, drawn, field) | {"xray": other.name}
         if self.against.null:
             unseen = replace(self._look(case), dropped=True)
             _, drawn = self._draw(field, unseen, replace(self.plan, guidance=1.0))
@@ -165,7 +166,7 @@ class Evaluation:
         """How well a CT drawn on the case's grid shows the case's X-ray."""
         if self.against is None:
             return {}
-        return self.films.compare(hu, field.grid.spacing, case, self.against.others[case.patient_id])
+        return self.films.compare(hu, field.grid.spacing, case, self.against.others[case.name])
 
     def _of_right(self, right: Mapping[str, Any]) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -225,16 +226,16 @@ class Evaluation:
         if self.against is None:
             return None
         mean = self.against.mean
-        wrong = [asdict(other) for other in self.against.wrong[case.patient_id]]
-        others = [asdict(other) for other in self.against.others[case.patient_id]]
+        wrong = [asdict(other) for other in self.against.wrong[case.name]]
+        others = [asdict(other) for other in self.against.others[case.name]]
         about = {"wrong": wrong, "others": others, "null": self.against.null}
         return about | {"mean": None if mean is None else mean.name}
 
     def _picture(self, case: StoredCase) -> Path:
-        return self.folder / f"{case.patient_id}.png"
+        return self.folder / f"{case.name}.png"
 
     def _record(self, case: StoredCase) -> Path:
-        return self.unfinished / f"{case.patient_id}.json"
+        return self.unfinished / f"{case.name}.json"
 
 
 def _as_json(content: Mapping[str, Any]) -> Any:

@@ -43,9 +43,9 @@ class ShownFilms:
         return {"projection": ours, "rank": 1 + sum(other >= ours for other in theirs)}
 
     def _likeness(self, hu: np.ndarray, spacing: Spacing, case: StoredCase) -> float:
-        if case.patient_id not in self._known:
+        if case.name not in self._known:
             shown = self.look(case)
             camera = shown.camera.numpy().astype(np.float64)
-            self._known[case.patient_id] = FilmView.of(shown.xray[0].numpy(), camera, FINE), camera
-        view, camera = self._known[case.patient_id]
+            self._known[case.name] = FilmView.of(shown.xray[0].numpy(), camera, FINE), camera
+        view, camera = self._known[case.name]
         return likeness(view, Slabs.of(hu, spacing, camera), _AS_IT_STOOD)
