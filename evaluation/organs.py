@@ -7,6 +7,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 _LUNG_HU = -430  # half way between lung and what surrounds it, so that blurred borders count half
+_FREE_AIR_HU, _MOST = -930, 0.8  # above it lies most of a lung (0.9 and more), and less of air outside (up to 0.7)
 _VESSEL_MM = 6.0  # vessels up to about twice as wide belong to the lung around them
 _OPEN = 2.0  # voxels at the sides, as a share of size^(2/3): half a ball has 1.9, air along a side or in a corner more
 _CORE_MM = 10.0  # so deep lies a pocket's core, though at most _CORE_DEPTH voxels; openings of twice that join nothing
@@ -29,6 +30,11 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     Returns:
         bool (D, H, W); all False where there is no such air.
     """
+    return _lungs(hu, spacing)[0]
+
+
+def _lungs(hu: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, int]:
+    """The mask, and the voxels of air in lungs that it leaves out since they lie widely open to a side."""
     if hu.ndim != 3 or len(spacing) != 3:
         raise ValueError(f"need a CT (D, H, W) and a spacing (d, h, w), got {hu.shape} and {tuple(spacing)}")
     pockets = pockets_of(hu < _LUNG_HU, spacing)
@@ -37,17 +43,26 @@ def lung_mask(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     touching = np.bincount(np.concatenate([side.ravel() for side in sides]), minlength=len(sizes))
     outside = touching > _OPEN * sizes ** (2 / 3)
     outside[0] = True  # no air
+    dense = ndimage.uniform_filter(hu.astype(np.float32), 3) > _FREE_AIR_HU
+    of_lung = np.bincount(pockets.ravel(), dense.ravel(), len(sizes)) > _MOST * sizes
+    cut = int(sizes[1:][(outside & of_lung)[1:]].sum())
     inner, _ = ndimage.label(~outside[pockets])
     sizes = np.bincount(inner.ravel())
     sizes[0] = 0
     lungs = (sizes >= max(1.0, _SMALLEST_SHARE * sizes.max()))[inner]
-    return _closed(lungs, spacing)
+    return _closed(lungs, spacing), cut
 
 
 def lung_volume_ml(hu: np.ndarray, spacing: Sequence[float]) -> float:
-    """Volume of both lungs in ml; see `lung_mask`. Of voxels finer than 2 mm several are averaged: lungs are large."""
+    """Volume of both lungs in ml, see `lung_mask`; NaN where the field of view cuts them so that it cannot be measured.
+
+    Of voxels finer than 2 mm several are averaged: lungs are large.
+    """
     coarse, edges = averaged(hu, spacing)
-    return float(lung_mask(coarse, edges).sum() * np.prod(edges) / 1000)
+    mask, cut = _lungs(coarse, edges)
+    if cut > _SMALLEST_SHARE * mask.sum():
+        return float("nan")
+    return float(mask.sum() * np.prod(edges) / 1000)
 
 
 def averaged(

@@ -57,7 +57,7 @@ class Findings:
                 (volume["lung_ml"], own["lung_ml_real"], patient)
                 for case, own, patient in zip(cases, numbers, patients, strict=True)
                 for volume in case
-                if volume["of"] == name
+                if volume["of"] == name and np.isfinite([volume["lung_ml"], own["lung_ml_real"]]).all()
             ]
             if pairs:
                 drawn, real, owners = zip(*pairs, strict=True)

@@ -51,6 +51,8 @@ class Patient:
         body = (h / back) ** 2 + (w / sides) ** 2 < 0.9 - hips * d
         up, high, deep, wide = np.random.default_rng((self.seed, 0)).uniform((-0.3, 0.5, 0.4, -1), (0.3, 1, 1, 1))
         lungs = (h / 0.6 / deep) ** 2 + ((np.abs(w - wide / 5) - 0.4) / 0.25) ** 2 + ((d - up) / high) ** 2 < 1
+        for up, front, side in np.random.default_rng((self.seed, 2)).uniform(-0.8, 0.8, (8, 3)):  # no two are alike
+            lungs ^= body & ((d - up) ** 2 + (h - front) ** 2 + (w - side) ** 2 < 0.12)
         noise = np.random.default_rng(self.seed).normal(0, 12, SHAPE)
         return np.rint(np.where(lungs, -850, np.where(body, 40 + 60 * d, -1000)) + noise).astype(np.int16)
 

@@ -15,9 +15,9 @@ def thorax(seed):
     rng = np.random.default_rng(seed)
     hu = np.full(SHAPE, -1000.0)
     hu[:, 4:20, 3:25] = 40
-    for left, right in ((4, 13), (15, 24)):
-        (z, y), (height, depth) = rng.integers((1, 5), (7, 9)), rng.integers((7, 6), (13, 11))
-        hu[z : z + height, y : y + depth, left + rng.integers(4) : right - rng.integers(4)] = -850
+    for left, right in ((5, 13), (15, 23)):
+        bottom, top, front, back = rng.integers((5, 15, 6, 13), (11, 18, 10, 18))
+        hu[bottom:top, front:back, left + rng.integers(4) : right - rng.integers(4)] = -850
     return (hu + rng.normal(0, 10, SHAPE)).astype(np.int16)
 
 

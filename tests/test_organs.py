@@ -41,3 +41,11 @@ def test_a_gap_in_the_wall_or_a_film_of_air_on_a_side_joins_no_lung_to_the_air_o
     hu[hole] = -1000
     found = lung_volume_ml(hu, (2.0, 2.0, 2.0))
     assert 0.95 * whole < found < 1.25 * whole  # a film counts where it lies on the lung
+
+
+def test_lungs_that_the_field_of_view_cuts_wide_open_cannot_be_measured():
+    hu = chest(40)
+    inner = hu[2:-2, 9:19, 8:32]  # within the body: both lungs end at the field's front and back
+    assert np.isnan(lung_volume_ml(inner, (2.0, 2.0, 2.0)))
+    assert np.isnan(lung_volume_ml(inner[:, :, :12], (2.0, 2.0, 2.0)))
+    assert lung_volume_ml(hu, (2.0, 2.0, 2.0)) > 0

@@ -83,7 +83,7 @@ def test_the_manifest_holds_the_camera_found_beside_the_declared_one(bodies, tmp
 
 
 def test_a_film_that_does_not_fit_keeps_its_declared_camera_and_is_named(bodies, tmp_path):
-    add(tmp_path, "swapped", bodies[0], film(bodies[1]))
+    add(tmp_path, "swapped", bodies[0], film(bodies[2]))
     report = prepare(tmp_path, tmp_path / "store", conversion=REGISTER)
     (case,), (problem,) = report.cases, report.problems
     assert not case.registration["ok"]

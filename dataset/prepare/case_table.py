@@ -40,9 +40,9 @@ def cases_of_table(root: Path, make_xray: bool) -> tuple[list[Case], list[Proble
         if not row.get("study_id"):
             seen[row["patient_id"]] += 1
             row["study_id"] = str(seen[row["patient_id"]]) if seen[row["patient_id"]] > 1 else ""
-        found = _row_problems(row, root, f"{CASE_TABLE} row {line}", required)
-        problems += found
-        if not found:
+        wrong = _row_problems(row, root, f"{CASE_TABLE} row {line}", required)
+        problems += wrong
+        if not wrong:
             cases.append(_row_case(row, root, own))
     return cases, problems
 

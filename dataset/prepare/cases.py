@@ -94,9 +94,8 @@ def _visible(root: Path, store: Path | None) -> tuple[list[Path], list[Path]]:
 
 def _unnamed_folders(root: Path, cases: Sequence[Case], ct_pattern: str | None, store: Path | None) -> list[Problem]:
     """Folders of patients, by their CT, that no row of the table leads into."""
-    named = {
-        path.relative_to(root).parts[0] for case in cases for path in (case.ct, case.xray) if _is_below(root, path)
-    }
+    paths = [p for case in cases for p in (case.ct, case.xray) if p is not None and p.is_relative_to(root)]
+    named = {path.relative_to(root).parts[0] for path in paths}
     others = [f.name for f in _visible(root, store)[1] if f.name not in named and _holds_ct(f, ct_pattern)]
     if not others:
         return []
@@ -104,10 +103,6 @@ def _unnamed_folders(root: Path, cases: Sequence[Case], ct_pattern: str | None, 
     found = f"{len(others)} folders with a CT that it does not name: {', '.join(others[:4])}"
     remedy = f"{CASE_TABLE} was taken. Add rows for them; remove it to take the folders."
     return [Problem(f"({CASE_TABLE})", CASE_TABLE, rule, found, remedy, fatal=False, note=True)]
-
-
-def _is_below(root: Path, path: Path | None) -> bool:
-    return path is not None and path.is_relative_to(root)
 
 
 def _holds_ct(folder: Path, ct_pattern: str | None) -> bool:

@@ -11,12 +11,6 @@ from common.errors import BadFileError, refusing_damage
 from dataset.scans.camera import Film, Matrix
 from dataset.scans.dicom_file import quiet_pydicom, read_dicom
 
-_RADIOGRAPHS = {"", "CR", "DX", "DR", "RG", "RF", "XA", "PX"}
-_CLASSES = {  # of DICOM PS3.6, by whose beginnings they are told
-    "1.2.840.10008.5.1.4.1.1.1": "CR or DX",
-    "1.2.840.10008.5.1.4.1.1.12": "XA or RF",
-    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
-}
 _LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LAT", "LATERAL"}
 _FRONTAL = "the X-ray is the frontal view"
 _EXPORT = "Export the frontal X-ray again."
