@@ -159,7 +159,8 @@ def prepared(tmp_path_factory):
         patients[name] = write(root, name, seed)
     for name, spoil in DAMAGES.items():
         spoil(patients[name], np.random.default_rng(patients[name].seed))
-    settings = ["dataset.prepare_workers=0", "dataset.register_films=false"]  # these films are noise, and fit no CT
+    of_noise = ["dataset.register_films=false", "dataset.pair_check=off"]  # the films, which fit no CT
+    settings = ["dataset.prepare_workers=0", *of_noise]
     command = [sys.executable, "prepare_data.py", f"dataset.root={root}", *settings]
     done = subprocess.run(
         command,
