@@ -53,6 +53,7 @@ def test_view_and_distances_of_a_dicom_film_say_where_a_bead_is_seen(tmp_path, v
     x, y, z = 20.0, 90.0, -12.0  # to the left, in the back, low
     from_source = 1300 - nearer * y  # of a PA film's source, behind the patient
     on_detector = np.array([x, -z]) * 1500 / from_source / 0.5
+    assert xray.view == view
     assert xray.camera is not None
     np.testing.assert_allclose(cam.pixels(xray.camera, [x, y, z]), on_detector + (47.5, 39.5))
 
@@ -60,6 +61,7 @@ def test_view_and_distances_of_a_dicom_film_say_where_a_bead_is_seen(tmp_path, v
 def test_what_tags_leave_open_the_settings_say(tmp_path):
     path = dicom_xray(tmp_path / "a.dcm", RAMP, ImagerPixelSpacing=[0.5, 0.5])
     for film in (Film(), PARALLEL, Film("ap", 1000.0, 100.0)):
+        assert read_xray(path, film).view == ""  # what is assumed is not told
         found = read_xray(path, film).camera
         assert found is not None
         np.testing.assert_allclose(found, film.camera(RAMP.shape, (0.5, 0.5)))

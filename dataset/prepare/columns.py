@@ -33,8 +33,6 @@ def check_columns(table: Path, columns: Sequence[str], required: Sequence[str]) 
         raise UserError(
             f"{table}: the columns are {', '.join(COLUMNS)}, and any of your own; got {told}, which would not be read."
             " Write the right name; rename a column that is your own."
-            + " For folds, see dataset.folds."
-            * ("split" in meant.values())
         )
     missing = [name for name in required if name not in columns]
     if missing:

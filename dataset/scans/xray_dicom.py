@@ -19,8 +19,8 @@ _SAME = 1e-3  # relative; the tags are rounded differently
 
 def read_xray_dicom(
     path: Path, check_size: Callable[[tuple[int, int]], None], film: Film
-) -> tuple[np.ndarray, Matrix | None]:
-    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, patient's left on the right; its camera.
+) -> tuple[np.ndarray, Matrix | None, str]:
+    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, patient's left on the right; its camera; its view.
 
     The camera follows from view, distances and pixel size, and looks at the volume's centre in the image's middle; None
     where no pixel size is told.
@@ -38,7 +38,13 @@ def read_xray_dicom(
         check_size((int(dataset.Columns), int(dataset.Rows)))
         _check_view(dataset, path)
         image = _image(dataset)
-        return image, _camera(dataset, image.shape, film)
+        return image, _camera(dataset, image.shape, film), _view(dataset)
+
+
+def _view(dataset: pydicom.Dataset) -> str:
+    """ "PA" or "AP"; empty where the tags do not tell."""
+    view = str(dataset.get("ViewPosition", "") or "").upper()
+    return view if view in ("PA", "AP") else ""
 
 
 def _check_view(dataset: pydicom.Dataset, path: Path) -> None:
@@ -107,11 +113,10 @@ def _camera(dataset: pydicom.Dataset, shape: tuple[int, ...], film: Film) -> Mat
 
 def _taken(dataset: pydicom.Dataset, film: Film) -> Film:
     """How the film was taken; distances that cannot be (the patient behind the detector) are not told."""
-    view = str(dataset.get("ViewPosition", "") or "").lower()
     to_detector, to_patient = (float(dataset.get(f"DistanceSourceTo{x}") or 0) for x in ("Detector", "Patient"))
     source, before = film.source_mm, film.patient_mm
     if to_detector > to_patient > 0:
         source, before = to_detector, to_detector - to_patient
     elif to_detector > before and not to_patient:
         source = to_detector
-    return Film(view if view in ("pa", "ap") else film.view, source, before)
+    return Film(_view(dataset).lower() or film.view, source, before)

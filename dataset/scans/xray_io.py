@@ -76,8 +76,8 @@ def read_xray(path: Path | str, film: Film = Film()) -> Xray:  # noqa: B008 (fro
     """
     path = Path(path)
     if is_dicom(path):
-        image, camera = read_xray_dicom(path, lambda size: _check_size(size, path), film)
-        xray = Xray(image, "dicom", camera, synthetic=False)
+        image, camera, view = read_xray_dicom(path, lambda size: _check_size(size, path), film)
+        xray = Xray(image, "dicom", camera, synthetic=False, view=view)
     else:
         xray = Xray(*_read_picture(path), camera=None, synthetic=False)
     return _with_sidecar(xray, path.with_suffix(".json"))

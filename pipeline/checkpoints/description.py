@@ -89,7 +89,7 @@ class GeneratorDescription(ModelDescription):
     shape, spacing: median of the training volumes, (d, h, w) in voxels and mm.
     xray_ranges: (low, high) of the training X-rays of each kind. xray_fov_mm, film: their side, and how they were taken
     (None: by parallel rays), where files do not tell.
-    latent_floor: of `LatentScale`. cases: by split.
+    latent_floor: of `LatentScale`; None is 0. cases: by split.
     """
 
     codec: UsedCodec
@@ -100,7 +100,7 @@ class GeneratorDescription(ModelDescription):
     spacing: tuple[Millimetres, Millimetres, Millimetres]
     xray_ranges: dict[str, tuple[Finite, Finite]]
     xray_fov_mm: Millimetres
-    latent_floor: Finite = 0.0
+    latent_floor: Finite | None = None
     cases: dict[str, int] = field(default_factory=dict)
     film: Film | None = None
 
