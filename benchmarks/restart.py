@@ -23,6 +23,7 @@ from benchmarks.measure import ROOT, stamp
 from benchmarks.networks import SMALL
 from benchmarks.train_step import CACHED
 from benchmarks.workbench import workbench
+from pipeline.checkpoints.restricted_pickle import OURS, load
 from pipeline.devices import pick_device
 
 LAUNCHER = ROOT / "launch_ddpm_patches_4gpu.sh"
@@ -72,7 +73,7 @@ def end(*_: object) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+    return int(load(checkpoint, OURS)["global_step"])
 
 
 @benchmark("train_ddpm")
