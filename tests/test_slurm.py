@@ -19,10 +19,15 @@ JOB = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train"}
 STEP = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
 
 
+TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+
+
 @pytest.fixture
 def slurm():
     """Sets SLURM's variables; what the command changes of them is undone."""
     with mock.patch.dict(os.environ):
+        for name in [n for n in os.environ if n in TORCHRUN or n.startswith(("SLURM_", "TORCHELASTIC_"))]:
+            del os.environ[name]  # whatever a test before has left
         yield os.environ.update
 
 
