@@ -34,7 +34,8 @@ class PatchDDPM(pl.LightningModule):
 
     Args:
         denoiser, diffusion: the network, and the noise levels with what it predicts.
-        codec, xray_encoder: frozen; outside the module tree, so that neither optimizer nor checkpoints know them.
+        codec, xray_encoder: frozen; outside the module tree, so that neither optimizer nor checkpoints know them. They
+            come to the module's device when a batch needs them, so cached features leave the GPU free of them.
         optimizer: makes the optimizer from the parameters.
         lr_schedule: makes the scheduler, stepped after every training step, from the optimizer and all steps.
         condition_dropout: share of samples trained without their X-ray (Ho & Salimans 2021).
@@ -75,9 +76,10 @@ class PatchDDPM(pl.LightningModule):
         self.meta, self.statistics_patches = dict(meta), statistics_patches
 
     def on_fit_start(self) -> None:
-        for network in self._frozen:
-            if isinstance(network, nn.Module):
-                network.to(self.device)
+        codec, _, perceptual = self._frozen
+        if perceptual is not None:  # now, rather than when a later step finds no room for them
+            self._here(codec)
+            self._here(perceptual)
         if not self.latent_scale.is_known:
             self._measure_latents()
         if self._wants_graph and self.device.type == "cuda":
@@ -111,14 +113,20 @@ class PatchDDPM(pl.LightningModule):
         keep = self._graphed is not None and self.trainer.accumulate_grad_batches > 1
         optimizer.zero_grad(set_to_none=not keep)
 
+    def _here(self, network: Any) -> Any:
+        """A frozen network, brought to this module's device if it is elsewhere."""
+        if isinstance(network, nn.Module) and any(p.device != self.device for p in network.parameters()):
+            network.to(self.device)
+        return network
+
     def _raw_latents(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["latent"] if "latent" in batch else self._frozen[0].encode_patch(batch["ct_context"])
+        return batch["latent"] if "latent" in batch else self._here(self._frozen[0]).encode_patch(batch["ct_context"])
 
     def _features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The frozen encoder's pooled vector and tokens of the batch's X-rays."""
         if "xray_tokens" in batch:
             return batch["xray_pooled"], batch["xray_tokens"]
-        features = self._frozen[1](batch["cxr"])
+        features = self._here(self._frozen[1])(batch["cxr"])
         return features.pooled, features.tokens
 
     def loss(self, batch: dict[str, Tensor], even_times: bool = False) -> Tensor:
@@ -171,7 +179,7 @@ class PatchDDPM(pl.LightningModule):
         return error if perceptual is None or distance is None else error + perceptual.weight * distance
 
     def _decode(self, x0: Tensor) -> Tensor:
-        return self._frozen[0].decode_patch(self.latent_scale.restore(x0))
+        return self._here(self._frozen[0]).decode_patch(self.latent_scale.restore(x0))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         error, distance = self.losses(batch)

@@ -7,6 +7,7 @@ import train_ddpm_patches_4gpu
 from common.tensor_hash import tensor_hash
 from ddpm.ema import load_weights
 from ddpm.latent_scale import LatentScale
+from ddpm.module import PatchDDPM
 from pipeline.checkpoints.parts import PARTS
 from pipeline.training import run as training_run
 from tests.tiny import DDPM_CKPT, DDPM_FOLDER, built_ddpm, load, run
@@ -38,6 +39,35 @@ def test_frozen_networks_stay_bit_identical_through_training(made):
     for network in frozen(made.module).values():
         assert not network.training
         assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
+
+
+PERCEPTUAL = ["model.perceptual_weight=0.05", "model.perceptual_ckpt=random"]
+
+
+@pytest.mark.parametrize(
+    ("cached", "settings", "needed"),
+    [
+        (True, [], set()),
+        (True, PERCEPTUAL, {"codec", "perceptual"}),
+        (False, [], {"codec", "encoder"}),
+        (False, PERCEPTUAL, {"codec", "encoder", "perceptual"}),
+    ],
+)
+def test_frozen_networks_come_to_the_gpu_only_where_they_are_needed(
+    cached, settings, needed, workshop, tiny_latents, elsewhere, monkeypatch
+):
+    folder = tiny_latents if cached else "none"
+    made = built_ddpm(*workshop.ddpm, f"dataset.latents_dir={folder}", *settings)
+    module, moved = known_scale(made), set()
+    for name, network in zip(("codec", "encoder", "perceptual"), module._frozen, strict=True):
+        if network is not None:
+            monkeypatch.setattr(network, "to", lambda device, name=name: moved.add((name, device)))
+    gpu = torch.device("meta")
+    monkeypatch.setattr(PatchDDPM, "device", gpu)
+    module.on_fit_start()
+    module._raw_latents(made.batch)
+    module._features(made.batch)
+    assert moved == {(name, gpu) for name in needed}
 
 
 def test_frozen_networks_are_in_neither_state_optimizer_average_nor_checkpoint(made, stored):
