@@ -20,7 +20,7 @@ from dataset.store.xray_features import XrayFeatures
 from dataset.xray_ctpa_patch_dataset import read_unit
 from pipeline.checkpoints.from_settings import FrozenNetworks
 from pipeline.cli import script
-from pipeline.devices import pick_device
+from pipeline.devices import fast_float32, pick_device
 from pipeline.training.data import NotPrepared, open_store, settled_sizes, variants_of
 from pipeline.training.run import check_run
 
@@ -50,6 +50,7 @@ def main(cfg: DictConfig) -> None:
         log.info("settings, files and checkpoints are in order")
         return
     device = pick_device(cfg.device)
+    fast_float32()  # as the training computes
     frozen.codec.to(device)
     frozen.encoder.to(device)
     for case, shape in tqdm(todo, desc="encoding", unit="volume", disable=not sys.stderr.isatty()):
@@ -82,9 +83,8 @@ def _encode(
             features = XrayFeatures(seen.tokens[0], seen.pooled[0], image if number else None)
             writer.write_xray(case, features, number)
     if not writer.has_latents(case, shape):
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
-            tiles = frozen.codec.encode_tiles(read, triple([n * STEP for n in shape]), cfg.tile)
-            writer.write(case, shape, tiles)
+        tiles = frozen.codec.encode_tiles(read, triple([n * STEP for n in shape]), cfg.tile, cfg.bf16)
+        writer.write(case, shape, tiles)
 
 
 if __name__ == "__main__":

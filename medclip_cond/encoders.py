@@ -52,7 +52,7 @@ class XrayEncoder(Frozen, ABC):
 
     @torch.no_grad()
     def forward(self, cxr: Tensor) -> XrayFeatures:
-        """Encode normalised X-rays (B, 3, size, size).
+        """Encode normalised X-rays (B, 3, size, size); in float32 also within autocast, as for the latent cache.
 
         Raises:
             ValueError: for another shape.
@@ -62,5 +62,6 @@ class XrayEncoder(Frozen, ABC):
                 f"this encoder takes images (B, 3, {self.size}, {self.size}), got {tuple(cxr.shape)}:"
                 " make them with dataset.xray_io.encoder_view"
             )
-        features = self.encode(cxr)
+        with torch.autocast(cxr.device.type, enabled=False):
+            features = self.encode(cxr)
         return XrayFeatures(features.pooled.float(), features.tokens.float())

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from common.tensor_hash import tensor_hash
-from common.tiling import tile_boxes
+from common.tiling import reader_of, tile_boxes
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from vq_gan_3d.vqgan import VQGAN
@@ -100,13 +100,21 @@ def test_train_mode_and_gradients_never_reach_the_network(ct):
     assert tensor_hash(codec) == before
 
 
-def test_results_are_float32_under_autocast(codec, ct):
+def test_autocast_changes_no_bit_of_a_latent_and_results_are_float32(codec, ct):
+    context, exact = pad(ct, [codec.context] * 6, value=-1.0)[None], codec.encode_volume(ct)
+    patch = codec.encode_patch(context)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        z = codec.encode_volume(ct)
-        volume = codec.decode_volume(z)
-    assert z.dtype == volume.dtype == torch.float32
+        assert torch.equal(codec.encode_volume(ct), exact)
+        assert torch.equal(codec.encode_patch(context), patch)
+        volume = codec.decode_volume(exact)
+    assert exact.dtype == patch.dtype == volume.dtype == torch.float32
+
+
+def test_encoding_in_bfloat16_is_coarse_and_gives_float32(codec, ct):
     exact = codec.encode_volume(ct)
-    assert (z - exact).abs().mean() < 0.05 * exact.std()
+    ((_, z),) = codec.encode_tiles(reader_of(ct), tuple(ct.shape[1:]), bf16=True)
+    assert z.dtype == torch.float32
+    assert 0 < (z - exact).abs().mean() < 0.05 * exact.std()
 
 
 def test_volumes_that_four_does_not_divide_and_missing_context_are_refused(codec):

@@ -48,6 +48,15 @@ def test_different_xrays_have_different_features(encoder):
     assert (a.pooled - b.pooled).abs().max() > 1e-3
 
 
+def test_autocast_changes_no_bit_of_the_features(encoder):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    exact = encoder(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder(image)
+    assert torch.equal(found.pooled, exact.pooled)
+    assert torch.equal(found.tokens, exact.tokens)
+
+
 def test_an_image_of_another_size_is_refused(encoder):
     with pytest.raises(ValueError, match=r"takes images \(B, 3, 64, 64\), got \(1, 3, 32, 32\)"):
         encoder(torch.zeros(1, 3, 32, 32))

@@ -22,7 +22,8 @@ class FrozenCodec(Frozen):
 
     A CT continues beyond its faces with the window's floor, a latent with the latent of such a floor. Every
     way to encode a volume (whole, in tiles, patch by patch with context) gives the same latent, and so does
-    every way to decode it. Results are float32, also under autocast.
+    every way to decode it. Results are float32. Encoding also computes in float32 within autocast, so that a training
+    step's latents are those of the cache; decoding follows it.
     """
 
     floor_latent: Tensor
@@ -53,7 +54,7 @@ class FrozenCodec(Frozen):
                 f"a patch needs {self.context} voxels of context on every side, got"
                 f" {tuple(ct_context.shape[2:])} in all; cut it from the volume, -1 beyond its faces"
             )
-        return self.vqgan.encode(ct_context, self.encoder_halo).float()
+        return self._encode(ct_context)
 
     def encode_volume(self, ct: Tensor, tile: int = 32) -> Tensor:
         """(1, D, H, W), sizes multiples of 4 -> (C, D/4, H/4, W/4) on the device of `ct`."""
@@ -63,7 +64,7 @@ class FrozenCodec(Frozen):
 
     @torch.no_grad()
     def encode_tiles(
-        self, read: Callable[[Triple, Triple], Tensor], shape: Triple, tile: int = 32
+        self, read: Callable[[Triple, Triple], Tensor], shape: Triple, tile: int = 32, bf16: bool = False
     ) -> Iterator[tuple[Triple, Tensor]]:
         """Encodes a volume box by box without ever holding it whole.
 
@@ -71,6 +72,7 @@ class FrozenCodec(Frozen):
             read: (first voxel, size) of a box inside the volume -> (1, d, h, w) in [-1, 1].
             shape: (D, H, W) of the volume in voxels, multiples of 4.
             tile: largest side of a tile in latent voxels.
+            bf16: convolve in bfloat16.
 
         Yields:
             first latent voxel (d, h, w) and latent (C, d, h, w), on the codec's device.
@@ -78,8 +80,11 @@ class FrozenCodec(Frozen):
         check_sizes(shape)
         floor = torch.tensor([FLOOR])
         for start, box in padded_boxes(read, shape, tile, self.encoder_halo, floor, STEP):
-            latent = self.vqgan.encode(box[None].to(self.floor_latent.device), self.encoder_halo)
-            yield start, latent[0].float()
+            yield start, self._encode(box[None].to(self.floor_latent.device), bf16)[0]
+
+    def _encode(self, ct_context: Tensor, bf16: bool = False) -> Tensor:
+        with torch.autocast(ct_context.device.type, torch.bfloat16, enabled=bf16):
+            return self.vqgan.encode(ct_context, self.encoder_halo).float()
 
     @property
     def has_half(self) -> bool:
