@@ -78,6 +78,8 @@ def _train(gpu: FakeGPU, cfg: DictConfig, module: Any, batch: dict[str, Tensor])
     optimizer.step()  # makes the optimizer's state; these gradients are there until the step has its own
     if average is not None:
         average.update(module)
+    with plugin.forward_context(), torch.no_grad():
+        module.training_step(batch, 0)  # what the host reads once
     gpu.begin()
     with plugin.forward_context():
         loss = module.training_step(batch, 0)

@@ -187,7 +187,7 @@ class PatchDDPM(pl.LightningModule):
         if distance is not None:
             self.log("train/perceptual", distance, batch_size=size)
         loss = self._total(error, distance)
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        self.log("train/loss", loss, batch_size=size)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -30,9 +30,6 @@ ALLOWED = {
     "pipeline/sampling/ct_sampler.py:slabs_of": "decoding, a tile goes to the host",
     "benchmarks/paper_steps.py:encode": "encoding, a tile goes to the host",
     "benchmarks/paper_steps.py:_train": "fp16: the loss scaler looks whether gradients were finite",
-    "vq_gan_3d/codebook.py:initialize_once": "stage 1, whether codes are there; to be told by the host",
-    "vq_gan_3d/codebook.py:_replace_dead": "stage 1, whether codes are unused; to be left to the GPU",
-    "vq_gan_3d/codebook.py:_draw": "stage 1, where codes are unused; likewise",
 }
 QUICK = (
     "training, batch 2, bf16",

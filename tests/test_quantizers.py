@@ -145,6 +145,22 @@ def test_the_codebook_is_drawn_once_and_survives_saving_loading_and_train_mode()
     assert (drift[trained.books.counts > 1] < 10).any()  # a new draw would put every code at the new data
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_what_is_loaded_into_a_codebook_in_use_goes_on_as_it_would_have(steps):
+    torch.manual_seed(0)
+    z, _ = clusters()
+    saved, in_use = VectorQuantizer(32, 4), VectorQuantizer(32, 4)
+    for _ in range(steps):
+        saved(z)
+    in_use(z + 1)
+    in_use.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for quantizer in (saved, in_use):
+        quantizer.books.counts[0, 8:] = 0  # these are drawn anew, by the number of updates
+        quantizer(z)
+    assert saved.books.initialized
+    assert tensor_hash(in_use) == tensor_hash(saved)
+
+
 def test_fsq_levels_are_near_the_best_for_a_normal_distribution():
     best = {4: 0.1175, 8: 0.0345, 16: 0.0095}  # Max 1960, table 1
     for levels, error in best.items():

@@ -1,7 +1,10 @@
 """What training says of its own speed, and that the switches of speed change nothing else."""
 
+import re
+
 import pytest
 import torch
+from pytorch_lightning.trainer.connectors.logger_connector import result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_ddpm_patches_4gpu
@@ -29,6 +32,16 @@ def test_tensorboard_tells_speed_waiting_and_learning_rate(stage, workshop, else
     assert all(0 <= event.value < 1 for event in scalars["speed/data_wait"])
     assert any(tag.startswith("lr-") for tag in scalars)
     assert ("speed/gpu_peak_gb" in scalars) == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
+def test_a_steps_loss_is_read_only_where_it_is_shown(stage, workshop, elsewhere, monkeypatch, capsys):
+    read = []
+    monkeypatch.setattr(result, "convert_tensors_to_scalars", read.append)  # of what progress bars are handed
+    script = {"vqgan": train_vqgan_patches_4gpu, "ddpm": train_ddpm_patches_4gpu}[stage]
+    run(script, *getattr(workshop, stage), "model.val_every_n_epochs=2", "model.name=shown")
+    assert read == []
+    assert re.search(r"step 4/4 .* train/loss \d+\.\d{4}\n", capsys.readouterr().err)
 
 
 def test_slow_data_shows_as_waiting_and_as_fewer_samples(workshop, elsewhere, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,8 @@ class Codebooks(nn.Module):
 
     All state is in buffers: `codes` (G, K, dim), the averages `counts` (G, K) and `sums` (G, K, dim), and
     the flag `initialized`, so that a loaded codebook is never drawn again. Codes that encode fewer than
-    `DEAD_BELOW` of the average share are replaced by random vectors of the batch.
+    `DEAD_BELOW` of the average share are replaced by random vectors of the batch. The host reads the flag and the
+    number of updates once, and again after loading: in every step it would wait for the GPU.
     """
 
     codes: Tensor
@@ -40,6 +43,12 @@ class Codebooks(nn.Module):
         self.register_buffer("sums", self.codes.clone())
         self.register_buffer("updates", torch.tensor(0))
         self.register_buffer("initialized", torch.tensor(False))
+        self._known_initialized = False
+        self._known_updates: int | None = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._known_initialized, self._known_updates = False, None
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Index (G, N) of the code nearest to each vector (G, N, dim), in chunks that bound the memory."""
@@ -60,8 +69,9 @@ class Codebooks(nn.Module):
         return counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
 
     def initialize_once(self, vectors: Tensor) -> None:
-        if not self.initialized:
+        if not self._known_initialized and not self.initialized:
             self.initialize(vectors)
+        self._known_initialized = True
 
     @torch.no_grad()
     def initialize(self, vectors: Tensor) -> None:
@@ -87,12 +97,12 @@ class Codebooks(nn.Module):
         self._replace_dead(vectors, counts.sum(1, keepdim=True) / counts.shape[1])
         self.codes.copy_(self.sums / self.counts[..., None])
         self.updates += 1
+        if self._known_updates is not None:
+            self._known_updates += 1
         return counts
 
     def _replace_dead(self, vectors: Tensor, average: Tensor) -> None:
-        dead = self.counts < self.DEAD_BELOW * average
-        if not dead.any():  # the counts are those of all ranks, so all ranks take the same branch
-            return
+        dead = self.counts < self.DEAD_BELOW * average  # a selection, not a branch, which the host would have to know
         fresh = from_rank_zero(self._draw(vectors, dead.shape[1]))
         reborn = (self.REBORN_AT * average).expand_as(self.counts)
         self.counts.copy_(torch.where(dead, reborn, self.counts))
@@ -103,13 +113,15 @@ class Codebooks(nn.Module):
 
         The draw depends on the number of updates alone, so that a resumed run repeats it.
         """
-        stream = torch.Generator().manual_seed(int(self.updates))
+        if self._known_updates is None:
+            self._known_updates = int(self.updates)
+        stream = torch.Generator().manual_seed(self._known_updates)
         available = vectors.shape[1]
         if available >= count:
             rows = torch.randperm(available, generator=stream)[:count]
         else:
             rows = torch.randint(available, (count,), generator=stream)
-        return vectors[:, rows.to(vectors.device)]
+        return vectors[:, rows.to(vectors.device, non_blocking=True)]
 
 
 def perplexity(counts: Tensor) -> Tensor:

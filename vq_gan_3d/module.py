@@ -104,7 +104,7 @@ class VQGANModule(pl.LightningModule):
         if info.perplexity is not None:
             terms["perplexity"] = info.perplexity
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/loss", loss.detach())
         return loss
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:

@@ -100,7 +100,19 @@ class LossGuard(pl.Callback):
         )
 
 
-class PlainProgress(ProgressBar):
+class _ShowsLoss(ProgressBar):
+    """With `train/loss`, read when it is shown; for one logged with `prog_bar` the host waits in every step."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        loss = trainer.callback_metrics.get("train/loss")
+        return super().get_metrics(trainer, pl_module) | ({} if loss is None else {"train/loss": loss.item()})
+
+
+class Bar(_ShowsLoss, TQDMProgressBar):
+    """On a terminal."""
+
+
+class PlainProgress(_ShowsLoss):
     """A line every few seconds instead of a bar, for logs and machines without a terminal."""
 
     def __init__(self, every_s: float = 10.0) -> None:
@@ -148,4 +160,4 @@ class PlainProgress(ProgressBar):
 def progress_bar() -> ProgressBar:
     """A bar on a terminal, plain lines elsewhere."""
     # each time the bar is drawn, the CPU waits for the GPU
-    return TQDMProgressBar(refresh_rate=10) if sys.stderr.isatty() else PlainProgress()
+    return Bar(refresh_rate=10) if sys.stderr.isatty() else PlainProgress()
