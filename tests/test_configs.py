@@ -151,6 +151,16 @@ def test_a_recommended_preset_changes_little_of_the_guides(stage):
     assert changed == few[stage]
 
 
+def test_the_preset_of_whole_latents_trains_the_network_of_the_patches():
+    patches, whole = (
+        OmegaConf.to_container(composed("train_ddpm", f"model=ddpm_4gpu_{name}", *NEEDED).model, resolve=True)
+        for name in ("patches", "whole")
+    )
+    how = {"name", "use_patches", "patches_per_volume", "val_patches_per_volume", "checkpointing"}
+    much = {"batch_size", "effective_batch", "max_epochs", "warmup_steps"}
+    assert {key for key in patches | whole if patches.get(key) != whole.get(key)} == how | much
+
+
 def test_a_quantiser_on_the_command_line_wins_over_the_presets():
     cfg = composed("train_vqgan", "model=vqgan_patches_4gpu_8ch", "quantizer=fsq", *NEEDED)
     assert cfg.quantizer._target_.endswith("FiniteScalarQuantizer")

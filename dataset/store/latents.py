@@ -88,7 +88,7 @@ class LatentCache:
                 raise UserError(
                     f"the latent cache {self.folder} was made for smaller patches: the latent of {case.name}"
                     f" measures {info['shapes'][case.name]}, need {list(shape)}; run encode_latents.py again"
-                    " with this model.patch_size"
+                    " with the same model settings, which keeps what fits"
                 )
         films = info.get("films", 1)
         if films < variants.count:
