@@ -22,7 +22,7 @@ from common.memory import forget_peak, peak_bytes, resident_bytes
 from common.notice import NOTICE
 from common.voxel_file import VoxelFile
 from dataset.scans.nifti_stream import stream_ct
-from pipeline.sampling.ct_sampler import Placement, slabs_of
+from pipeline.sampling.ct_sampler import Placement, hu_tiles, slabs_of
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.quantizers import FiniteScalarQuantizer
 from vq_gan_3d.vqgan import VQGAN
@@ -43,7 +43,7 @@ def decode(depth: int, side: int) -> dict[str, float]:
     forget_peak()
     before, started = resident_bytes(), time.monotonic()
     with TemporaryDirectory() as folder, VoxelFile(place.grid.shape, Path(folder)) as voxels:
-        for first, slab in slabs_of(codec.decode_tiles(latent, TILE), place.grid.shape, (-1000, 1000)):
+        for first, slab in slabs_of(hu_tiles(codec.decode_tiles(latent, TILE), (-1000, 1000)), place.grid.shape):
             voxels.write(first, slab)
         stream_ct(Path(folder) / "ct.nii.gz", voxels.read, place.grid.shape, place.affine, AXES, NOTICE)
         return {"peak_mb": (peak_bytes() - before) / 2**20, "seconds": time.monotonic() - started}

@@ -19,7 +19,7 @@ from ddpm.generator import VolumeGenerator
 from ddpm.graph import Replayed
 from ddpm.latent_scale import LatentScale
 from ddpm.plan import Grid, SamplingPlan, XrayInput
-from pipeline.sampling.ct_sampler import slabs_of
+from pipeline.sampling.ct_sampler import hu_tiles, slabs_of
 from pipeline.settings import instantiated, plain
 from vq_gan_3d.codec import FrozenCodec
 
@@ -140,7 +140,7 @@ def decode(gpu: FakeGPU, stage1: DictConfig, shape: Triple, tile: int, half: boo
     whole = latent_shape(shape, (STEP, STEP, STEP))
     latent = torch.zeros(codec.channels, *whole, device=CUDA)
     gpu.begin()
-    next(slabs_of(codec.decode_tiles(latent, tile, half), shape, (-1000.0, 1000.0)))
+    next(slabs_of(hu_tiles(codec.decode_tiles(latent, tile, half), (-1000.0, 1000.0)), shape))
 
 
 def encode(gpu: FakeGPU, stage1: DictConfig, shape: Triple, tile: int) -> None:

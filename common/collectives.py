@@ -47,7 +47,7 @@ def from_rank_zero(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Team:
-    """Processes that share one volume's windows; within a group, each may also be a team of its own."""
+    """Processes that share one volume's windows and tiles; within a group, each may also be a team of its own."""
 
     rank: int = 0
     size: int = 1
@@ -63,6 +63,14 @@ class Team:
         shared = [choice]
         distributed.broadcast_object_list(shared, device=torch.device("cpu"))
         return shared[0]
+
+    def gather(self, value: Choice) -> list[Choice]:
+        """Every member's value, in their order, of a kind that pickles; to all but the first member, nothing."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        distributed.gather_object(value, values)
+        return values or []
 
     def share(self, windows: Tensor) -> Tensor:
         """The part of the windows (N, 3) that this member sees."""

@@ -53,6 +53,7 @@ def padded_boxes(
     fill: Tensor,
     step: int = 1,
     most: int | None = None,
+    own: slice = slice(None),  # noqa: B008 (frozen)
 ) -> Iterator[tuple[Triple, Tensor]]:
     """Tiles of a volume, each with its surroundings.
 
@@ -61,6 +62,7 @@ def padded_boxes(
         tile: largest side of a tile, and
         halo: of what surrounds it, in blocks of `step` voxels.
         most: read so many of the tiles only, evenly spread.
+        own: of those, which to read, by their order.
 
     Yields:
         first block of the tile, and its box (C, d, h, w), halo included.
@@ -68,7 +70,7 @@ def padded_boxes(
     d, h, w = shape
     boxes = list(tile_boxes((d // step, h // step, w // step), tile))
     count = len(boxes) if most is None else min(most, len(boxes))
-    for start, size in (boxes[i * len(boxes) // count] for i in range(count)):
+    for start, size in [boxes[i * len(boxes) // count] for i in range(count)][own]:
         (a, b, c), (x, y, z) = ([step * (s - halo) for s in start], [step * (n + 2 * halo) for n in size])
         yield start, read_padded(read, shape, (a, b, c), (x, y, z), fill)
 

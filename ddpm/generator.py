@@ -168,12 +168,18 @@ class VolumeGenerator(nn.Module):
         return torch.no_grad()(lambda: predict(x, t, corners))
 
     @torch.no_grad()
-    def decode(self, latent: Tensor, tile: int = 32, half: bool = False) -> Iterator[tuple[Triple, Tensor]]:
+    def decode(
+        self,
+        latent: Tensor,
+        tile: int = 32,
+        half: bool = False,
+        own: slice = slice(None),  # noqa: B008 (frozen)
+    ) -> Iterator[tuple[Triple, Tensor]]:
         """Tiles (first voxel, (1, d, h, w) in [-1, 1]) of the volume, padded at the high ends as the latent is.
 
-        half: convolve in float16, see `FrozenCodec.decode_tiles`.
+        half: convolve in float16; own: which of the tiles. See `FrozenCodec.decode_tiles`.
         """
-        yield from self.codec.decode_tiles(latent, tile, half)
+        yield from self.codec.decode_tiles(latent, tile, half, own)
 
     def evaluations(self, grid: Grid, plan: SamplingPlan, team: Team | None = None) -> int:
         """Calls of `progress` while a latent is drawn, on the team's first member. The plan must be settled."""

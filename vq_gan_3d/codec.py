@@ -92,17 +92,24 @@ class FrozenCodec(Frozen):
         return isinstance(self.vqgan, VQGAN)
 
     @torch.no_grad()
-    def decode_tiles(self, z: Tensor, tile: int = 32, half: bool = False) -> Iterator[tuple[Triple, Tensor]]:
+    def decode_tiles(
+        self,
+        z: Tensor,
+        tile: int = 32,
+        half: bool = False,
+        own: slice = slice(None),  # noqa: B008 (frozen)
+    ) -> Iterator[tuple[Triple, Tensor]]:
         """Quantises and decodes a latent (C, d, h, w) tile by tile.
 
         Args:
             tile: largest side of a tile in latent voxels.
             half: convolve in float16; for GPUs, and codecs that `has_half`.
+            own: which of the tiles, by their order.
 
         Yields:
             first voxel (d, h, w) and block (1, D, H, W), on the codec's device.
         """
-        for start, box in self._latent_boxes(z, tile):
+        for start, box in self._latent_boxes(z, tile, own=own):
             if half and isinstance(self.vqgan, VQGAN):
                 block = self.vqgan.decode_half(box, self.decoder_halo)[0]
             else:
@@ -117,9 +124,15 @@ class FrozenCodec(Frozen):
         """
         yield from (box for _, box in self._latent_boxes(z, tile, most))
 
-    def _latent_boxes(self, z: Tensor, tile: int, most: int | None = None) -> Iterator[tuple[Triple, Tensor]]:
+    def _latent_boxes(
+        self,
+        z: Tensor,
+        tile: int,
+        most: int | None = None,
+        own: slice = slice(None),  # noqa: B008 (frozen)
+    ) -> Iterator[tuple[Triple, Tensor]]:
         floor = self.floor_latent.to(z.device)
-        boxes = padded_boxes(reader_of(z), triple(z.shape[1:]), tile, self.decoder_halo, floor, most=most)
+        boxes = padded_boxes(reader_of(z), triple(z.shape[1:]), tile, self.decoder_halo, floor, most=most, own=own)
         for start, box in boxes:
             yield start, self.vqgan.quantize(box[None].to(self.floor_latent.device))
 

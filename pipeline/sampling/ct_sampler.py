@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.collectives import Team
 from common.errors import BadFileError, UserError
-from common.geometry import Triple, lengths, sizes, triple
+from common.geometry import STEP, Triple, lengths, sizes, triple
 from common.layers import use_channels_last
 from common.tensor_hash import tensor_hash
+from common.tiling import tile_boxes
 from dataset.intensity import unit_to_hu
 from dataset.prepare.checks import check_xray
 from dataset.scans.camera import PARALLEL
@@ -26,6 +28,8 @@ from ddpm.plan import Grid, SamplingPlan, XrayInput
 from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
 from pipeline.sampling.decoding import AUTO, DecodingChoice
+
+HuTile = tuple[Triple, np.ndarray]  # first voxel, int16 HU (d, h, w)
 
 
 def plan_of(settings: Mapping[str, Any]) -> SamplingPlan:
@@ -159,32 +163,54 @@ class CTSampler:
             hu[first : first + len(slab)] = slab
         return hu
 
-    def slabs(self, latent: torch.Tensor, shape: Triple, tile: int | str = AUTO) -> Iterator[tuple[int, np.ndarray]]:
+    def slabs(
+        self, latent: torch.Tensor, shape: Triple, tile: int | str = AUTO, team: Team | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """A latent (C, d, h, w) → first slice and int16 HU (d, H, W) of one slab after another, cropped to `shape`.
 
         Args:
             tile: largest side, in latent voxels, of the tiles that make a slab, or "auto". Memory follows it, the
                 result does not.
+            team: processes that all go through the slabs of the same latent, and share its tiles; only the first
+                gets slabs.
         """
-        return slabs_of(self.generator.decode(latent, *self.decoding(tile)), shape, self.hu_window)
+        team = team or Team()
+        side, half = team.agree(self.decoding(tile))
+        own = slice(team.rank, None, team.size)
+        tiles = hu_tiles(self.generator.decode(latent, side, half, own), self.hu_window)
+        if team.size > 1:
+            boxes = tile_boxes(triple(latent.shape[1:]), side)
+            inside = sum(STEP * first < shape[0] for (first, _, _), _ in boxes)
+            tiles = _in_turn(tiles, -(-inside // team.size), team)
+        return slabs_of(tiles, shape)
 
 
-def slabs_of(
-    tiles: Iterator[tuple[Triple, torch.Tensor]], shape: Triple, hu_window: tuple[float, float]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decoded tiles, all of one depth after another → first slice and int16 HU (d, H, W) of slabs, cropped to `shape`.
+def hu_tiles(tiles: Iterator[tuple[Triple, torch.Tensor]], hu_window: tuple[float, float]) -> Iterator[HuTile]:
+    """Decoded tiles, (1, d, h, w) in [-1, 1], in HU on the host. UserError where one is not finite."""
+    for start, block in tiles:
+        check_decoded(block, start)
+        yield start, unit_to_hu(block[0], hu_window).round().to(torch.int16).cpu().numpy()
+
+
+def _in_turn(own: Iterator[HuTile], rounds: int, team: Team) -> Iterator[HuTile]:
+    """The tiles of all members in their order, for the first of them; every member owns one of each round."""
+    for _ in range(rounds):
+        yield from (tile for tile in team.gather(next(own, None)) if tile is not None)
+
+
+def slabs_of(tiles: Iterator[HuTile], shape: Triple) -> Iterator[tuple[int, np.ndarray]]:
+    """Tiles, all of one depth after another → first slice and int16 HU (d, H, W) of slabs, cropped to `shape`.
 
     Args:
-        tiles: first voxel and (1, d, h, w) in [-1, 1]; they may reach beyond `shape` at the high ends.
+        tiles: they may reach beyond `shape` at the high ends.
     """
     depth, height, width = shape
     for first, row in groupby(tiles, key=lambda piece: piece[0][0]):
         if first >= depth:
             return  # only padding follows
         slab = None
-        for (_, h, w), block in row:
-            check_decoded(block, (first, h, w))
-            hu = unit_to_hu(block[0], hu_window).round().to(torch.int16).cpu().numpy()[: depth - first]
+        for (_, h, w), tile in row:
+            hu = tile[: depth - first]
             slab = np.empty((len(hu), height, width), dtype=np.int16) if slab is None else slab
             slab[:, h : h + hu.shape[1], w : w + hu.shape[2]] = hu[:, : max(0, height - h), : max(0, width - w)]
         if slab is not None:

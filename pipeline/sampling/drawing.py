@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Drawing:
 
     plan: its "auto"s are settled at the first X-ray. num_samples: CTs per X-ray, of seeds seed, seed + 1, ...
     xray_fov_mm: side of the square X-ray in the patient where the file does not tell; None as in training.
-    tile: latent voxels of the tiles that are decoded, or "auto". team: processes that share each volume's windows.
+    tile: latent voxels of the tiles that are decoded, or "auto".
+    team: processes that share each volume's windows and tiles.
     """
 
     model: CTSampler
@@ -135,11 +137,13 @@ class Drawing:
     def _draw_one(self, path: Path, xray: XrayInput, facts: Mapping[str, Any], name: str) -> None:
         started, grid = time.monotonic(), self.place.grid
         latent = self._latent(xray, facts["seed"], name)
+        slabs = self.model.slabs(latent, grid.shape, self.tile, self.team)
         if self.team.rank > 0:
+            deque(slabs, maxlen=0)  # they go to the first process
             return
         with VoxelFile(grid.shape, path.parent) as voxels:
             with naming_disk(path, grid.shape):
-                for first, slab in self.model.slabs(latent, grid.shape, self.tile):
+                for first, slab in slabs:
                     voxels.write(first, slab)
             run = self.run_facts() | {"seconds": round(time.monotonic() - started, 2)}
             write_sample(path, voxels.read, self.place, xray.xray[0].numpy(), facts, run)
