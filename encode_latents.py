@@ -4,7 +4,9 @@ Under torchrun the volumes are spread over the processes; run it again to contin
 """
 
 import logging
+import shutil
 import sys
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -41,11 +43,13 @@ def main(cfg: DictConfig) -> None:
     store.cases_of("train")  # by their latents all are scaled
     patch, _ = settled_sizes(cfg.model, store)
     variants = variants_of(cfg.dataset)
-    writer = LatentWriter(cfg.dataset.latents_dir, frozen.source, store.xray_ranges, cfg.overwrite, variants)
+    folder, dtype = Path(cfg.dataset.latents_dir), cfg.dataset.latent_dtype
+    writer = LatentWriter(folder, frozen.source, store.xray_ranges, cfg.overwrite, variants, dtype)
     rank, world = rank_and_world()
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
     todo = [(case, shape) for case, shape in every[rank::world] if not writer.is_written(case, shape)]
+    _check_room(folder, writer.bytes_missing(every, len(frozen.codec.floor_latent)))
     if cfg.check:
         log.info("settings, files and checkpoints are in order")
         return
@@ -58,8 +62,20 @@ def main(cfg: DictConfig) -> None:
         log.info("encoded %s", case.name)
     if all(writer.is_written(case, shape) for case, shape in every):  # whoever is last
         writer.finish(store.cases)
-    state = "complete" if is_finished(cfg.dataset.latents_dir) else "not yet complete"
-    log.info("the latent cache %s is %s", cfg.dataset.latents_dir, state)
+    log.info("the latent cache %s is %s", folder, "complete" if is_finished(folder) else "not yet complete")
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Say what the latents will take, before hours go into them. UserError if there is no room."""
+    disk = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(disk).free
+    size = f"latents will take {needed / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB are free"
+    if needed > free:
+        raise UserError(
+            f"{size}; dataset.latent_dtype=int8 takes half, dataset.latents_dir=FOLDER another disk,"
+            " dataset.latents=never trains without"
+        )
+    log.info("%s", size)
 
 
 def _encode(

@@ -131,6 +131,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of("auto", "never"), "resume"),
     (one_of("random", "grid"), "patch_draw"),
     (one_of("auto", "always", "never"), "dataset.latents"),
+    (one_of("float16", "int8"), "latent_dtype"),
     (one_of("xrays", "windows"), "distribute"),
     (one_of("ddim", "ddpm", "dpmpp_2m", "heun", "mean"), "sampler"),
     (one_of("auto", "whole", "fused", "independent"), "mode"),

@@ -33,9 +33,39 @@ def test_tiles_in_any_place_come_back_as_one_array(tmp_path):
     torch.testing.assert_close(cache.std, whole.flatten(1).std(1, correction=0))
 
 
-def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(tmp_path):
+def test_int8_takes_half_the_disk_and_comes_back_to_half_a_step(tmp_path):
+    shape, case, source = (5, 6, 7), stored_case("p"), LatentSource("codec", "encoder", (-1000.0, 1000.0))
+    scale = torch.tensor([1e-3, 1.0, 300.0, 0.0]).view(-1, 1, 1, 1)  # the last channel is empty
+
+    def tiles():
+        return ((start, tile * scale) for start, tile in made_tiles(shape, channels=4))
+
+    half, small = (LatentWriter(tmp_path / dtype, source, {}, dtype=dtype) for dtype in ("float16", "int8"))
+    for writer in (half, small):
+        assert writer.bytes_missing([(case, shape)], 4) == 5 * 6 * 7 * 4 * (2 if writer is half else 1)
+        writer.write(case, shape, tiles())
+        writer.write_xray(case, XrayFeatures(torch.zeros(2, 3), torch.zeros(4)))
+        writer.finish([case])
+        assert writer.bytes_missing([(case, shape)], 4) == 0
+    exact, stored = (LatentCache(writer.folder, source, [case], [shape], {}) for writer in (half, small))
+    assert torch.equal(exact.mean, stored.mean)
+    assert torch.equal(exact.std, stored.std)
+    box = ((1, 2, 0), (3, 4, 7))
+    wanted, found = exact.read(case, *box).float(), stored.read(case, *box)
+    assert found.dtype == torch.float16
+    largest = torch.cat([tile for _, tile in tiles()], 3).abs().amax((1, 2, 3)).view(-1, 1, 1, 1)
+    assert ((found.float() - wanted).abs() <= largest / 254 + 1e-3 * wanted.abs()).all()
+    assert found[0].any()
+    sizes = [(writer.folder / "p.npy").stat().st_size - 128 for writer in (half, small)]
+    assert sizes == [2 * 5 * 6 * 7 * 4, 5 * 6 * 7 * 4]
+    assert sorted(path.name for path in small.folder.iterdir()) == ["latents.json", "p.json", "p.npy", "p.npz"]
+    assert not LatentWriter(small.folder, source, {}).has_latents(case, shape)  # another dtype is asked for
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(dtype, tmp_path):
     shape, case, source = (40, 40, 40), stored_case("p"), LatentSource("codec", "encoder", (-1000.0, 1000.0))
-    writer = LatentWriter(tmp_path, source, {})
+    writer = LatentWriter(tmp_path, source, {}, dtype=dtype)
     with largest_file(200_000), pytest.raises(OSError, match=r"File too large.*p\.npy"):
         writer.write(case, shape, made_tiles(shape))
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,6 +209,19 @@ def test_only_what_is_missing_of_a_case_is_encoded(workshop, tmp_path):
     assert before.keys() == dict(np.load(features)).keys()
     for name, array in np.load(features).items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_the_room_that_latents_need_is_said_before_they_are_made(workshop, tmp_path, refused, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    settings = encoding(workshop, workshop.vqgan_ckpt, tmp_path / "latents")
+    run(encode_latents, *settings, "dataset.latent_dtype=int8")
+    size = sum(path.stat().st_size - 128 for path in (tmp_path / "latents").glob("*.npy"))
+    assert f"latents will take {size / 1e9:.3g} GB" in caplog.text
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * size - 1))
+    run(encode_latents, *settings, "dataset.latent_dtype=int8")  # all are there
+    said = refused(encode_latents, *settings, "overwrite=true")
+    assert f"latents will take {2 * size / 1e9:.3g} GB" in said
+    assert "dataset.latent_dtype=int8" in said
 
 
 def latent_times(folder):

@@ -1,36 +1,75 @@
-"""A volume's latent as a file, written tile by tile."""
+"""A volume's latent as a file, written tile by tile; in int8 it takes half the disk."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 from torch import Tensor
 
 from common.geometry import Triple
 
+_HALF = np.dtype("<f2")
 
-def write_tiles(path: Path, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """Write float16 (D, H, W, C) from tiles; the sum and the sum of squares of each channel, float64 (C,).
 
-    Row by row, not mapped: a process that fills up a disk through a mapped file is killed without a message.
+@dataclass(frozen=True)
+class Written:
+    """Of each channel, float64 (C,): the sum and the sum of squares, and of int8 what 1 stands for."""
+
+    total: np.ndarray
+    square: np.ndarray
+    step: np.ndarray | None = None
+
+
+def write_latent(path: Path, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]], dtype: str = "float16") -> Written:
+    """Write (D, H, W, C) from tiles. OSError if there is no space left; ValueError without tiles.
+
+    int8 needs the largest value of each channel first: until then float16 lies beside it in a nameless file. It comes
+    back to half a step, a 254th of that largest value.
     """
+    if dtype == "float16":
+        with path.open("wb") as file:
+            return _write_half(file, shape, tiles)
+    with TemporaryFile(dir=path.parent) as half, path.open("wb") as file:
+        written = _write_half(half, shape, tiles)
+        half.seek(0)
+        np.lib.format.read_magic(half)
+        whole, _, _ = np.lib.format.read_array_header_1_0(half)
+        begin, plane = half.tell(), whole[1:]
+
+        def planes() -> Iterable[np.ndarray]:
+            half.seek(begin)
+            for _ in range(whole[0]):
+                yield np.frombuffer(half.read(_HALF.itemsize * int(np.prod(plane))), _HALF).reshape(plane)
+
+        largest = np.max([np.abs(values).max((0, 1)) for values in planes()], 0).astype(np.float64)
+        step = np.where(largest > 0, largest / 127, 1.0)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|i1", "fortran_order": False, "shape": whole})
+        for values in planes():
+            file.write(np.rint(values / step).astype(np.int8).data)
+        return Written(written.total, written.square, step)
+
+
+def _write_half(file: IO[bytes], shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> Written:
+    """Row by row, not mapped: a process that fills up a disk through a mapped file is killed without a message."""
     total = square = np.zeros(0)
-    with path.open("wb") as file:
-        begin = 0
-        for start, tile in tiles:
-            block = tile.permute(1, 2, 3, 0).cpu().numpy()
-            channels = block.shape[-1]
-            if begin == 0:
-                header = {"descr": "<f2", "fortran_order": False, "shape": (*shape, channels)}
-                np.lib.format.write_array_header_1_0(file, header)
-                begin, total, square = file.tell(), np.zeros(channels), np.zeros(channels)
-            half = np.ascontiguousarray(block, dtype="<f2")
-            for z, y in np.ndindex(*half.shape[:2]):
-                row = ((start[0] + z) * shape[1] + start[1] + y) * shape[2] + start[2]
-                file.seek(begin + 2 * channels * row)
-                file.write(half[z, y].data)
-            wide = block.reshape(-1, channels).astype(np.float64)
-            total, square = total + wide.sum(0), square + (wide**2).sum(0)
+    begin = 0
+    for start, tile in tiles:
+        block = tile.permute(1, 2, 3, 0).cpu().numpy()
+        channels = block.shape[-1]
+        if begin == 0:
+            header = {"descr": _HALF.str, "fortran_order": False, "shape": (*shape, channels)}
+            np.lib.format.write_array_header_1_0(file, header)
+            begin, total, square = file.tell(), np.zeros(channels), np.zeros(channels)
+        half = np.ascontiguousarray(block, dtype=_HALF)
+        for z, y in np.ndindex(*half.shape[:2]):
+            row = ((start[0] + z) * shape[1] + start[1] + y) * shape[2] + start[2]
+            file.seek(begin + _HALF.itemsize * channels * row)
+            file.write(half[z, y].data)
+        wide = block.reshape(-1, channels).astype(np.float64)
+        total, square = total + wide.sum(0), square + (wide**2).sum(0)
     if begin == 0:
         raise ValueError("a volume needs at least one tile of latents, got none")
-    return total, square
+    return Written(total, square)

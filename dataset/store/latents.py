@@ -1,6 +1,7 @@
 """The latent cache: whole-volume latents and X-ray features, computed once because their networks are frozen."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from common.geometry import Triple, slices
 from common.json_file import read_json
 from dataset.scans.film_variants import FilmVariants
 from dataset.store import xray_features
-from dataset.store.latent_file import write_tiles
+from dataset.store.latent_file import write_latent
 from dataset.store.store import StoredCase
 from dataset.store.xray_features import XrayFeatures
 
@@ -45,10 +46,10 @@ class LatentSource:
 class LatentCache:
     """Reads crops of cached latents.
 
-    Files per volume: `<id>.npy` float16 (D, H, W, C), unscaled latents (channels last: a crop is 4.5 times as fast to
-    read), and `<id>.npz` with float16 X-ray tokens and pooled features; `films/<n>/<id>.npz` with those of a training
-    X-ray's variant n, and its image. `latents.json`, written last, holds the source and the training set's mean and
-    std per channel.
+    Files per volume: `<id>.npy` (D, H, W, C), unscaled latents (channels last: a crop is 4.5 times as fast to read) in
+    float16, or in int8 with a step per channel in `latents.json`; and `<id>.npz` with float16 X-ray tokens and pooled
+    features; `films/<n>/<id>.npz` with those of a training X-ray's variant n, and its image. `latents.json`, written
+    last, holds the source and the training set's mean and std per channel.
 
     Raises:
         FileNotFoundError: the folder holds no finished cache.
@@ -97,6 +98,7 @@ class LatentCache:
                 f" dataset.film_augment=true with dataset.xray_variants={variants.count} needs as many; given the same"
                 " settings, encode_latents.py adds them"
             )
+        self._steps = {name: np.float32(step) for name, step in info.get("int8_steps", {}).items()}
         self.mean, self.std = torch.tensor(info["mean"]), torch.tensor(info["std"])
 
     @property
@@ -108,6 +110,8 @@ class LatentCache:
         path = self.folder / f"{case.name}.npy"
         with refusing_damage(path, "a file of latents is whole", f"{REMEDY}."):
             crop = np.array(np.load(path, mmap_mode="r")[slices(start, size)])  # a copy may be written to
+        if crop.dtype == np.int8:
+            crop = (crop * self._steps[case.name]).astype(np.float16)
         return torch.from_numpy(crop).permute(3, 0, 1, 2)
 
     def read_xray(self, case: StoredCase, variant: int = 0) -> XrayFeatures:
@@ -125,9 +129,10 @@ class LatentWriter:
         xray_ranges: Ranges,
         overwrite: bool = False,
         variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
+        dtype: str = "float16",
     ) -> None:
         self.folder, self.source, self.xray_ranges, self.variants = Path(folder), source, xray_ranges, variants
-        self._overwrite = overwrite
+        self._overwrite, self.dtype = overwrite, dtype
 
     def is_written(self, case: StoredCase, shape: Triple) -> bool:
         """Whether all of this case is there. ValueError as `has_latents`."""
@@ -138,7 +143,7 @@ class LatentWriter:
         return range(self.variants.count if case.split == "train" else 1)
 
     def has_latents(self, case: StoredCase, shape: Triple) -> bool:
-        """Whether this volume is there, from the same source, and its latent is as large as `shape`.
+        """Whether this volume is there, from the same source and in this dtype, and its latent is as large as `shape`.
 
         Raises:
             ValueError: it was made by other networks and may not be overwritten.
@@ -153,7 +158,13 @@ class LatentWriter:
             if not self._overwrite:
                 raise
             return False
-        return bool(info["identity"] == _identity(case)) and _holds(info["shape"], shape)
+        as_wanted = info["identity"] == _identity(case) and ("int8_step" in info) == (self.dtype == "int8")
+        return bool(as_wanted) and _holds(info["shape"], shape)
+
+    def bytes_missing(self, cases: Iterable[tuple[StoredCase, Triple]], channels: int) -> int:
+        """What the latents that are not there will take on the disk."""
+        voxels = sum(math.prod(shape) for case, shape in cases if not self.has_latents(case, shape))
+        return voxels * channels * np.dtype(self.dtype).itemsize
 
     def has_xray(self, case: StoredCase, variant: int = 0) -> bool:
         """Whether this X-ray's features are there, from the same encoder and scaled as the store does now."""
@@ -165,22 +176,24 @@ class LatentWriter:
         Raises:
             OSError: no space left. ValueError: no tiles.
         """
-        self._begin()
+        (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
         self._info_path(case).unlink(missing_ok=True)  # it speaks of the latents that are replaced now
         with replacing(self.folder / f"{case.name}.npy") as temporary:
-            total, square = write_tiles(temporary, shape, tiles)
+            written = write_latent(temporary, shape, tiles, self.dtype)
         info = asdict(self.source) | {
             "identity": _identity(case),
             "shape": list(shape),
             "count": int(np.prod(shape)),
-            "sum": total.tolist(),
-            "square": square.tolist(),
+            "sum": written.total.tolist(),
+            "square": written.square.tolist(),
         }
+        if written.step is not None:
+            info["int8_step"] = written.step.tolist()
         write_text(self._info_path(case), json.dumps(info))
 
     def write_xray(self, case: StoredCase, features: XrayFeatures, variant: int = 0) -> None:
         """Store the features of an X-ray, or of a variant with its image. OSError if there is no space left."""
-        self._begin()
+        (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
         xray_features.write(self.folder, case.name, variant, features, self._xray_identity(case, variant))
 
     def finish(self, cases: Sequence[StoredCase]) -> None:
@@ -196,12 +209,10 @@ class LatentWriter:
             | {"mean": mean.tolist(), "std": std.tolist(), "films": self.variants.count}
             | {"volumes": {c.name: _identity(c) | _xray_identity(c, self.xray_ranges) for c in cases}}
             | {"shapes": {name: info["shape"] for name, info in infos.items()}}
+            | {"int8_steps": {name: info["int8_step"] for name, info in infos.items() if "int8_step" in info}}
         )
         write_text(self.folder / "latents.json", json.dumps(content))
         remove_abandoned(self.folder)
-
-    def _begin(self) -> None:
-        (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
 
     def _info(self, case: StoredCase) -> Any:
         return read_json(self._info_path(case), "Run encode_latents.py again.")
