@@ -3,8 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 from common.atomic import write_text
 from common.collectives import Team
 from common.errors import UserError
+from dataset.store.latents import LatentSource
 from dataset.store.store import Store, StoredCase
 from evaluation.controls import finite, wrong_xrays
+from evaluation.copies import Copying
 from evaluation.metrics import find_presets
 from evaluation.report import CaseRow, report_html
 from evaluation.summary import Findings
@@ -23,13 +25,15 @@ from pipeline.devices import fast_float32
 from pipeline.ranks import joined
 from pipeline.run_record import record_run
 from pipeline.sampling.against import Against
+from pipeline.sampling.copying import check_copies, most_similar, picture_closest
 from pipeline.sampling.ct_sampler import CTSampler, plan_of
 from pipeline.sampling.evaluated_cases import Compared, Evaluation
 from pipeline.sampling.files import prepare_folder
+from pipeline.sampling.looks import Looking, Looks
 from pipeline.sampling.mean_ct import mean_training_ct
 from pipeline.sampling.progress import with_progress
 from pipeline.settings import plain
-from pipeline.training.data import open_store
+from pipeline.training.data import open_latents, open_store
 
 log = logging.getLogger(__name__)
 OF_TRAINING = ("hu_window", "xray_fov_mm", "film", "latents", "latents_dir")  # the checkpoint decides these
@@ -55,18 +59,45 @@ def main(cfg: DictConfig) -> None:
     with joined(model.generator.device) as team:
         if team.rank == 0:
             record_run(cfg, folder)
-        against = _against(model, store, cases, cfg, team) if cfg.controls else None
+        looking, looks = _looks(model, store, cases, cfg, team)
+        against = _against(model, store, cases, cfg, team, looks) if cfg.controls else None
         evaluation = Evaluation(
             model, store, plan, cfg.seed, cfg.num_samples, median, presets, against, cfg.anatomy, folder
         )
         _compare_all(evaluation, cases[team.rank :: team.size], team)
         team.wait()
+        copies = check_copies(evaluation, cases, looking, looks, team) if looking else {}
     if team.rank == 0:
-        _report(evaluation, [_found(evaluation, case) for case in cases], cfg)
+        _report(evaluation, [_found(evaluation, case) for case in cases], copies, cfg)
         shutil.rmtree(evaluation.unfinished)
 
 
-def _against(model: CTSampler, store: Store, cases: Sequence[StoredCase], cfg: DictConfig, team: Team) -> Against:
+def _looks(
+    model: CTSampler, store: Store, cases: Sequence[StoredCase], cfg: DictConfig, team: Team
+) -> tuple[Looking | None, dict[str, Looks]]:
+    """What tells copies, of training cases and those that are evaluated; none where it is not asked for or known."""
+    training = store.split("train")
+    if not cfg.copies:
+        return None, {}
+    if len({case.patient_id for case in training}) < 3:
+        raise UserError(
+            f"copies=true needs the training's patients, at least three, which {store.folder} does not hold; give the"
+            " training's dataset.root, or leave copies=true out"
+        )
+    source = LatentSource(model.hashes["codec_hash"], model.hashes["encoder_hash"], model.hu_window)
+    looking = Looking(model, store, open_latents(cfg.dataset, source, store, (1, 1, 1)), Path(cfg.run_dir))
+    every = {case.name: case for case in (*training, *cases)}
+    return looking, looking.of_cases(list(every.values()), team)
+
+
+def _against(
+    model: CTSampler,
+    store: Store,
+    cases: Sequence[StoredCase],
+    cfg: DictConfig,
+    team: Team,
+    looks: Mapping[str, Looks],
+) -> Against:
     patients = [case.patient_id for case in cases]
     wrong, others = (
         {case.name: [cases[i] for i in found] for case, found in zip(cases, rings, strict=True)}
@@ -76,7 +107,8 @@ def _against(model: CTSampler, store: Store, cases: Sequence[StoredCase], cfg: D
     if not null:
         log.warning("no X-ray was dropped in the training of %s (condition_dropout): it draws with one only", cfg.ckpt)
     mean = mean_training_ct(store, model.hu_window, cfg.common_grid, Path(cfg.run_dir), team)
-    return Against(wrong, others, null, mean)
+    lookup = most_similar(cases, store.split("train"), looks) if looks else None
+    return Against(wrong, others, null, mean, lookup)
 
 
 def _compare_all(evaluation: Evaluation, cases: Sequence[StoredCase], team: Team) -> None:
@@ -100,10 +132,10 @@ def _found(evaluation: Evaluation, case: StoredCase) -> Compared:
     return found
 
 
-def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfig) -> None:
+def _report(evaluation: Evaluation, compared: Sequence[Compared], copies: dict[str, Copying], cfg: DictConfig) -> None:
     model, folder = evaluation.model, evaluation.folder
     patients, numbers = [c.patient_id for c in compared], [c.numbers for c in compared]
-    findings = Findings.of([c.volumes for c in compared], numbers, patients, cfg.seed)
+    findings = replace(Findings.of([c.volumes for c in compared], numbers, patients, cfg.seed), copies=copies)
     summary = findings.summary()
     settings = plain(cfg) | {
         "dataset": {key: value for key, value in plain(cfg.dataset).items() if key not in OF_TRAINING},
@@ -121,6 +153,7 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfi
         "settings": settings,
         "cases": numbers,
         "scores": {c.name: c.volumes for c in compared},
+        "closest": picture_closest(evaluation, copies),
     }
     write_text(folder / "metrics.json", json.dumps(finite(details), indent=1, allow_nan=False))
     for name, value in summary.items():

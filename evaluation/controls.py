@@ -2,7 +2,7 @@
 
 A model that ignores its X-ray can still score well, because chests resemble each other. So every case is drawn again on
 its own grid and from the same noise, with the X-rays of other patients and with none, and the mean training CT is
-offered for it. A model that sees no X-ray scores right - wrong = 0.
+offered for it, and the training CT whose X-ray is most alike. A model that sees no X-ray scores right - wrong = 0.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-CONTROLS = ("wrong", "null", "mean_volume")
+CONTROLS = ("wrong", "null", "mean_volume", "lookup")
 NUM_DRAWS = 2000  # of the bootstrap
 FEWEST_FOR_INTERVAL = 5  # patients; redrawing fewer gives too few different draws
 
@@ -37,7 +37,7 @@ class Estimate:
 class ControlScores:
     """One score over all cases.
 
-    means: of "right", "wrong", "null", "mean_volume" and "codec", of those there are.
+    means: of "right", of those of `CONTROLS` there are, and of "codec".
     differences: right minus each of `CONTROLS`, case by case.
     """
 

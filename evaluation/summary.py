@@ -8,6 +8,7 @@ import numpy as np
 
 from evaluation.anatomy import OVER_CASES, mean_vessels, over_cases
 from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation, mean_of
+from evaluation.copies import Copying, words
 from evaluation.verdict import verdict
 
 Volumes = Sequence[Mapping[str, Any]]  # what was compared with one case's real CT, see `Findings.of`
@@ -24,6 +25,7 @@ class Findings:
     those there are: lungs: correlation of drawn with real lung volumes. projection: how alike projected CTs are to
     their cases' X-rays. found: share of the CTs to which no other patient's X-ray is more alike. textures: means, see
     `evaluation.seams`. anatomy: of "right" and "codec", see `over_cases`; vessels: of these and "real", means.
+    copies: of training patients, by how CTs are looked at.
     """
 
     scores: dict[str, ControlScores]
@@ -33,6 +35,7 @@ class Findings:
     textures: dict[str, float]
     anatomy: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
     vessels: dict[str, dict[str, float]] = field(default_factory=dict)
+    copies: dict[str, Copying] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -41,8 +44,8 @@ class Findings:
         """
         Args:
             cases: of each case what was compared with its real CT, one dict a volume: `of` is "right", "wrong" (any
-                number of them), "null", "mean_volume" or "codec"; `scores` are those of `evaluation.metrics.score`, the
-                training's window first; `lung_ml` in ml where there is one.
+                number of them), "null", "mean_volume", "lookup" or "codec"; `scores` are those of
+                `evaluation.metrics.score`, the training's window first; `lung_ml` in ml where there is one.
             numbers: of each case, with "lung_ml_real" and textures. patients: of each. seed: of the bootstrap.
         """
         scores = {}
@@ -85,7 +88,7 @@ class Findings:
 
     @property
     def verdict(self) -> list[str]:
-        return verdict(self.scores["psnr"])
+        return [*verdict(self.scores["psnr"]), *([words(self.copies)] if self.copies else [])]
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers by name."""
@@ -108,6 +111,8 @@ class Findings:
                     found |= _with_interval(f"{key}_{region}" + ("" if who == "right" else f"_{who}"), by_name[key])
         for who, vessels in self.vessels.items():
             found |= {f"vessel_{name}_{who}": value for name, value in vessels.items()}
+        for way, copying in self.copies.items():
+            found |= {f"copies_{way}": copying.nearer, f"copies_p_{way}": copying.p}
         return found | self.textures
 
 

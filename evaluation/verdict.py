@@ -32,6 +32,12 @@ _WORDS = {
         "It does not beat the mean training CT, which is nearer to the truth: {}.",
         "It does not beat the mean training CT: the difference, {}, may be none.",
     ),
+    "lookup": _Words(
+        "Too few patients to say whether it beats looking up the training CT of the most similar X-ray: {}.",
+        "It beats looking up the training CT of the most similar X-ray by {}.",
+        "It does not beat looking up the training CT of the most similar X-ray, which is nearer to the truth: {}.",
+        "It does not beat looking up the training CT of the most similar X-ray: the difference, {}, may be none.",
+    ),
     "wrong": _Words(
         "Too few patients to say whether the X-ray decides what is drawn: {}.",
         "It follows its X-ray: with another patient's, all else equal, it loses {}.",

@@ -79,7 +79,7 @@ LENGTHS = POSITIVE | several("three of them (mm; d, h, w)", POSITIVE, 3)
 RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
-        "anatomy averaged benchmark channels_last check checkpointing compile controls crop_to_body degrade"
+        "anatomy averaged benchmark channels_last check checkpointing compile controls copies crop_to_body degrade"
         " deterministic dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
         " strict use_distributed_sampler use_patches",
     ),

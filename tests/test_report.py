@@ -83,10 +83,10 @@ def test_the_page_holds_every_number_and_setting(findings):
     psnrs = findings.scores["psnr"]
     right, wrong, null, codec = (show(psnrs.means[name]) for name in ("right", "wrong", "null", "codec"))
     row = cells[cells.index("PSNR, dB") :]
-    assert row[1:6] == [right, wrong, null, "–", codec]
-    assert row[6:9] == [show(psnrs.differences["wrong"]), show(psnrs.differences["null"]), "–"]
+    assert row[1:7] == [right, wrong, null, "–", "–", codec]
+    assert row[7:11] == [show(psnrs.differences["wrong"]), show(psnrs.differences["null"]), "–", "–"]
     low, high = (show(end) for end in (psnrs.differences["null"].low, psnrs.differences["null"].high))
-    assert row[7].endswith(f" ({low} to {high})")
+    assert row[8].endswith(f" ({low} to {high})")
     assert cells[cells.index("block_index_codec") + 1] == "1.25"
     for text in ("p<1>", "24.80", "0.7932", "p2", "70.80", "-1000, 1000", "ab" * 32, "model.dim", "96", "–"):
         assert text in cells

@@ -8,6 +8,7 @@ STORE/report.txt        every problem of the data set; report.html shows picture
 STORE/splits.json       every patient's split, once and for all; shares.json the shares of the first preparation
 STORE/conversion.json   spacing and crop of the stored arrays; spacing.json the median spacing, if it was asked for
 STORE/mean_ct_KEY.npz   the mean training CT, which an evaluation offers for every case
+STORE/looks_KEY/        CTs and X-rays made small, by which an evaluation asks whether a model copies them
 """
 
 import json

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dataset.store.store import StoredCase
+from evaluation.controls import CONTROLS
 from evaluation.mean_volume import MeanVolume
 
 
@@ -15,19 +16,21 @@ class Against:
     """What a case is drawn again with, and what is offered for it.
 
     wrong: X-rays of other patients, by the name of the case. others: those among which it is to be recognised by
-        projection. null: also without an X-ray. mean: of the training CTs; None where there are none.
+        projection. null: also without an X-ray. mean: of the training CTs; None where there are none. lookup: the
+        training case with the most similar X-ray, whose CT is offered; None: not looked for.
     """
 
     wrong: Mapping[str, Sequence[StoredCase]]
     others: Mapping[str, Sequence[StoredCase]]
     null: bool
     mean: MeanVolume | None
+    lookup: Mapping[str, StoredCase] | None = None
 
 
 def numbers_of_controls(volumes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Their PSNR and lung volumes, of several wrong X-rays the means."""
     numbers: dict[str, float] = {}
-    for name in ("wrong", "null", "mean_volume", "codec"):
+    for name in (*CONTROLS, "codec"):
         found = [volume for volume in volumes if volume["of"] == name]
         if found:
             numbers[f"psnr_{name}"] = float(np.mean([volume["scores"][0]["psnr"] for volume in found]))

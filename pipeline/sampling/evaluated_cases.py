@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
 from ddpm.plan import SamplingPlan, XrayInput
 from evaluation.anatomy import RealAnatomy
+from evaluation.common_grid import boxes_to_grid
 from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
@@ -36,9 +37,9 @@ class Compared:
     """One case.
 
     numbers: for the report. volumes: what was compared with the real CT: `of` "right", "wrong" (with whose `xray`),
-        "null", "mean_volume" or "codec", its `scores` with all they depend on; where it was drawn its `lung_ml`, and
-        with controls `projection` and `rank`, see `ShownFilms.compare`. With anatomy "right" and "codec" hold what
-        `RealAnatomy.compare` finds, and `vessels` of "real" are among them.
+        "null", "mean_volume", "lookup" or "codec", its `scores` with all they depend on; where it was drawn its
+        `lung_ml`, and with controls `projection` and `rank`, see `ShownFilms.compare`. With anatomy "right" and "codec"
+        hold what `RealAnatomy.compare` finds, and `vessels` of "real" are among them.
     picture: PNG of the X-ray, the real and the generated CT.
     """
 
@@ -141,7 +142,7 @@ class Evaluation:
             return None
 
     def _controls(self, case: StoredCase, field: Field, real: np.ndarray) -> Iterator[dict[str, Any]]:
-        """Scores of the case's grid drawn again, with other X-rays and without, and of the mean training CT."""
+        """Scores of the case's grid drawn again, with other X-rays and without, and of training CTs."""
         if self.against is None:
             return
         for other in self.against.wrong[case.name]:
@@ -156,6 +157,10 @@ class Evaluation:
             yield self._scored("null", drawn, real, field) | self._shown(case, drawn, field)
         if self.against.mean is not None:
             yield self._scored("mean_volume", self.against.mean.on(field.grid), real, field)
+        if self.against.lookup is not None:
+            other, window = self.against.lookup[case.name], self.model.hu_window
+            theirs = boxes_to_grid(partial(self.store.read_hu, other), other.shape, other.spacing, field.grid, window)
+            yield self._scored("lookup", theirs, real, field) | {"training": other.name}
 
     def _scored(self, name: str, hu: np.ndarray, real: np.ndarray, field: Field) -> dict[str, Any]:
         scores = [asdict(score(hu, real, field.grid.spacing, preset)) for preset in self.every_preset]
@@ -229,7 +234,8 @@ class Evaluation:
         wrong = [asdict(other) for other in self.against.wrong[case.name]]
         others = [asdict(other) for other in self.against.others[case.name]]
         about = {"wrong": wrong, "others": others, "null": self.against.null}
-        return about | {"mean": None if mean is None else mean.name}
+        lookup = None if self.against.lookup is None else asdict(self.against.lookup[case.name])
+        return about | {"mean": None if mean is None else mean.name, "lookup": lookup}
 
     def _picture(self, case: StoredCase) -> Path:
         return self.folder / f"{case.name}.png"
