@@ -117,6 +117,7 @@ SAVING_MEMORY = {
     " patches take 7.1 GB at batch 2, most of it by the voxel; nvidia-smi tells what else is on the GPU",
     "sample_ddpm": f"{_SAMPLING}, decode_tile=16 (half of what a tile of 32 takes); dry_run=true tells how much",
     "evaluate_ddpm": _SAMPLING,
+    "evaluate_task": f"{_SAMPLING}; of the classifier batch_size=2 and common_grid=64",
 }
 
 ALONE_SPEAKS_S = 60.0  # the same of a mistake that it knows to be that of the first, too

@@ -87,7 +87,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
     (
         whole(1),
-        "batch_size common_grid crop diffusion_depth_size dim disc_channels"
+        "batch_size common_grid crop diffusion_depth_size dim disc_channels epochs"
         " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
         " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples num_steps"
         " patch patches_per_volume perceptual_every phantom.num_cases size statistics_patches steps tile timesteps"
@@ -156,6 +156,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         "axes ct_pattern init_from metrics perceptual_ckpt reference shard store variant vqgan_ckpt xray_weights",
     ),
     (NULL | whole(0) | TEXT, "series"),
+    (TEXT, "evaluate_task.target"),
     (TEXT | several("a list of texts", TEXT), "presets statistics_from xray"),
     (several("a list of texts", TEXT), "phantom.axes"),
     (GROUP, "dataset.phantom phantom.xray"),

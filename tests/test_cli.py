@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 import encode_latents
 import evaluate_ddpm_patches
+import evaluate_task
 import export_model
 import import_vqgan
 import make_phantom_data
@@ -34,14 +35,13 @@ SCRIPTS = {
     encode_latents: ["dataset.root=/data"],
     sample_ddpm_patches: ["xray=a.png", "output=a.nii.gz"],
     evaluate_ddpm_patches: ["dataset.root=/data"],
+    evaluate_task: ["dataset.root=/data"],
     export_model: [],
     import_vqgan: ["ckpt=a.ckpt", "hu_window=[-1000,1000]", "statistics_from=a.nii.gz"],
     make_phantom_data: [],
     run_demo: [],
 }
-every_script = pytest.mark.parametrize(
-    ("script", "needed"), SCRIPTS.items(), ids=[script.__name__ for script in SCRIPTS]
-)
+every_script = pytest.mark.parametrize(("script", "needed"), SCRIPTS.items(), ids=[s.__name__ for s in SCRIPTS])
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from dataset.scans.xray_io import write_xray
 
 SETTINGS = "phantom_settings.json"
 TRUTH_TABLE = "truth.csv"
+LARGE_HEART_ML = 520  # about the median of hearts that CTs hold whole
 VERSION = 2  # raise it when the same seed gives other pictures: sets made before are then refused
 FILMS_VERSION = 3  # likewise, where X-rays are film-like
 
@@ -63,7 +64,7 @@ class PhantomSettings:
 
 
 def make_phantom_data(root: Path | str, num_cases: int, num_workers: int = 0, **settings: Any) -> Path:
-    """Write `root/pairs.csv` with a CT and an X-ray per case, and `root/truth.csv` with organ volumes in ml.
+    """Write `root/pairs.csv` with a CT, an X-ray and labels per case, and `root/truth.csv` with organ volumes in ml.
 
     Case i depends on (seed, i) alone: the same call writes nothing anew, a larger `num_cases` adds cases.
 
@@ -92,7 +93,12 @@ def make_phantom_data(root: Path | str, num_cases: int, num_workers: int = 0, **
 def _write_tables(root: Path, num_cases: int) -> Path:
     truths = [json.loads(_truth_path(root, i).read_text(encoding="utf-8")) for i in range(num_cases)]
     _write_table(root / TRUTH_TABLE, [{"patient_id": t["patient_id"], **t["volumes_ml"]} for t in truths])
-    _write_table(root / CASE_TABLE, [{k: t[k] for k in ("patient_id", "ct", "xray", "target")} for t in truths])
+    pairs = [
+        {k: t[k] for k in ("patient_id", "ct", "xray", "target")}
+        | {"large_heart": int(t["volumes_ml"].get("heart", 0) > LARGE_HEART_ML)}
+        for t in truths
+    ]
+    _write_table(root / CASE_TABLE, pairs)
     return root / CASE_TABLE
 
 

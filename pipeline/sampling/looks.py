@@ -29,6 +29,14 @@ _VOXELS = 24  # of HU, the most along an axis of the training's median CT
 _NUMBERS = _VOXELS**3  # about the most of a latent: the more channels, the fewer places
 
 
+def seen_in_xray(model: CTSampler, store: Store, case: StoredCase) -> np.ndarray:
+    """The encoder's pooled feature of a case's X-ray, float32 (P,)."""
+    image = store.read_xray(case, model.description.xray_ranges)
+    seen = model.prepare_xray(image, case.xray_camera, synthetic=case.xray_synthetic).cxr[None]
+    pooled: np.ndarray = model.generator.xray_encoder(seen.to(model.generator.device)).pooled[0].float().cpu().numpy()
+    return pooled
+
+
 @dataclass(frozen=True)
 class Looks:
     """One case: its CT by `WAYS`, and what the encoder sees in its X-ray, (P,)."""
@@ -96,11 +104,8 @@ class Looking:
         looks = self.of_ct(self._store.read_hu(case, (0, 0, 0), case.shape), case.spacing, latent)
         arrays: dict[str, Any] = {name: look.values for name, look in looks.items()}
         arrays |= {f"{name} inside": look.inside for name, look in looks.items()}
-        image = self._store.read_xray(case, self._model.description.xray_ranges)
-        seen = self._model.prepare_xray(image, case.xray_camera, synthetic=case.xray_synthetic).cxr[None]
-        pooled = self._model.generator.xray_encoder(seen.to(self._model.generator.device)).pooled[0].float()
         with replacing(self._path(case)) as temporary:
-            np.savez(temporary, xray=pooled.cpu().numpy(), **arrays)
+            np.savez(temporary, xray=seen_in_xray(self._model, self._store, case), **arrays)
 
     def _read(self, case: StoredCase) -> Looks | None:
         try:
