@@ -7,6 +7,7 @@ figures differ in all four; `Scores` therefore carries them along.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from common.errors import UserError
 Window = tuple[float, float]  # lowest and highest HU kept
 Float = NDArray[np.float32]
 
-SSIM_SIZE = 7  # voxels along each side of the local window
+SSIM_SIZES = {"uniform": 7, "gaussian": 11}  # voxels along each side of the local window
+SSIM_SIZE = SSIM_SIZES["uniform"]
+SSIM_SIGMA = 1.5  # voxels, of the gaussian window (Wang et al. 2004), which ends 5 voxels from its middle
 SLAB = 32  # rows of a volume handled at a time
 SLICE_PSNR_CEILING = 100.0  # dB given to an identical slice by X2CT-GAN's evaluation
 
@@ -28,18 +31,21 @@ class Preset:
 
     `mode` "3d" scores the whole volume at once, "slices" averages the scores of all slices along each axis,
     then over the axes. `data_range` is the peak of the PSNR in HU; SSIM always uses [0, 1] data and range 1.
+    `ssim_window`: a name of `SSIM_SIZES`; of slices always "uniform".
     """
 
     name: str
     window: Window
     data_range: float
     mode: str
+    ssim_window: str = "uniform"
 
 
 PRESETS = {  # those of published figures
     preset.name: preset
     for preset in (
         Preset("hu2000", (-1000.0, 1000.0), 2000.0, "3d"),
+        Preset("hu2000_gaussian", (-1000.0, 1000.0), 2000.0, "3d", "gaussian"),
         Preset("ctpa700", (-200.0, 500.0), 700.0, "3d"),
         # X2CT-GAN's test.py: CT 0..2500 = HU + 1000, but PIXEL_MAX 4095, which adds 4.29 dB
         Preset("x2ct_compat", (-1000.0, 1500.0), 4095.0, "slices"),
@@ -51,7 +57,7 @@ PRESETS = {  # those of published figures
 class Scores:
     """Scores of one volume and what they depend on; psnr in dB, infinite for equal volumes, hu_mae in HU.
 
-    spacing: (d, h, w) in mm.
+    spacing: (d, h, w) in mm. ssim_window: "uniform" (7 voxels wide) or "gaussian" (sigma 1.5 voxels).
     """
 
     psnr: float
@@ -63,6 +69,7 @@ class Scores:
     mode: str
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
+    ssim_window: str = "uniform"
 
 
 def psnr(generated: NDArray, real: NDArray, window: Window, data_range: float | None = None) -> float:
@@ -82,21 +89,27 @@ def hu_mae(generated: NDArray, real: NDArray, window: Window) -> float:
     return errors / generated.size
 
 
-def ssim(generated: NDArray, real: NDArray, window: Window) -> float:
+def ssim(generated: NDArray, real: NDArray, window: Window, weights: str = "uniform") -> float:
     """Structural similarity (Wang et al. 2004) with 3D neighbourhoods.
 
     One definition for the whole project: HU clipped to `window` and scaled to [0, 1], data range 1, a uniform
     7x7x7 neighbourhood, sample covariance, K1 = 0.01, K2 = 0.03, mean over voxels whose neighbourhood lies
     inside. The offset matters: the same pair in raw HU scores differently.
+
+    Args:
+        weights: "gaussian": 11x11x11 neighbourhoods weighted by a gaussian of `SSIM_SIGMA`, population covariance, as
+            Wang et al. have it.
     """
-    _check_ssim_size(generated.shape)
+    size = SSIM_SIZES[weights]
+    how: dict[str, Any] = {"win_size": size}
+    if weights == "gaussian":
+        how = {"gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
+    _check_ssim_size(generated.shape, size)
     total = 0.0
-    for a, b in _slabs(generated, real, window, overlap=SSIM_SIZE - 1):
-        rows = len(a) - SSIM_SIZE + 1  # structural_similarity leaves half a neighbourhood out at each border
-        total += rows * float(
-            structural_similarity(_unit(a, window), _unit(b, window), win_size=SSIM_SIZE, data_range=1.0)
-        )
-    return total / (len(generated) - SSIM_SIZE + 1)
+    for a, b in _slabs(generated, real, window, overlap=size - 1):
+        rows = len(a) - size + 1  # structural_similarity leaves half a neighbourhood out at each border
+        total += rows * float(structural_similarity(_unit(a, window), _unit(b, window), data_range=1.0, **how))
+    return total / (len(generated) - size + 1)
 
 
 def slice_psnr(generated: NDArray, real: NDArray, window: Window, data_range: float) -> float:
@@ -129,7 +142,7 @@ def score(generated: NDArray, real: NDArray, spacing: Sequence[float], preset: P
         similarity = slice_ssim(generated, real, preset.window)
     else:
         decibel = psnr(generated, real, preset.window, preset.data_range)
-        similarity = ssim(generated, real, preset.window)
+        similarity = ssim(generated, real, preset.window, preset.ssim_window)
     return Scores(
         psnr=decibel,
         ssim=similarity,
@@ -140,6 +153,7 @@ def score(generated: NDArray, real: NDArray, spacing: Sequence[float], preset: P
         mode=preset.mode,
         spacing=(d, h, w),
         shape=(generated.shape[0], generated.shape[1], generated.shape[2]),
+        ssim_window=preset.ssim_window,
     )
 
 
@@ -172,10 +186,10 @@ def _check_pair(generated: NDArray, real: NDArray) -> None:
         )
 
 
-def _check_ssim_size(shape: tuple[int, ...]) -> None:
-    if min(shape) < SSIM_SIZE:
+def _check_ssim_size(shape: tuple[int, ...], size: int = SSIM_SIZE) -> None:
+    if min(shape) < size:
         raise UserError(
-            f"SSIM needs at least {SSIM_SIZE} voxels along each axis, got shape {shape};"
+            f"SSIM needs at least {size} voxels along each axis, got shape {shape};"
             " resample to a finer grid or leave SSIM out"
         )
 

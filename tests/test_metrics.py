@@ -69,9 +69,11 @@ def test_slice_psnr_is_the_mean_over_slices_of_three_axes():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_record_says_what_the_numbers_depend_on(name):
-    record = asdict(score(volume(0), volume(1), (2.5, 0.7, 0.7), PRESETS[name]))
+    pair = (volume(seed, (12, 14, 11)) for seed in range(2))
+    record = asdict(score(*pair, (2.5, 0.7, 0.7), PRESETS[name]))
     assert json.loads(json.dumps(record, allow_nan=False))["spacing"] == [2.5, 0.7, 0.7]
     assert record["preset"] == name
+    assert record["ssim_window"] == ("gaussian" if "gaussian" in name else "uniform")
     assert (record["window"], record["data_range"], record["mode"]) == (
         PRESETS[name].window,
         PRESETS[name].data_range,
@@ -81,7 +83,7 @@ def test_a_record_says_what_the_numbers_depend_on(name):
 
 def test_presets_are_found_by_their_names():
     assert find_presets("ctpa700") == find_presets(["ctpa700"]) == [PRESETS["ctpa700"]]
-    with pytest.raises(ValueError, match=r"some of \['hu2000', 'ctpa700', 'x2ct_compat'\], got \['hu'\]"):
+    with pytest.raises(ValueError, match=r"some of .*'hu2000', .*'x2ct_compat'.*, got \['hu'\]"):
         find_presets(["hu2000", "hu"])
 
 
