@@ -18,7 +18,7 @@ from dataset.store.store import Store, StoredCase
 from evaluation.controls import finite, wrong_xrays
 from evaluation.copies import Copying
 from evaluation.metrics import find_presets
-from evaluation.report import CaseRow, report_html
+from evaluation.report.page import write_report
 from evaluation.summary import Findings
 from pipeline.cli import script
 from pipeline.devices import fast_float32
@@ -32,6 +32,7 @@ from pipeline.sampling.files import prepare_folder
 from pipeline.sampling.looks import Looking, Looks
 from pipeline.sampling.mean_ct import mean_training_ct
 from pipeline.sampling.progress import with_progress
+from pipeline.sampling.shown_volumes import embed_volumes
 from pipeline.settings import plain
 from pipeline.training.data import open_latents, open_store
 
@@ -68,7 +69,7 @@ def main(cfg: DictConfig) -> None:
         team.wait()
         copies = check_copies(evaluation, cases, looking, looks, team) if looking else {}
     if team.rank == 0:
-        _report(evaluation, [_found(evaluation, case) for case in cases], copies, cfg)
+        _report(evaluation, cases, [_found(evaluation, case) for case in cases], copies, cfg)
         shutil.rmtree(evaluation.unfinished)
 
 
@@ -132,7 +133,13 @@ def _found(evaluation: Evaluation, case: StoredCase) -> Compared:
     return found
 
 
-def _report(evaluation: Evaluation, compared: Sequence[Compared], copies: dict[str, Copying], cfg: DictConfig) -> None:
+def _report(
+    evaluation: Evaluation,
+    cases: Sequence[StoredCase],
+    compared: Sequence[Compared],
+    copies: dict[str, Copying],
+    cfg: DictConfig,
+) -> None:
     model, folder = evaluation.model, evaluation.folder
     patients, numbers = [c.patient_id for c in compared], [c.numbers for c in compared]
     findings = replace(Findings.of([c.volumes for c in compared], numbers, patients, cfg.seed), copies=copies)
@@ -143,9 +150,6 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], copies: dict[s
         "hu_window": list(model.hu_window),
         "trained with": model.description.versions,
     }
-    report = folder / "report.html"
-    rows = [CaseRow(c.name, c.numbers, c.picture) for c in compared]
-    write_text(report, report_html("X-ray → CTPA", findings, rows, settings))
     details = {
         "verdict": findings.verdict,
         "summary": summary,
@@ -156,6 +160,8 @@ def _report(evaluation: Evaluation, compared: Sequence[Compared], copies: dict[s
         "closest": picture_closest(evaluation, copies),
     }
     write_text(folder / "metrics.json", json.dumps(finite(details), indent=1, allow_nan=False))
+    embed_volumes(evaluation, cases, compared)
+    report = write_report(folder)
     for name, value in summary.items():
         log.info("%-24s %s", name, value)
     for sentence in findings.verdict:

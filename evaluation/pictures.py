@@ -18,12 +18,11 @@ from common.voxel_file import box_of
 
 # centre and width in HU
 WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "ctpa": (200.0, 700.0)}
-CASE_WINDOWS = ("lung", "ctpa")
-
 PANEL = 256  # pixels
 LABEL = 20  # height of the line of text over a panel
 GAP = 4
-PAPER, INK, FAINT = 255, 0, 110
+PAPER, INK, FAINT = "#ffffff", "#000000", "#6e6e6e"
+_ABOVE, _BELOW = np.array([(255, 80, 60), (70, 140, 255)], dtype=np.float32)  # colours of differences from 0
 _SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
 
 
@@ -68,6 +67,23 @@ def to_grey(hu: NDArray, window: str) -> NDArray[np.uint8]:
     return np.round(255 * np.clip(np.nan_to_num(grey), 0, 1)).astype(np.uint8)
 
 
+def differences_of(
+    real: Mapping[str, NDArray], generated: Mapping[str, NDArray], spacing: Sequence[float], window: str
+) -> dict[str, Image.Image]:
+    """Generated minus real slices as pictures, both clipped to the window: red above, blue below, black where equal.
+
+    A difference of half the window's width has the full colour.
+    """
+    a, b = (pictures_of(slices, spacing, window) for slices in (real, generated))
+    return {name: _difference(np.asarray(a[name]), np.asarray(b[name])) for name in real}
+
+
+def _difference(real: NDArray[np.uint8], generated: NDArray[np.uint8]) -> Image.Image:
+    by = 2 * (generated.astype(np.float32) - real)[..., None] / 255
+    colours = np.clip(by, 0, 1) * _ABOVE + np.clip(-by, 0, 1) * _BELOW
+    return Image.fromarray(np.round(colours).astype(np.uint8))
+
+
 def case_page(
     xray: NDArray,
     real: NDArray,
@@ -76,18 +92,20 @@ def case_page(
     title: str,
     numbers: Mapping[str, object],
 ) -> Image.Image:
-    """One case: the X-ray and its numbers on the left, real over generated CT in three planes on the right.
+    """One case: the X-ray and its numbers on the left; on the right real, generated CT and their difference, in three
+    planes and all windows.
 
     Args:
         xray: (h, w) in [0, 1], head up, patient's left on the image's right.
         real, generated: HU (D, H, W) of one grid; `spacing` (d, h, w) in mm.
         numbers: what to print below the X-ray, name -> value.
     """
-    rows = [
-        (f"{name}, {_window_text(window)}", planes(hu, spacing, window))
-        for window in CASE_WINDOWS
-        for name, hu in (("real", real), ("generated", generated))
-    ]
+    pair = {name: planes_at(box_of(hu), hu.shape) for name, hu in (("real", real), ("generated", generated))}
+    rows = []
+    for window in WINDOWS:
+        text = _window_text(window)
+        rows += [(f"{name}, {text}", pictures_of(slices, spacing, window)) for name, slices in pair.items()]
+        rows.append((f"generated - real, {text}", differences_of(pair["real"], pair["generated"], spacing, window)))
     return _page(xray, rows, title, numbers)
 
 
@@ -138,7 +156,7 @@ def _page(
     left, top = xray_size + 3 * GAP, 2 * LABEL
     width = left + len(PLANES) * (PANEL + GAP) + GAP
     height = top + max(len(rows) * (PANEL + LABEL), LABEL + xray_size + LABEL * (len(numbers) + 2)) + GAP
-    page = Image.new("L", (width, height), PAPER)
+    page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((2 * GAP, GAP), title, INK, _font(22))
     draw.text((width - 2 * GAP, 2 * GAP), NOTICE, FAINT, _font(15), anchor="ra")
@@ -161,7 +179,7 @@ def _panel(
     page.paste(picture, (x, y + LABEL))
     middle = y + LABEL + picture.height // 2
     for text, place, anchor in ((sides[0], x + 4, "lm"), (sides[1], x + picture.width - 4, "rm")):
-        draw.text((place, middle), text, 255, _font(15), anchor=anchor, stroke_width=2, stroke_fill=0)
+        draw.text((place, middle), text, "white", _font(15), anchor=anchor, stroke_width=2, stroke_fill="black")
 
 
 def _numbers(draw: ImageDraw.ImageDraw, numbers: Mapping[str, object], corner: tuple[int, int], width: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # room: the rooms that its modules may import, besides their own
-PACKAGES = ("common", "dataset", "vq_gan_3d", "medclip_cond", "ddpm", "evaluation")
+PACKAGES = ("common", "dataset", "vq_gan_3d", "medclip_cond", "ddpm", "evaluation", "evaluation/report")
 DATA = ("dataset", "dataset/scans", "dataset/store", "dataset/prepare", "dataset/phantom")
 MAY_IMPORT = {
     "common": (),
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "medclip_cond": ("common",),
     "ddpm": ("common",),
     "evaluation": ("common",),
+    "evaluation/report": ("common", "evaluation"),
     "dataset/scans": ("common",),
     "dataset/store": ("common", "dataset/scans"),
     "dataset": ("common", "dataset/scans", "dataset/store"),

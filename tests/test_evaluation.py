@@ -1,9 +1,12 @@
 """evaluate_ddpm_patches.py: whose X-rays, what is scored, what is kept, and what is refused."""
 
+import base64
 import csv
+import gzip
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -12,6 +15,8 @@ import sample_ddpm_patches
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import read_xray, write_xray
 from evaluation.metrics import psnr
+from evaluation.report.page import write_report
+from evaluation.report.volumes import embedded, full_size
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.evaluated_cases import Evaluation
 from tests.tiny import run
@@ -200,3 +205,25 @@ def test_an_evaluation_that_cannot_be(change, said, workshop, elsewhere, refused
     message = refused(evaluate_ddpm_patches, f"ckpt={workshop.ddpm_ckpt}", workshop.data, change)
     assert all(words in message for words in said)
     assert not Path("outputs").exists()
+
+
+def test_the_report_shows_real_beside_drawn_cts_and_can_be_written_again(workshop, evaluate):
+    evaluate("num_cases=3", "anatomy=false")
+    page = Path("out/report.html").read_text()
+    assert json.loads(Path("out/report/cases.json").read_text()) == embedded(Path("out"))
+    assert set(embedded(Path("out"))) == {"phantom0000", "phantom0001", "phantom0002"}
+    for name, paths in full_size(Path("out")).items():
+        real = nib.load(f"out/{paths['real']}")
+        source = nib.load(workshop.root / name / f"{name}.nii.gz")
+        np.testing.assert_allclose(real.affine, source.affine, atol=1e-3)
+        np.testing.assert_array_equal(real.get_fdata(), np.clip(source.get_fdata(), -32768, 32767))
+        assert nib.load(f"out/{paths['generated']}").shape == real.shape
+        text = Path(f"out/report/{name}.js").read_text()
+        small = json.loads(text.removeprefix(f'addVolumes("{name}", ').removesuffix(");\n"))
+        for key in ("real", "generated"):
+            image = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(small[key])))
+            whole = read_ct(f"out/{paths[key]}")
+            np.testing.assert_allclose(image.affine, whole.affine, atol=1e-3)
+            assert np.abs(image.get_fdata().transpose(2, 1, 0) - np.clip(whole.hu, -1000, 1000)).max() <= 2
+    write_report(Path("out"))
+    assert Path("out/report.html").read_text() == page

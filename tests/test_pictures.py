@@ -7,19 +7,17 @@ from PIL import Image
 from common.atomic import write_text
 from common.planes import planes_at
 from common.voxel_file import VoxelFile, box_of
-from evaluation.controls import ControlScores
 from evaluation.pictures import (
     PANEL,
     WINDOWS,
     case_page,
+    differences_of,
     fit,
     planes,
     preview,
     save_png,
     to_grey,
 )
-from evaluation.report import report_html
-from evaluation.summary import Findings
 from tests.disk import largest_file
 
 AIR, TISSUE = -1000.0, 1000.0
@@ -77,18 +75,28 @@ def test_an_xray_is_padded_not_squeezed():
     assert picture.getbbox() == (0, 10, 40, 30)
 
 
-def test_a_case_page_shows_real_over_generated_in_two_windows():
+def test_a_case_page_shows_real_generated_and_their_difference_in_three_windows():
     xray = np.linspace(0, 1, 64 * 48).reshape(64, 48)
-    real, generated = np.full((20, 20, 20), TISSUE), np.full((20, 20, 20), TISSUE)
+    real = np.full((20, 20, 20), TISSUE)
     numbers = {"PSNR, dB": 21.8, "SSIM": 0.71}
-    page = case_page(xray, real, generated, (1, 1, 1), "case 7", numbers)
+    page = case_page(xray, real, np.full((20, 20, 20), AIR), (1, 1, 1), "case 7", numbers)
     pixels = np.asarray(page)
-    column = pixels[:, page.width - PANEL // 2 - 8]  # through the four sagittal panels
-    assert (np.diff((column == 255).astype(int)) == 1).sum() >= 4
-    assert pixels.shape[0] > 4 * PANEL
-    blank = case_page(xray, real, generated, (1, 1, 1), "case 7", {})
+    column = pixels[:, page.width - PANEL // 4 - 8]  # through the nine sagittal panels
+    panels = [column[40 + i * (PANEL + 20) + 60].tolist() for i in range(9)]
+    white, red_free = [255, 255, 255], panels[2::3]
+    assert panels[0::3] == [white] * 3
+    assert all(grey[0] < 70 for grey in panels[1::3])
+    assert all(blue > 200 > red for red, _, blue in red_free)  # drawn below the real one
+    blank = case_page(xray, real, real, (1, 1, 1), "case 7", {})
     assert (np.asarray(blank.crop((0, 620, 500, 800))) == 255).all()
     assert not (np.asarray(page.crop((0, 600, 500, 800))) == 255).all()  # the numbers stand there
+
+
+def test_differences_are_red_above_blue_below_and_black_where_equal():
+    real = {"axial": np.full((4, 4), 200.0)}
+    for hu, expected in ((200, (0, 0, 0)), (550, (255, 80, 60)), (-150, (70, 140, 255))):
+        found = differences_of(real, {"axial": np.full((4, 4), hu)}, (1, 1, 1), "ctpa")["axial"]
+        np.testing.assert_allclose(found.getpixel((PANEL // 2, PANEL // 2)), expected, atol=2)
 
 
 @pytest.mark.parametrize("at", [None, (4, 1, 6)])
@@ -119,10 +127,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(name, tmp_path):
     path = tmp_path / name
     path.write_text("the old one")
     grain = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
-    findings = Findings({"psnr": ControlScores({"right": 20.0}, {})}, {}, {}, {}, {})
     write = {
         "picture.png": lambda: save_png(Image.fromarray(grain), path),
-        "report.html": lambda: write_text(path, report_html("t", findings, [], {"long": "x" * 50_000})),
+        "report.html": lambda: write_text(path, "x" * 50_000),
     }
     with largest_file(20_000), pytest.raises(OSError, match=re.escape(str(path))):
         write[name]()

@@ -1,20 +1,19 @@
-import base64
-import re
+import json
+from dataclasses import asdict
 from html.parser import HTMLParser
-from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from common.atomic import write_text
 from common.notice import NOTICE
+from evaluation.controls import finite
 from evaluation.metrics import psnr
-from evaluation.report import CaseRow, report_html, show
+from evaluation.report.definitions import definition
+from evaluation.report.page import report_html, show, write_report
 from evaluation.summary import Findings
 
 WINDOW = (-1000.0, 1000.0)
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -40,8 +39,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.cells.append(data)
+        if {"td", "th"} & set(self.open) and data.strip():
+            self.cells.append(data.strip())
 
 
 def findings_of(cases, controls=True):
@@ -71,11 +70,28 @@ def findings():
     return findings_of(5)
 
 
-def page_text(findings):
-    picture = Image.new("L", (30, 20), 77)
-    cases = [CaseRow("p<1>", {"PSNR, dB": 24.8, "SSIM": 0.79317}, picture), CaseRow("p2", {"MAE, HU": 70.8})]
+NUMBERS = [{"psnr": 24.8, "ssim": 0.79317, "dice_lung": 0.9}, {"psnr": 18.5, "hu_mae": 70.8}]
+
+
+def metrics_of(findings, numbers=None, **more):
+    """What metrics.json would hold of these findings."""
+    numbers = numbers or NUMBERS
+    names = ["p<1>", "p2", "p3", "p4", "p5"][: len(numbers)]
+    score = {"preset": "hu", "window": [-1000, 1000], "data_range": 2000, "mode": "3d", "psnr": 1.0}
     settings = {"HU window": [-1000.0, 1000.0], "checkpoint sha256": "ab" * 32, "model": {"dim": 96}}
-    return report_html("Evaluation & controls", findings, cases, settings)
+    found = {
+        "verdict": findings.verdict,
+        "summary": findings.summary(),
+        "controls": asdict(findings),
+        "settings": settings,
+        "cases": numbers,
+        "scores": {name: [{"of": "right", "scores": [score]}] for name in names},
+    }
+    return json.loads(json.dumps(finite(found | more)))
+
+
+def page_text(findings, **more):
+    return report_html("Evaluation & controls", metrics_of(findings, **more), {"p<1>"}, ["p2"], {"p2": {"real": "a"}})
 
 
 def test_the_page_holds_every_number_and_setting(findings):
@@ -83,13 +99,14 @@ def test_the_page_holds_every_number_and_setting(findings):
     psnrs = findings.scores["psnr"]
     right, wrong, null, codec = (show(psnrs.means[name]) for name in ("right", "wrong", "null", "codec"))
     row = cells[cells.index("PSNR, dB") :]
-    assert row[1:7] == [right, wrong, null, "–", "–", codec]
-    assert row[7:11] == [show(psnrs.differences["wrong"]), show(psnrs.differences["null"]), "–", "–"]
+    assert row[1:5] == [right, wrong, null, codec]
+    assert row[5:7] == [show(asdict(psnrs.differences[name])) for name in ("wrong", "null")]
     low, high = (show(end) for end in (psnrs.differences["null"].low, psnrs.differences["null"].high))
-    assert row[8].endswith(f" ({low} to {high})")
+    assert row[6].endswith(f" ({low} to {high})")
     assert cells[cells.index("block_index_codec") + 1] == "1.25"
     for text in ("p<1>", "24.80", "0.7932", "p2", "70.80", "-1000, 1000", "ab" * 32, "model.dim", "96", "–"):
         assert text in cells
+    assert set(findings.summary()) - {n for n in findings.summary() if n.endswith("_95")} <= set(cells)
     assert NOTICE in page_text(findings)
 
 
@@ -98,6 +115,36 @@ def test_the_page_begins_with_the_verdict(findings):
     for sentence in findings.verdict:
         assert text.index(sentence.replace("'", "&#39;")) < text.index("<table")
     assert len(findings.verdict) == 2
+
+
+def test_every_number_of_an_evaluation_has_its_definition(findings):
+    page = Page(page_text(findings))
+    opened = [value for name, value in page.attributes if name == "popovertarget"]
+    assert set(opened) <= {value for name, value in page.attributes if name == "id"}
+    named = [name for name in findings.summary() if not name.endswith("_95")]
+    assert len(opened) > len(named)
+    presets = {"": {"window": [-1000, 1000], "data_range": 2000.0, "mode": "3d"}}
+    presets["x2ct_compat"] = {"window": [-1000, 1500], "data_range": 4095.0, "mode": "slices"}
+    assert all(definition(name, presets) for name in findings.summary())
+    said = definition("psnr_wrong x2ct_compat", presets)
+    assert "4095" in said
+    assert "slice" in said
+    assert "another patient" in said
+    presets["hu2000_gaussian"] = presets[""] | {"ssim_window": "gaussian"}
+    assert "Uniform 7×7×7" in definition("ssim_right", presets)
+    assert "σ 1.5" in definition("ssim_right hu2000_gaussian", presets)
+    assert "encoder" in definition("dice_bone_codec", presets)
+    assert definition("who_knows", presets) is None
+    assert definition("fid_axial", presets, {"fid": "Distance of features."}) == "Distance of features."
+
+
+def test_what_the_page_does_not_know_is_shown_all_the_same(findings):
+    memory = {"nearest": {"p2": {"distance": 0.25, "patient": "t7"}, "p3": {"distance": 0.5}}}
+    task = [{"of": "real", "auc": {"value": 0.8, "low": 0.7, "high": 0.9}}, {"of": "drawn", "auc": None}]
+    text = page_text(findings, memory=memory, task=task, definitions={"auc": "Area under the curve."})
+    cells = Page(text).cells
+    assert {"t7", "0.2500", "0.8000 (0.7000 to 0.9000)", "drawn"} <= set(cells)
+    assert "Area under the curve." in text
 
 
 def test_the_headline_numbers_have_names(findings):
@@ -111,31 +158,27 @@ def test_the_headline_numbers_have_names(findings):
 
 def test_an_interval_of_few_cases_is_left_out():
     cells = Page(page_text(findings_of(3))).cells
-    assert "(" not in cells[cells.index("PSNR, dB") + 6]
+    assert "(" not in cells[cells.index("PSNR, dB") + 5]
 
 
-def test_the_page_needs_nothing_else(findings):
+def test_the_page_loads_files_of_its_folder_only(findings):
     text = page_text(findings)
     page = Page(text)
-    assert not page.tags & {"script", "link", "iframe", "object"}
-    sources = [value for name, value in page.attributes if name in ("src", "href")]
-    assert sources
-    assert all(value.startswith("data:image/png;base64,") for value in sources)
-    assert "http" not in re.sub(r"base64,[^\"]*", "", text)
+    assert not page.tags & {"link", "iframe", "object"}
+    sources = [value for name, value in page.attributes if name == "src" or (name == "href" and value[0] != "#")]
+    assert sources == [
+        "report/niivue-LICENSE.txt",
+        "p%3C1%3E.png",
+        "report/niivue-0.69.0.js",
+        "report/page.js",
+    ]
+    assert "http" not in text
     assert "url(" not in text
 
 
-def test_pictures_come_back_as_they_were(findings):
-    sources = [value for name, value in Page(page_text(findings)).attributes if name == "src"]
-    assert len(sources) == 1
-    with Image.open(BytesIO(base64.b64decode(sources[0].split(",")[1]))) as picture:
-        assert picture.size == (30, 20)
-        assert picture.getpixel((3, 3)) == 77
-
-
 def test_without_controls_the_page_says_nothing_of_the_xray():
-    text = report_html("t", findings_of(1, controls=False), [CaseRow("only", {"SSIM": 0.5})], {})
-    assert "Does the X-ray decide" not in text
+    text = report_html("t", metrics_of(findings_of(1, controls=False), [{"ssim": 0.5}]))
+    assert "Verdict" not in text
     assert "0.5000" in Page(text).cells
 
 
@@ -155,11 +198,13 @@ def test_values_are_shown_with_the_digits_that_matter(value, text):
     assert show(value) == text
 
 
-def test_the_file_is_written_whole_or_not_at_all(tmp_path, findings):
-    path = tmp_path / "sub" / "report.html"
-    write_text(path, report_html("t", findings, [], {}))
-    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    with pytest.raises(AttributeError):
-        write_text(path, report_html("t", findings, ["not a case"], {}))
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
-    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+def test_a_report_is_written_from_metrics_json_alone(tmp_path, findings):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics_of(findings)))
+    (tmp_path / "p2.png").write_bytes(b"a picture")
+    for _ in range(2):
+        page = write_report(tmp_path)
+        assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "p2.png", "report", "report.html"]
+        names = {"niivue-0.69.0.js", "niivue-LICENSE.txt", "page.js"}
+        assert {path.name for path in (tmp_path / "report").iterdir()} == names
+    assert 'src="p2.png"' in page.read_text()

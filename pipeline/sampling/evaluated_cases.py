@@ -40,14 +40,12 @@ class Compared:
         "null", "mean_volume", "lookup" or "codec", its `scores` with all they depend on; where it was drawn its
         `lung_ml`, and with controls `projection` and `rank`, see `ShownFilms.compare`. With anatomy "right" and "codec"
         hold what `RealAnatomy.compare` finds, and `vessels` of "real" are among them.
-    picture: PNG of the X-ray, the real and the generated CT.
     """
 
     name: str
     patient_id: str
     numbers: dict[str, float]
     volumes: list[dict[str, Any]]
-    picture: Image.Image
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,8 @@ class Evaluation:
             if about["facts"] != _as_json(self._facts(case)):
                 return None
             with Image.open(self._picture(case)) as picture:
-                return Compared(case.name, case.patient_id, about["numbers"], about["volumes"], picture.copy())
+                picture.verify()
+            return Compared(case.name, case.patient_id, about["numbers"], about["volumes"])
         except (OSError, ValueError, KeyError):
             return None
 
