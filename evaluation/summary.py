@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.anatomy import OVER_CASES, mean_vessels, over_cases
 from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation, mean_of
 from evaluation.copies import Copying, words
+from evaluation.uncertainty import over_cases as calibrated
 from evaluation.verdict import verdict
 
 Volumes = Sequence[Mapping[str, Any]]  # what was compared with one case's real CT, see `Findings.of`
@@ -25,7 +26,8 @@ class Findings:
     those there are: lungs: correlation of drawn with real lung volumes. projection: how alike projected CTs are to
     their cases' X-rays. found: share of the CTs to which no other patient's X-ray is more alike. textures: means, see
     `evaluation.seams`. anatomy: of "right" and "codec", see `over_cases`; vessels: of these and "real", means.
-    copies: of training patients, by how CTs are looked at.
+    copies: of training patients, by how CTs are looked at. uncertainty: of the spread of draws, see
+    `evaluation.uncertainty.over_cases`.
     """
 
     scores: dict[str, ControlScores]
@@ -36,6 +38,7 @@ class Findings:
     anatomy: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
     vessels: dict[str, dict[str, float]] = field(default_factory=dict)
     copies: dict[str, Copying] = field(default_factory=dict)
+    uncertainty: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -84,7 +87,9 @@ class Findings:
                 vessels[name] = mean_vessels([volume["vessels"] for volume in seen])
             if seen and name != "real":
                 anatomy[name] = over_cases([volume["regions"] for volume in seen], patients, seed)
-        return cls(scores, lungs, projection, found, textures, anatomy, vessels)
+        spreads = [volume["uncertainty"] for case in cases for volume in case if "uncertainty" in volume]
+        spread = calibrated(spreads, patients, seed) if spreads else {}
+        return cls(scores, lungs, projection, found, textures, anatomy, vessels, uncertainty=spread)
 
     @property
     def verdict(self) -> list[str]:
@@ -109,6 +114,9 @@ class Findings:
             for region, by_name in regions.items():
                 for key in (key for key in OVER_CASES if key in by_name):
                     found |= _with_interval(f"{key}_{region}" + ("" if who == "right" else f"_{who}"), by_name[key])
+        for key, by in self.uncertainty.items():
+            if key != "curve":
+                found |= _with_interval(key, by) if isinstance(by, Estimate) else {key: by}
         for who, vessels in self.vessels.items():
             found |= {f"vessel_{name}_{who}": value for name, value in vessels.items()}
         for way, copying in self.copies.items():

@@ -24,10 +24,12 @@ from evaluation.metrics import Preset, score, window_preset
 from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
 from evaluation.seams import block_index, gradient_energy, plane_gradients
+from evaluation.uncertainty import FEWEST_DRAWS, uncertainty
 from pipeline.sampling.against import Against, numbers_of_controls
 from pipeline.sampling.ct_sampler import CTSampler, Placement
 from pipeline.sampling.drawing import plan_facts
 from pipeline.sampling.evaluated_field import Field
+from pipeline.sampling.several import Draws, draw_several
 from pipeline.sampling.shown_films import ShownFilms
 from pipeline.versions import versions
 
@@ -100,11 +102,15 @@ class Evaluation:
         field, window = Field.of(case, self.median), self.model.hu_window
         hu = self.store.read_hu(case, (0, 0, 0), case.shape)
         real = field.of_real(hu, window)
-        first, drawn = self._draw(field, self._look(case), self.plan)
+        draws = self._draw(field, self._look(case), self.plan, spread=self.num_samples >= FEWEST_DRAWS)
+        first, drawn = draws.first, draws.mean
         for path, voxels in zip(self.volumes(case), (first, drawn), strict=False):
             write_ct(path, voxels, field.place.affine, field.place.axes, description=NOTICE)
         drawn = field.of_drawn(drawn)
         right = self._scored("right", drawn, real, field) | self._shown(case, drawn, field) | {"xray": case.name}
+        if draws.std is not None:
+            std = field.of_drawn(draws.std)
+            right["uncertainty"] = uncertainty(drawn, std, real, self.num_samples, window)
         numbers = self._of_right(right) | self._texture(field, first, real)
         codec = self._reconstruct(case)
         numbers["block_index_codec"] = block_index(plane_gradients(codec, window))
@@ -117,7 +123,7 @@ class Evaluation:
                 volume |= anatomy.compare(voxels)
             numbers |= {f"dice_{name}": by["dice"] for name, by in right["regions"].items() if by["dice"] is not None}
             volumes.append({"of": "real", "vessels": anatomy.vessels})
-        del first, codec, hu
+        del draws, first, codec, hu
         volumes += self._controls(case, field, real)
         numbers |= numbers_of_controls(volumes)
         numbers["lung_ml_real"] = lung_volume_ml(real, field.grid.spacing)
@@ -145,14 +151,12 @@ class Evaluation:
         if self.against is None:
             return
         for other in self.against.wrong[case.name]:
-            _, drawn = self._draw(field, self._look(other), self.plan)
-            drawn = field.of_drawn(drawn)
+            drawn = field.of_drawn(self._draw(field, self._look(other), self.plan).mean)
             scored = self._scored("wrong", drawn, real, field)
             yield scored | self._shown(case, drawn, field) | {"xray": other.name}
         if self.against.null:
             unseen = replace(self._look(case), dropped=True)
-            _, drawn = self._draw(field, unseen, replace(self.plan, guidance=1.0))
-            drawn = field.of_drawn(drawn)
+            drawn = field.of_drawn(self._draw(field, unseen, replace(self.plan, guidance=1.0)).mean)
             yield self._scored("null", drawn, real, field) | self._shown(case, drawn, field)
         if self.against.mean is not None:
             yield self._scored("mean_volume", self.against.mean.on(field.grid), real, field)
@@ -190,17 +194,12 @@ class Evaluation:
     def _look(self, case: StoredCase) -> XrayInput:
         return self.model.prepare_xray(self._image(case), case.xray_camera, synthetic=case.xray_synthetic)
 
-    def _draw(self, field: Field, xray: XrayInput, plan: SamplingPlan) -> tuple[np.ndarray, np.ndarray]:
-        """The first CT and the mean of all, int16 HU on the field's grid."""
+    def _draw(self, field: Field, xray: XrayInput, plan: SamplingPlan, spread: bool = False) -> Draws:
+        """On the field's grid."""
         grid = field.place.grid
         plan = self.model.generator.settle(plan, xray, grid)
-        first = self.model.draw(xray, grid, plan, self.seed)
-        if self.num_samples == 1:
-            return first, first
-        total = first.astype(np.int32)
-        for seed in range(self.seed + 1, self.seed + self.num_samples):
-            total += self.model.draw(xray, grid, plan, seed)
-        return first, (total / self.num_samples).round().astype(np.int16)
+        seeds = range(self.seed, self.seed + self.num_samples)
+        return draw_several(lambda seed: self.model.draw(xray, grid, plan, seed), seeds, spread)
 
     @torch.no_grad()
     def _reconstruct(self, case: StoredCase) -> np.ndarray:
