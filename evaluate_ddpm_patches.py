@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -19,6 +20,7 @@ from evaluation.controls import finite, wrong_xrays
 from evaluation.copies import Copying
 from evaluation.metrics import find_presets
 from evaluation.report.page import write_report
+from evaluation.subgroups import groups_of, subgroups
 from evaluation.summary import Findings
 from pipeline.cli import script
 from pipeline.devices import fast_float32
@@ -49,6 +51,9 @@ def main(cfg: DictConfig) -> None:
     cases = store.split(cfg.split)[: cfg.num_cases]
     if not cases:
         raise UserError(f"split={cfg.split} of {store.folder} is empty")
+    columns = [cfg.subgroups] if isinstance(cfg.subgroups, str) else list(cfg.subgroups)
+    for column in columns:
+        groups_of(column, _told(cases))
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
     median = model.placement() if cfg.grid == "median" else None
     folder = Path(cfg.run_dir)
@@ -123,6 +128,11 @@ def _compare_all(evaluation: Evaluation, cases: Sequence[StoredCase], team: Team
         evaluation.compare(case)
 
 
+def _told(cases: Sequence[StoredCase]) -> list[dict[str, Any]]:
+    """What is known of cases, by the columns of pairs.csv."""
+    return [{**case.about, "target": case.target, "view": case.view} for case in cases]
+
+
 def _found(evaluation: Evaluation, case: StoredCase) -> Compared:
     found = evaluation.compared(case)
     if found is None:
@@ -157,6 +167,7 @@ def _report(
         "settings": settings,
         "cases": numbers,
         "scores": {c.name: c.volumes for c in compared},
+        "subgroups": _by_groups(evaluation, compared, cfg),
         "closest": picture_closest(evaluation, copies),
     }
     write_text(folder / "metrics.json", json.dumps(finite(details), indent=1, allow_nan=False))
@@ -167,6 +178,13 @@ def _report(
     for sentence in findings.verdict:
         log.info(sentence)
     log.info("report: %s", report)
+
+
+def _by_groups(evaluation: Evaluation, compared: Sequence[Compared], cfg: DictConfig) -> dict[str, Any]:
+    of = {case.name: case for case in evaluation.store.cases}
+    columns = [cfg.subgroups] if isinstance(cfg.subgroups, str) else list(cfg.subgroups)
+    told, patients = _told([of[c.name] for c in compared]), [c.patient_id for c in compared]
+    return subgroups(columns, told, [c.numbers for c in compared], patients, cfg.seed)
 
 
 if __name__ == "__main__":

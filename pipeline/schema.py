@@ -157,7 +157,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     ),
     (NULL | whole(0) | TEXT, "series"),
     (TEXT, "evaluate_task.target"),
-    (TEXT | several("a list of texts", TEXT), "presets statistics_from xray"),
+    (TEXT | several("a list of texts", TEXT), "presets statistics_from subgroups xray"),
     (several("a list of texts", TEXT), "phantom.axes"),
     (GROUP, "dataset.phantom phantom.xray"),
 )
