@@ -10,7 +10,7 @@ from evaluation.anatomy import OVER_CASES, mean_vessels, over_cases
 from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation, mean_of
 from evaluation.copies import Copying, words
 from evaluation.uncertainty import over_cases as calibrated
-from evaluation.verdict import verdict
+from evaluation.verdict import sharpness, verdict
 
 Volumes = Sequence[Mapping[str, Any]]  # what was compared with one case's real CT, see `Findings.of`
 
@@ -93,7 +93,9 @@ class Findings:
 
     @property
     def verdict(self) -> list[str]:
-        return [*verdict(self.scores["psnr"]), *([words(self.copies)] if self.copies else [])]
+        said = verdict(self.scores["psnr"])
+        said += sharpness(self.textures["gradient_energy"]) if said else []
+        return [*said, *([words(self.copies)] if self.copies else [])]
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers by name."""

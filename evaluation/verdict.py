@@ -24,6 +24,7 @@ class _Words:
         return said.format(_decibel(by))
 
 
+_BLURRED = 0.7  # of the real CTs' gradients
 _NO_HELP = "The X-ray does not help: without any it does as well or better: {}."
 _WORDS = {
     "mean_volume": _Words(
@@ -56,6 +57,13 @@ _WORDS = {
 def verdict(psnr: ControlScores) -> list[str]:
     """A sentence for each control: does the model beat it?"""
     return [words.sentence(psnr.differences[name]) for name, words in _WORDS.items() if name in psnr.differences]
+
+
+def sharpness(gradient_energy: float) -> list[str]:
+    """A sentence where drawn CTs are blurred, which PSNR rewards; see `evaluation.seams.gradient_energy`."""
+    if not gradient_energy < _BLURRED:
+        return []
+    return [f"What it draws is blurred: gradients are {gradient_energy:.0%} of the real CTs', which PSNR rewards."]
 
 
 def _decibel(by: Estimate) -> str:
