@@ -58,12 +58,12 @@ def remove_abandoned(folder: Path, older_than_s: float = _ABANDONED_S, nested: b
     """Remove the temporary files below `folder` that a killed process left there more than a day ago.
 
     Args:
-        older_than_s: 0 where nobody else writes.
+        older_than_s: 0 where nobody else writes: all, whatever the clock says.
         nested: also in the folders within.
     """
     for path in folder.glob(f"{'**/' if nested else ''}{_MARK}{'[0-9a-f]' * 12}-*"):
         try:
-            if time.time() - path.stat().st_mtime >= older_than_s:
+            if not older_than_s or time.time() - path.stat().st_mtime >= older_than_s:
                 path.unlink()
         except FileNotFoundError:  # somebody else's, and just finished
             continue

@@ -19,7 +19,27 @@ def rank_and_world() -> tuple[int, int]:
 
 def end_with_torchrun() -> None:
     """Let this process be told SIGTERM when the torchrun that started it is gone; else it would go on, unseen."""
-    if _pair(_TORCHRUN) and sys.platform == "linux":
+    if _pair(_TORCHRUN):
+        end_with_parent()
+
+
+def meet_anew() -> None:
+    """Let processes that torchrun has started again find one another by a store of their own, on another port.
+
+    torchrun's own store, at its --master_port, still holds the addresses of those that are gone (torch 2.13).
+    """
+    times = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if times and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        port = int(os.environ["MASTER_PORT"]) + 100 * times  # the launchers' ports are neighbours
+        os.environ |= {
+            "MASTER_PORT": str(port if port < 2**16 else port - 2**15),
+            "TORCHELASTIC_USE_AGENT_STORE": "False",
+        }
+
+
+def end_with_parent() -> None:
+    """Let this process be told SIGTERM when the thread that started it is gone."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -22,11 +22,12 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from common import launcher
 from common.errors import FILE_ERRORS, AgreedError, UserError, of_a_file
+from common.told import Told, hearing_signals
 from pipeline.resolvers import register_resolvers
 
 CONFIG_DIR = Path(__file__).parents[1] / "config"
 USER_ERROR, INTERRUPTED = 2, 130  # exit statuses, as of argparse and of shells
-ON_INTERRUPTION = "\ninterrupted; what is finished is kept, and the same command goes on from there"
+GOES_ON = "what is finished is kept, and the same command goes on from there"
 
 Task = Callable[[DictConfig], None]
 
@@ -34,8 +35,8 @@ Task = Callable[[DictConfig], None]
 def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """`hydra.main` for our scripts.
 
-    A user's mistake ends in one message and status 2, Ctrl-C in one line and status 130. Any other error is a fault of
-    the program: its traceback, a line that says so, status 1.
+    A user's mistake ends in one message and status 2; Ctrl-C, SIGTERM and SIGUSR1 in one line and status 130, 143 or
+    138. Any other error is a fault of the program: its traceback, a line that says so, status 1.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -63,13 +64,17 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of composing reach us
             try:
-                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+                with hearing_signals():
+                    hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
             except (HydraException, OmegaConfBaseException) as error:
                 failed.append(UserError(_of_composing(error, config_name)))
+            except Told as told:
+                print(f"\n{told.name}; {GOES_ON}", file=sys.stderr)
+                raise
             except (KeyboardInterrupt, SystemExit) as ended:
                 if not isinstance(ended, KeyboardInterrupt) and not isinstance(ended.__context__, KeyboardInterrupt):
                     raise  # else it is Lightning's answer to Ctrl-C
-                print(ON_INTERRUPTION, file=sys.stderr)
+                print(f"\ninterrupted; {GOES_ON}", file=sys.stderr)
                 sys.exit(INTERRUPTED)
             finally:
                 if not wants_traceback:
@@ -85,6 +90,7 @@ def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
 def _prepare_process() -> None:
     launcher.join_srun()
     launcher.end_with_torchrun()
+    launcher.meet_anew()
     register_resolvers()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # else it tells its number of threads

@@ -170,6 +170,11 @@ def rule_of(key: str) -> Rule | None:
     return next((rule for i in range(len(names)) if (rule := _BY_NAME.get(".".join(names[i:])))), None)
 
 
+def allows_text(key: str) -> bool:
+    """Whether any text may be its value, as a path or a name; also where no rule is known."""
+    return (rule_of(key) or FINITE).allows("any text")
+
+
 def check(command: str, cfg: DictConfig) -> None:
     """UserError that lists every setting that is none, has no value, or has one that its rule does not allow.
 

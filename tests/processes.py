@@ -49,12 +49,20 @@ class Running:
         except psutil.Error:
             return False
 
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def signal(self, number: int) -> None:
+        """To the process that was started, not to its own."""
+        self.process.send_signal(number)
+
     def until(self, is_so: Any, seconds: float = PATIENCE_S) -> None:
         """Wait for a condition, while the command runs."""
         deadline = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < deadline, self.said
-            assert self.process.poll() is None, self.said
+            assert not self.ended, self.said
             time.sleep(0.05)
 
     def status(self, seconds: float = PATIENCE_S) -> int:
@@ -73,6 +81,9 @@ class Running:
             for process in left:
                 process.kill()
             psutil.wait_procs(left, timeout=1)
+        self._reap()
+
+    def _reap(self) -> None:
         self.process.wait()
 
 

@@ -228,6 +228,7 @@ def test_the_python_call_refuses_an_output_before_it_draws(workshop, elsewhere, 
     [
         *({"shape": 64}, {"steps": 2.5}, {"guidance_interval": 0.5}, {"spacing": "1"}, {"bf16": "yes"}),
         *({"num_samples": 0}, {"decode_tile": 1.5}, {"device": "tpu"}),
+        *({"guidance": float("nan")}, {"guidance": float("inf")}),
     ],
     ids=str,
 )

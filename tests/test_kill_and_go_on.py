@@ -1,6 +1,7 @@
 """Train 40 steps = train 17, kill -9, go on: bit by bit, in both stages, on one process, on two, on two machines."""
 
 import os
+import signal
 from itertools import product
 from pathlib import Path
 
@@ -9,36 +10,21 @@ import torch
 
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
-from tests.processes import launcher, running, script, torchrun
+from common.launcher import meet_anew
+from tests.forks import forked
+from tests.processes import launcher, running, torchrun
 from tests.test_resume import stop_at
 from tests.tiny import free_port, load, run
 
 STAGES = {"vqgan": train_vqgan_patches_4gpu, "ddpm": train_ddpm_patches_4gpu}
-ALL = list(product(STAGES, ["vq", "kl"], [1, 2], [0, 2]))
-# Every pair of values of two of the four is among these five, the fewest that can be; ALL_RUNS=2 runs the sixteen.
-PAIRS = [
-    ("ddpm", "vq", 2, 0),
-    ("ddpm", "kl", 1, 2),
-    ("vqgan", "vq", 1, 2),
-    ("vqgan", "kl", 2, 2),
-    ("vqgan", "kl", 1, 0),
-]
-RUN = ALL if os.environ.get("ALL_RUNS") == "2" else PAIRS
+CASES = list(product(STAGES, ["vq", "kl"], [1, 2], [0, 2]))
+BY_LAUNCHER = [("ddpm", "vq", 2, 2), ("vqgan", "kl", 2, 0)]  # go on by it, the others without what it does besides
 TWO_GPUS = ("ddpm", "vq", 2, 0)
 LENGTH = [
     *("model.max_steps=40", "model.max_epochs=100", "model.patches_per_volume=6", "model.val_every_n_epochs=2"),
     "model.checkpoint_every_n_steps=5",
 ]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("ALL_RUNS" not in os.environ, reason="takes minutes: ALL_RUNS=1 runs it"),
-]
-
-
-def test_every_pair_of_values_is_run():
-    for a in range(4):
-        for b in range(a):
-            assert {(case[a], case[b]) for case in PAIRS} == {(case[a], case[b]) for case in ALL}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +57,8 @@ def uninterrupted(settings_of, tmp_path_factory):
         if what not in done:
             folder = tmp_path_factory.mktemp("whole")
             settings = settings_of(*what, 0, folder)
-            if processes == 1:
-                run(STAGES[stage], *settings)
-            else:
-                with running(torchrun(STAGES[stage], *settings), folder / "log") as whole:
-                    assert whole.status() == 0, whole.said
+            with forked(STAGES[stage], *settings, log=folder / "log", processes=processes) as ranks:
+                assert [rank.status() for rank in ranks] == [0] * processes, ranks[0].said
             done[what] = load(folder / "last.ckpt")
         return done[what]
 
@@ -92,20 +75,21 @@ def assert_equal(path, b):
         torch.testing.assert_close(a[key], b[key], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("case", RUN, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_killed_training_ends_as_one_that_was_not(case, settings_of, uninterrupted, elsewhere):
     stage, _, processes, _ = case
     settings = settings_of(*case, elsewhere / "run")
-    killed = [*settings, stop_at(17, signal="SIGKILL", rank=processes - 1)]
-    first, again = script(STAGES[stage], *killed), script(STAGES[stage], *settings)
-    if processes == 2:
-        first, again = torchrun(STAGES[stage], *killed), launcher(stage, *settings)
-    with running(first, elsewhere / "killed.log") as training:
-        assert training.status() == (1 if processes == 2 else -9), training.said
-        assert training.gone(30)
+    dies = stop_at(17, signal="SIGKILL", rank=processes - 1)
+    with forked(STAGES[stage], *settings, dies, log=elsewhere / "killed.log", processes=processes) as ranks:
+        assert ranks[-1].status() == -signal.SIGKILL, ranks[-1].said
     assert load("run/last.ckpt")["global_step"] == 15
-    with running(again, elsewhere / "again.log", NGPU=str(processes), MASTER_PORT=str(free_port())) as training:
-        assert training.status() == 0, training.said
+    if case in BY_LAUNCHER:
+        variables = {"NGPU": str(processes), "MASTER_PORT": str(free_port())}
+        with running(launcher(stage, *settings), elsewhere / "again.log", **variables) as training:
+            assert training.status() == 0, training.said
+    else:
+        with forked(STAGES[stage], *settings, log=elsewhere / "again.log", processes=processes) as ranks:
+            assert [rank.status() for rank in ranks] == [0] * processes, ranks[0].said
     assert_equal("run/last.ckpt", uninterrupted(*case))
 
 
@@ -117,9 +101,21 @@ def test_torchrun_starts_all_anew_when_one_is_killed(step, validating, resumed, 
     with running(torchrun(train_ddpm_patches_4gpu, *settings, dies, options=options), elsewhere / "log") as training:
         assert training.status() == 0, training.said
     assert Path("dead").exists()
+    assert sorted(path.name for path in Path("run/starts").iterdir()) == ["step00000000", f"step{resumed:08d}"]
     assert training.said.count("continuing from") == 2  # each process says so
     assert f"Restored all states from the checkpoint at {elsewhere}/run/last.ckpt" in training.said
     assert_equal("run/last.ckpt", uninterrupted(*TWO_GPUS))
+
+
+def test_processes_that_torchrun_starts_again_meet_at_another_port(monkeypatch):
+    """At the first they would find the addresses of those that are gone: some restarts failed, some did not."""
+    monkeypatch.setenv("MASTER_PORT", "29501")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    for times, port in (("0", "29501"), ("2", "29701")):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", times)
+        meet_anew()
+        assert os.environ["MASTER_PORT"] == port
+    assert os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "False"
 
 
 def machines(elsewhere, port, *settings):

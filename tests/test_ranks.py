@@ -1,6 +1,7 @@
 """Processes of torchrun, with the loader processes that are shipped: real signals, real NaN."""
 
 import math
+import os
 import shutil
 import signal
 import time
@@ -11,6 +12,8 @@ import pytorch_lightning as pl
 
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
+from pipeline import versions
+from tests.forks import forked
 from tests.processes import running, torchrun
 from tests.test_resume import stop_at
 from tests.tiny import DDPM_CKPT, built_ddpm, load
@@ -94,6 +97,29 @@ def test_ranks_that_see_different_checkpoints_are_refused(workshop, elsewhere):
     assert launched.said.count("all ranks must go on from the same checkpoint") == 1, launched.said
     assert "step 4" in launched.said
     assert "step 0" in launched.said
+
+
+def test_ranks_of_other_settings_are_refused(workshop, elsewhere):
+    settings = [*workshop.ddpm, *ENDLESS, "model.timesteps=${oc.decode:100${oc.env:RANK}}", "model.max_steps=2"]
+    with training(elsewhere, *settings) as launched:
+        assert launched.status() == 1
+    said = "all ranks must run the same code with the same settings"
+    assert launched.said.count(said) == 1, launched.said
+    assert "model.timesteps: 1000 and 1001" in launched.said
+    assert not Path(DDPM_CKPT).exists()
+
+
+def test_ranks_of_other_code_are_refused(workshop, elsewhere):
+    first = train_of_another_commit
+    settings = [*workshop.ddpm, "model.max_steps=2"]
+    with forked(train_ddpm_patches_4gpu, *settings, log=elsewhere / "log", processes=2, first=first) as ranks:
+        assert ranks[0].status() == 2, ranks[0].said
+    assert "commit: 0 and 1" in ranks[0].said
+    assert not Path(DDPM_CKPT).exists()
+
+
+def train_of_another_commit():
+    versions._commit = lambda: os.environ["RANK"]
 
 
 def test_sigterm_to_one_process_ends_all(workshop, elsewhere):

@@ -1,5 +1,6 @@
 """Settings that cannot be are refused before the training, by the command and by check=true, in one message."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,25 @@ def test_a_value_that_cannot_be_is_one_message(setting, rule, elsewhere, refused
 )
 def test_every_command_looks_at_its_settings(script, setting, rule, elsewhere, refused):
     assert rule in refused(script, "dataset.root=/data", setting)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in COMBINATIONS} - {"demo"}))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_setting_may_be_anything_but_finite(value, name):
+    """Every number of every command, alone and within a list."""
+    cfg = composed(name, *needed(name))
+    spoiled = {}
+    for key, found in schema.settings(OmegaConf.to_container(cfg, resolve=True)):
+        if isinstance(found, list) and found and not isinstance(found[0], str):
+            spoiled[key] = [value, *found[1:]]
+        elif isinstance(found, int | float):
+            spoiled[key] = value
+    for key, wrong in spoiled.items():
+        OmegaConf.update(cfg, key, wrong, force_add=True)
+    with pytest.raises(UserError) as refused:
+        schema.check(name, cfg)
+    for key in spoiled:
+        assert f"{key} must be " in str(refused.value)
 
 
 def test_whole_numbers_do_where_torch_wants_others(tiny_data, elsewhere):

@@ -6,8 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import sample_ddpm_patches
+from medclip_cond import weights as encoder_weights
 from tests.test_architecture import ROOT, own_files, room_of
+from tests.tiny import load
 
 LOADERS = ("common/weights.py", "pipeline/checkpoints/restricted_pickle.py")  # that may call torch.load
 RUN_CODE = {"eval", "exec", "compile", "__import__"}
@@ -102,3 +106,26 @@ def test_without_a_network_the_message_is_the_same(tmp_path):
     done = hub(HF_HOME=str(tmp_path))
     assert "called" in done.stderr
     assert "set xray_encoder.weights" in done.stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize(("part", "file"), [("BiomedCLIPEncoder", "open_clip"), ("RadDinoEncoder", "preprocessor")])
+def test_no_checkpoint_makes_this_machine_call_out(part, file, workshop, elsewhere, refused, monkeypatch):
+    """Only who runs the command may name a repository to fetch an X-ray encoder's weights from."""
+    called = []
+
+    def call(name, wanted, *_, **__):
+        called.append((name, wanted))
+        raise OSError("no network in a test")
+
+    monkeypatch.setattr(encoder_weights, "cached_file", call)
+    content = load(workshop.ddpm_ckpt)
+    content["xray2ctpa"]["parts"]["xray_encoder"] = {"part": part, "weights": "stranger/repository"}
+    torch.save(content, "stranger.ckpt")
+    settings = [f"xray={workshop.xray}", "output=ct.nii.gz", "ckpt=stranger.ckpt", "steps=1", "shape=[16,16,16]"]
+    message = refused(sample_ddpm_patches, *settings)
+    assert "names 'stranger/repository' as the weights of its X-ray encoder" in message
+    assert called == []
+    refused(sample_ddpm_patches, *settings, "xray_weights=trusted/repository")
+    ((repository, wanted),) = called
+    assert repository == "trusted/repository"
+    assert wanted.startswith(file)

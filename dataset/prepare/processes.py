@@ -2,17 +2,20 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import get_context, resource_tracker
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.launcher import end_with_parent
+from common.told import Told, end
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 Item = TypeVar("Item")
@@ -46,9 +49,9 @@ def results_of(
 
 def _in_pool(work: Callable[[Item], Result], items: Sequence[Item], num_workers: int) -> Iterator[tuple[Item, Result]]:
     context = get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(items) or 1), mp_context=context, initializer=_one_thread) as pool:
-        with without_script():  # processes start as tasks are submitted
-            futures = {pool.submit(work, item): item for item in items}
+    with ProcessPoolExecutor(min(num_workers, len(items) or 1), mp_context=context, initializer=_begin) as pool:
+        with without_script(), _deaf():  # processes start as tasks are submitted
+            futures = {pool.submit(_done, work, item): item for item in items}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -58,13 +61,38 @@ def _in_pool(work: Callable[[Item], Result], items: Sequence[Item], num_workers:
                 f" a volume); got dataset.prepare_workers={num_workers}. Lower it (0: no other processes) and run this"
                 " again: finished cases are kept."
             ) from None
+        except BaseException:  # Ctrl-C and the like: none ends its case first
+            for process in (pool._processes or {}).values():
+                process.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """Libraries that a worker loads later read these variables then."""
+def _begin() -> None:
+    """One thread, in libraries that a worker loads later; told to end, or left by who started it, it clears up."""
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGTERM, end)
+    end_with_parent()
+
+
+def _done(work: Callable[[Item], Result], item: Item) -> Result:
+    try:
+        return work(item)
+    except Told as told:
+        os._exit(cast(int, told.code))  # else the pool would give it the next one
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started meanwhile do not hear what a terminal or SLURM tells all: who started them ends them."""
+    resource_tracker.ensure_running()  # where it starts, it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

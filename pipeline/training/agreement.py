@@ -33,12 +33,13 @@ def tell(trainer: pl.Trainer, values: Tensor) -> Later:
 
 
 class SameStart(pl.Callback):
-    """A distributed training goes on only if all ranks do from the same state.
+    """A distributed training goes on only if all ranks do from the same state, by the same code and settings.
 
-    Else each would train on from a checkpoint of its own, as on nodes that share no disk.
+    Else each would train on from a checkpoint of its own, as on nodes that share no disk, or another network.
     """
 
     def __init__(self) -> None:
+        self.of_this_rank: dict[str, str] = {}  # code and settings, by name
         self._step = 0  # of the checkpoint that this rank goes on from
 
     def on_load_checkpoint(
@@ -47,13 +48,27 @@ class SameStart(pl.Callback):
         self._step = checkpoint["global_step"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Steps, before anything that only ranks of some epochs wait for."""
+        """Settings and steps, before anything that only ranks of some epochs wait for."""
         if trainer.world_size > 1:
+            _compare_settings(self.of_this_rank)
             _compare(self._step, "")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1 and trainer.global_step > 0:  # else all begin anew
             _compare(trainer.global_step, _fingerprint(trainer))
+
+
+def _compare_settings(own: dict[str, str]) -> None:
+    found = gathered((own, socket.gethostname()))
+    first, first_host = found[0]
+    for rank, (other, host) in enumerate(found):
+        unlike = [name for name in sorted(first.keys() | other.keys()) if first.get(name) != other.get(name)]
+        if unlike:
+            each = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in unlike[:10])
+            raise AgreedError(
+                f"all ranks must run the same code with the same settings; rank 0 on {first_host} and rank {rank} on"
+                f" {host} differ in {each}. Start the same command from the same code on all machines"
+            )
 
 
 def _compare(step: int, state: str) -> None:

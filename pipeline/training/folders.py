@@ -20,12 +20,13 @@ OTHERS = "another training. Wait for it or stop it, or give this one folders of 
 
 @contextmanager
 def own_folders(cfg: DictConfig) -> Iterator[None]:
-    """Hold run and checkpoint folder for the training of all ranks; UserError if another training does.
+    """Hold run and checkpoint folder for the training of all ranks; UserError as `check_free`.
 
     What a killed training left half written among the checkpoints is removed.
     """
     with ExitStack() as held:
         if rank_and_world()[0] == 0:
+            _check_writable(cfg)
             for folder in _folders(cfg):
                 held.enter_context(claimed(folder / LOCK, OTHERS))
             remove_abandoned(Path(cfg.checkpoint_dir), older_than_s=0, nested=False)
@@ -33,7 +34,8 @@ def own_folders(cfg: DictConfig) -> Iterator[None]:
 
 
 def check_free(cfg: DictConfig) -> None:
-    """UserError if another training has the folders, or anything else the port that the launcher was given."""
+    """UserError if the folders cannot be written or another training has them, or anything else the launcher's port."""
+    _check_writable(cfg)
     for folder in _folders(cfg):
         if (folder / LOCK).is_file():
             with claimed(folder / LOCK, OTHERS):
@@ -51,6 +53,14 @@ def check_free(cfg: DictConfig) -> None:
             raise UserError(
                 f"port {port} of this machine is in use, perhaps by another training; take another: MASTER_PORT=NUMBER"
             ) from None
+
+
+def _check_writable(cfg: DictConfig) -> None:
+    for folder in _folders(cfg):
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        what = "may not be written" if there.is_dir() else "is no folder"
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"the training writes to {folder}, but {there} {what}; set run_dir and checkpoint_dir")
 
 
 def _folders(cfg: DictConfig) -> list[Path]:

@@ -1,5 +1,6 @@
 """A training from its checks to its last checkpoint."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -13,18 +14,21 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from common.errors import UserError
+from common.errors import UserError, of_a_file
 from common.launcher import hide_slurm, local_processes, nodes, planned_processes, rank_and_world
 from dataset.datamodule import PatchDataModule
+from pipeline import schema
 from pipeline.checkpoints.checkpoint import init_weights, read
 from pipeline.checkpoints.description import ModelDescription
 from pipeline.checkpoints.restricted_pickle import OURS, load
 from pipeline.devices import fast_float32
 from pipeline.run_record import record_training
 from pipeline.settings import instantiated, sizes_of
+from pipeline.training.agreement import SameStart
 from pipeline.training.data import NotPrepared
 from pipeline.training.folders import check_free, own_folders
 from pipeline.training.loaders import check_loaders
+from pipeline.versions import changes, versions
 
 Build = Callable[[DictConfig], tuple[Any, PatchDataModule]]
 
@@ -84,9 +88,10 @@ def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str
     """The checkpoint to resume from, if any; loads `init_from` into the module.
 
     Raises:
-        ValueError: the checkpoint's networks differ from the configured ones.
+        UserError: the checkpoint's networks differ from the configured ones; or it is out of reach.
     """
     last = Path(cfg.checkpoint_dir) / "last.ckpt"
+    _check_place(last, cfg.resume)
     if cfg.resume == "auto" and last.is_file():
         differ = read(last, now.stage).unlike(module, now)
         if differ:
@@ -99,6 +104,17 @@ def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str
     if cfg.init_from is not None:
         init_weights(module, cfg.init_from, now)
     return None
+
+
+def _check_place(last: Path, resume: str) -> None:
+    """A link is followed, and replaced by the first checkpoint that is written; what it leads to stays as it is."""
+    if last.is_dir():
+        raise UserError(f"{last} is a folder, where a file belongs; move it away, or set another checkpoint_dir")
+    if resume == "auto" and last.is_symlink() and not last.exists():
+        raise UserError(
+            f"{last} is a link to {last.readlink()}, where nothing is: bring that back (is its disk mounted?), or"
+            " resume=never starts anew"
+        )
 
 
 def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
@@ -122,12 +138,29 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
         if str(OmegaConf.select(cfg, "trainer.logger._target_")).endswith("TensorBoardLogger"):
             more["logger"] = {"purge_step": step}  # its curves go on from there
     trainer = _trainer(cfg, **more)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SameStart):
+            callback.of_this_rank = _what_ranks_share(cfg)
     log.info("%s", _step_size(trainer, cfg.model))
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
-    trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
+    except OSError as error:
+        if of_a_file(error) and error.filename is None:  # TensorBoard's; all that we write is named
+            error.filename = cfg.run_dir
+        raise
     limit = "max_steps" if trainer.global_step == trainer.max_steps else "max_epochs"
     reached = f"model.{limit}={cfg.model[limit]} is reached, a higher one trains on"
     log.info("step %d: %s; checkpoints are in %s", trainer.global_step, reached, cfg.checkpoint_dir)
+
+
+def _what_ranks_share(cfg: DictConfig) -> dict[str, str]:
+    """Code, and all settings but names, places and loader processes, which may differ from machine to machine."""
+    found = versions() | {"changes to the code": hashlib.sha256(changes()[0].encode()).hexdigest()[:8]}
+    for key, value in schema.settings(OmegaConf.to_container(cfg, resolve=True)):
+        if not schema.allows_text(key) and not key.endswith("num_workers"):
+            found[key] = repr(value)
+    return found
 
 
 def _step_size(trainer: pl.Trainer, model: DictConfig) -> str:

@@ -1,0 +1,85 @@
+"""Commands that are told to end: what is finished is kept, nothing half written stays, the same command goes on."""
+
+import runpy
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import encode_latents
+import evaluate_ddpm_patches
+import prepare_data
+import sample_ddpm_patches
+from tests.forks import forked
+from tests.processes import ROOT
+from tests.tiny import run
+
+# A file stays under its temporary name for a while, also in processes that a command starts.
+SLOW_DISK = """
+import os, time
+from common import atomic
+replace = os.replace
+def slowly(a, b):
+    if a.name.startswith(".tmp"):
+        time.sleep(0.5)
+    replace(a, b)
+class Slow:
+    def __getattr__(self, name):
+        return slowly if name == "replace" else getattr(os, name)
+atomic.os = Slow()
+"""
+
+
+def commands(workshop):
+    """Command, settings, and pattern of the files that each finished case leaves."""
+    drawn = [f"ckpt={workshop.ddpm_ckpt}", "steps=1"]
+    return {
+        "prepare": (prepare_data, [workshop.data, "dataset.store=out", "dataset.prepare_workers=2"], "cases/*.json"),
+        "encode": (encode_latents, [*workshop.encode, "dataset.latents_dir=out"], "phantom*.json"),
+        "sample": (sample_ddpm_patches, ["xray=films", "output=out", "shape=[16,16,16]", *drawn], "*.json"),
+        "evaluate": (
+            evaluate_ddpm_patches,
+            [workshop.data, *drawn, "split=train", "controls=false", "run_dir=out"],
+            "unfinished/*",
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "to_all"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGUSR1, True), (signal.SIGINT, True)],
+)
+@pytest.mark.parametrize("name", ["prepare", "encode", "sample", "evaluate"])
+def test_a_command_that_is_told_to_end_goes_on_later(name, asked, to_all, workshop, elsewhere):
+    Path("slow").mkdir()
+    Path("slow/sitecustomize.py").write_text(SLOW_DISK)
+    Path("films").mkdir()
+    for i in range(4):
+        shutil.copy(workshop.xray, f"films/{i}.png")
+    module, settings, pattern = commands(workshop)[name]
+    slow = {"PYTHONPATH": f"{elsewhere}/slow:{ROOT}"}
+    slowly = partial(runpy.run_path, "slow/sitecustomize.py")
+    out = elsewhere / "out"
+    with forked(module, *settings, log=elsewhere / "log", first=slowly, **slow) as (command,):
+        command.until(lambda: any(finished(out, pattern)) and any(out.rglob(".tmp*")))
+        command.signal(asked, to_all)
+        assert command.status() == 128 + asked, command.said
+        assert command.gone(10), command.said
+    what = "interrupted" if asked == signal.SIGINT else asked.name
+    assert command.said.endswith(f"\n{what}; what is finished is kept, and the same command goes on from there\n")
+    assert "Traceback" not in command.said
+    assert "error" not in command.said
+    assert [path for path in out.rglob(".tmp*")] == []
+    kept = {path: path.stat().st_mtime_ns for path in finished(out, pattern)}
+    run(module, *settings)
+    if name != "evaluate":  # whose cases are then in its report
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+        assert len(list(finished(out, pattern))) in (4, 5)
+    assert [path for path in out.rglob(".tmp*")] == []
+
+
+def finished(out, pattern):
+    return (path for path in out.glob(pattern) if not path.name.startswith(".tmp"))
