@@ -42,9 +42,8 @@ def main(cfg: DictConfig) -> None:
         return
     store.cases_of("train")  # by their latents all are scaled
     patch, _ = settled_sizes(cfg.model, store)
-    variants = variants_of(cfg.dataset)
-    folder, dtype = Path(cfg.dataset.latents_dir), cfg.dataset.latent_dtype
-    writer = LatentWriter(folder, frozen.source, store.xray_ranges, cfg.overwrite, variants, dtype)
+    folder, kept = Path(cfg.dataset.latents_dir), (variants_of(cfg.dataset), cfg.dataset.latent_dtype, cfg.model.views)
+    writer = LatentWriter(folder, frozen.source, store.xray_ranges, cfg.overwrite, *kept)
     rank, world = rank_and_world()
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
     every = list(zip(store.cases, shapes, strict=True))
@@ -92,12 +91,13 @@ def _encode(
     def read(start: Triple, size: Triple) -> torch.Tensor:
         return torch.from_numpy(read_unit(store, case, start, size, frozen.hu_window))[None]
 
-    for number in writer.variants_of(case):
-        if not writer.has_xray(case, number):
-            eye, image = frozen.encoder_input, writer.variants.make(store.read_xray(case), case.name, number)
+    for number, view in writer.xrays_of(case):
+        if not writer.has_xray(case, number, view):
+            shown = store.read_xray(case, view=view)
+            eye, image = frozen.encoder_input, writer.variants.make(shown, case.name, number, view)
             seen = frozen.encoder(encoder_view(image, eye.size, eye.mean, eye.std)[None].to(device))
             features = XrayFeatures(seen.tokens[0], seen.pooled[0], image if number else None)
-            writer.write_xray(case, features, number)
+            writer.write_xray(case, features, number, view)
     if not writer.has_latents(case, shape):
         tiles = frozen.codec.encode_tiles(read, triple([n * STEP for n in shape]), cfg.tile, cfg.bf16)
         writer.write(case, shape, tiles)

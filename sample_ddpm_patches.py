@@ -17,7 +17,7 @@ from pipeline.sampling.call import sample
 from pipeline.sampling.ct_sampler import CTSampler, Placement, plan_of
 from pipeline.sampling.drawing import Drawing
 from pipeline.sampling.estimate import estimate
-from pipeline.sampling.files import all_paths, jobs, prepare_folder
+from pipeline.sampling.files import all_paths, check_views, given_views, jobs, prepare_folder
 
 __all__ = ["main", "sample"]  # the command, and the same as a Python call
 
@@ -30,6 +30,8 @@ def main(cfg: DictConfig) -> None:
     plan = plan_of(cfg)
     xrays = cfg.xray if isinstance(cfg.xray, ListConfig) else [cfg.xray]
     pairs = jobs([Path(xray) for xray in xrays], Path(cfg.output))
+    views = given_views(cfg.lateral, cfg.views)
+    check_views(pairs, views)
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
     place = model.placement(cfg.shape, cfg.spacing, cfg.reference)
     if cfg.dry_run:
@@ -43,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     apart = cfg.distribute == "xrays"
     with joined(model.generator.device) as everyone:
         team = Team() if apart else everyone
-        drawing = Drawing(model, place, plan, cfg.seed, cfg.num_samples, cfg.xray_fov_mm, cfg.decode_tile, team)
+        drawing = Drawing(model, place, plan, cfg.seed, cfg.num_samples, cfg.xray_fov_mm, cfg.decode_tile, team, views)
         unreadable = _draw_all(drawing, pairs[everyone.rank :: everyone.size] if apart else pairs)
         if unreadable and everyone.rank > 0:
             log.error("%s", unreadable)  # the first process reports only what it saw itself

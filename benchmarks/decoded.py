@@ -104,8 +104,7 @@ class Judge:
         return np.stack(drawn).astype(np.float32)
 
     def _look(self, case: StoredCase) -> XrayInput:
-        image = self.store.read_xray(case, self.model.description.xray_ranges)
-        return self.model.prepare_xray(image, case.xray_camera, synthetic=case.xray_synthetic)
+        return self.model.stored_xray(self.store, case)
 
 
 def _offered(mean: MeanVolume | None, grid: Grid) -> dict[str, np.ndarray]:

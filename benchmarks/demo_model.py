@@ -47,5 +47,5 @@ class Demo:
         return [self._load(case) for case in self.store.split("val")[:most]]
 
     def _load(self, case: StoredCase) -> HeldOut:
-        xray = self.sampler.prepare_xray(self.store.read_xray(case), case.xray_camera, synthetic=case.xray_synthetic)
+        xray = self.sampler.stored_xray(self.store, case)
         return HeldOut(xray, Grid(case.shape, case.spacing), self.store.read_hu(case, (0, 0, 0), case.shape))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from common.recent import Recent
 from common.wide_view import wide_view
 from dataset.intensity import hu_to_unit
 from dataset.patch_starts import RandomStarts
+from dataset.patient_items import EncoderInput, PatientItems
 from dataset.sampler import sample_key
-from dataset.scans.camera import PARALLEL, Film
+from dataset.scans.camera import Film
 from dataset.scans.film_variants import FilmVariants
-from dataset.scans.xray_io import encoder_view
 from dataset.store.latents import LatentCache
 from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
 
@@ -37,15 +36,6 @@ SHIPPED: Mapping[str, Any] = {
 _PATIENTS_KEPT = 4  # the sampler lets draws of a patient follow one another
 
 
-@dataclass(frozen=True)
-class EncoderInput:
-    """What the frozen X-ray encoder wants to see: a square of `size` pixels, normalised by `mean` and `std`."""
-
-    size: int = 224
-    mean: Sequence[float] = (0.5, 0.5, 0.5)
-    std: Sequence[float] = (0.5, 0.5, 0.5)
-
-
 class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
     """`patches_per_volume` draws from every volume and epoch.
 
@@ -60,6 +50,8 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             beyond the volume it holds the window's floor.
         cxr: float32 (3, S, S), normalised for the X-ray encoder. With `latents` instead `xray_tokens` (N, T)
             and `xray_pooled` (P,).
+        view_xray, view_camera and view_cxr, or view_tokens and view_pooled: as `xray`, ..., of all `views`, stacked in
+            front (V, ...), if there are any; view_present: bool (V,), whether the patient has them.
         target: float32 (1,), label; NaN where the data set has none.
         patch_coord: int64 (3,), first voxel (d, h, w) of the patch in the oriented volume; below 0 in an overhang.
         xray: float32 (1, 512, 512) in [0, 1].
@@ -79,6 +71,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         foreground_share, overhang: of `RandomStarts`, which draws anywhere. An overhang holds the window's floor; it is
             for training a codec, which otherwise never sees how a volume ends.
         around: show what lies around a patch as well.
+        views: names of further X-rays to show, such as "lateral".
 
     Raises:
         ValueError: no cases, a patch size that 4 does not divide, what `RandomStarts` refuses, overhanging latents, or
@@ -103,6 +96,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         foreground_share: float = 0.0,
         overhang: int = 0,
         around: bool = False,
+        views: Sequence[str] = (),
     ) -> None:
         self.patch_size = whole_latents(patch_size)
         if not cases:
@@ -113,12 +107,12 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             raise UserError("model.global_context=true needs cached latents: run encode_latents.py")
         self.store, self.cases, self.latents, self.around = store, list(cases), latents, around
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
-        self.encoder_input, self.xray_fov_mm, self.film, self.seed = encoder_input, xray_fov_mm, film, seed
-        self.variants = variants
+        self.variants, self.seed = variants, seed
+        self.patients = PatientItems(store, latents, encoder_input, xray_fov_mm, film, variants, tuple(views))
         self.stride = None if stride is None else triple(stride, "stride")
         self.random_starts = RandomStarts(self.patch_size, foreground_share, overhang)
         self.context = context
-        self._patients: Recent[dict[str, Any]] = Recent(_PATIENTS_KEPT)
+        self._recent: Recent[dict[str, Any]] = Recent(_PATIENTS_KEPT)
 
     @classmethod
     def from_store(
@@ -161,7 +155,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         start = self._start(case, epoch, draw)
         key = sample_key(self.seed, epoch, draw)
         film = self.variants.number(key)
-        item = self._patients.get((case.name, film), lambda: self._patient(case, film)) | {
+        item = self._recent.get((case.name, film), lambda: self.patients.read(case, film)) | {
             "patch_coord": torch.tensor(start),
             "sample_key": torch.tensor(key),
             "draw": torch.tensor(draw),
@@ -199,31 +193,6 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         corners = grid_coords(shape, self.patch_size, self.stride)
         order = np.random.default_rng(sample_key(self.seed, epoch, -2 - volume)).permutation(len(corners))
         return triple(corners[order[nth % len(corners)]].tolist())
-
-    def _patient(self, case: StoredCase, number: int) -> dict[str, Any]:
-        """What all draws of a patient that show this film have in common."""
-        features, xray = None, self.store.read_xray(case)
-        if self.latents is not None:
-            features = self.latents.read_xray(case, number)
-            xray = xray if features.image is None else features.image
-        else:
-            xray = self.variants.make(xray, case.name, number)
-        film = PARALLEL if case.xray_synthetic else self.film
-        camera = film.square(len(xray), self.xray_fov_mm) if case.xray_camera is None else case.xray_camera
-        item: dict[str, Any] = {
-            "xray": torch.from_numpy(xray)[None],
-            "xray_camera": torch.as_tensor(np.asarray(camera), dtype=torch.float32),
-            "target": torch.tensor([float("nan") if case.target is None else case.target]),
-            "spacing": torch.tensor(case.spacing, dtype=torch.float32),
-            "volume_shape": torch.tensor(case.shape),
-            "patient_id": case.name,
-        }
-        if features is not None:
-            item["xray_tokens"], item["xray_pooled"] = features.tokens, features.pooled
-        elif self.encoder_input is not None:
-            eye = self.encoder_input
-            item["cxr"] = encoder_view(xray, eye.size, eye.mean, eye.std)
-        return item
 
 
 def floor_hu(hu_window: tuple[float, float]) -> int:

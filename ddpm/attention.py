@@ -60,9 +60,12 @@ class CrossAttention(nn.Module):
 
     Queries carry features of the voxel's position, keys those of the token's position on the X-ray, through
     projections that start equal on the axes both have: each voxel first looks where it projects to.
+
+    Args:
+        token_axes: 2, of one frontal X-ray's tokens x and z; 3, of several views' x, z and y.
     """
 
-    def __init__(self, channels: int, token_dim: int) -> None:
+    def __init__(self, channels: int, token_dim: int, token_axes: int = 2) -> None:
         super().__init__()
         self.heads = num_heads(channels)
         self.norm = RMSNorm(channels, axes=0)
@@ -70,24 +73,25 @@ class CrossAttention(nn.Module):
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_kv = nn.Linear(token_dim, 2 * channels, bias=False)
         self.query_place = nn.Linear(3 * AXIS_FEATURES, channels, bias=False)  # z, y, x
-        self.key_place = nn.Linear(2 * AXIS_FEATURES, channels, bias=False)  # x, z
+        self.key_place = nn.Linear(token_axes * AXIS_FEATURES, channels, bias=False)  # x, z, y
         self.out = zero_init(nn.Linear(channels, channels))
-        self._match_places(channels // self.heads)
+        self._match_places(channels // self.heads, token_axes)
 
     @torch.no_grad()
-    def _match_places(self, head_dim: int) -> None:
-        """Equal random projections of x and of z for queries and keys; the query's y starts at 0."""
+    def _match_places(self, head_dim: int, token_axes: int) -> None:
+        """Equal random projections of the axes of both; a query's y that keys do not have starts at 0."""
         scale = (GEOMETRY_LOGIT / AXIS_FEATURES) ** 0.5 * head_dim**-0.25
-        for axis_of_query, axis_of_key in ((2, 0), (0, 1)):
+        for axis_of_query, axis_of_key in ((2, 0), (0, 1), (1, 2))[:token_axes]:
             weight = (
                 torch.randn(self.query_place.out_features, AXIS_FEATURES, device=self.query_place.weight.device) * scale
             )
             self.query_place.weight[:, axis_of_query * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight
             self.key_place.weight[:, axis_of_key * AXIS_FEATURES :][:, :AXIS_FEATURES] = weight
-        self.query_place.weight[:, AXIS_FEATURES : 2 * AXIS_FEATURES] = 0
+        if token_axes == 2:
+            self.query_place.weight[:, AXIS_FEATURES : 2 * AXIS_FEATURES] = 0
 
     def forward(self, x: Tensor, places: Tensor, tokens: Tensor, token_places: Tensor) -> Tensor:
-        """places (B, d*h*w, 3 AXIS_FEATURES), tokens (B, N, T), token_places (B, N, 2 AXIS_FEATURES)."""
+        """places (B, d*h*w, 3 AXIS_FEATURES), tokens (B, N, T), token_places (B, N, token_axes AXIS_FEATURES)."""
         q = self.to_q(self.norm(to_rows(x))) + self.query_place(places)
         k, v = self.to_kv(self.token_norm(tokens)).chunk(2, -1)
         k = k + self.key_place(token_places)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.layers import inverse_rms
-from ddpm.position import COORDINATE_CHANNELS, PATCH_EMBEDDING_DIM, coordinate_channels, patch_embedding
+from ddpm.position import (
+    COORDINATE_CHANNELS,
+    PATCH_EMBEDDING_DIM,
+    coordinate_channels,
+    patch_embedding,
+    token_positions_mm,
+    view_token_positions_mm,
+)
 from ddpm.protocols import Lifter
 
 CONDITIONS = ("pooled", "tokens", "lifted")
@@ -22,10 +30,12 @@ class Condition:
 
     Attributes:
         pooled: (B, P), one vector per X-ray.
-        tokens: (B, N, T) with token_positions (B, N, 2), x and z in mm from the volume's centre.
+        tokens: (B, N, T) with token_positions (B, N, 2), x and z in mm from the volume's centre; of a network that
+            takes several views (B, N, 3), x, z and y, NaN along the rays.
         maps: features of the X-ray (B, c, h, w), fine to coarse, to lift along the rays of
             xray_camera (B, 3, 4).
         dropped: (B,) bool, X-rays that the network must do without.
+        views: the same of each further view.
     """
 
     pooled: Tensor
@@ -34,14 +44,17 @@ class Condition:
     maps: tuple[Tensor, ...]
     xray_camera: Tensor
     dropped: Tensor
+    views: tuple[Condition, ...] = ()
 
     def __len__(self) -> int:
         return len(self.dropped)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Condition:
         """The condition with `function` applied to each tensor."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "maps"}
-        return Condition(maps=tuple(map(function, self.maps)), **{k: function(v) for k, v in values.items()})
+        single = [f.name for f in fields(self) if f.name not in ("maps", "views")]
+        views = tuple(view.apply(function) for view in self.views)
+        values = {name: function(getattr(self, name)) for name in single}
+        return Condition(maps=tuple(map(function, self.maps)), views=views, **values)
 
     def to(self, device: torch.device | str) -> Condition:
         return self.apply(lambda tensor: tensor.to(device))
@@ -51,33 +64,21 @@ class Condition:
         return self.apply(lambda tensor: tensor[index])
 
 
-def token_positions_mm(grid: tuple[int, int], xray_camera: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Where the rays of tokens cross the patient's middle plane y = 0: x and z in mm (B, N, 2).
-
-    Args:
-        grid: (rows, columns) of tokens, which tile the image row by row.
-        xray_camera: (B, 3, 4), (x, y, z mm, 1) -> homogeneous (column, row), pixel centres at integers.
-        image_size: (height, width) in pixels.
-    """
-    rows, columns = (
-        (torch.arange(n, device=xray_camera.device) + 0.5) * (size / n) - 0.5
-        for n, size in zip(grid, image_size, strict=True)
-    )
-    row, column = torch.meshgrid(rows, columns, indexing="ij")
-    pixels = column.flatten(), row.flatten()
-    to_x, _, to_z, origin = xray_camera[:, :, None].unbind(-1)  # each (B, 3, 1)
-    (a, b, u), (c, d, v) = (
-        (to_x[:, i] - at * to_x[:, 2], to_z[:, i] - at * to_z[:, 2], at * origin[:, 2] - origin[:, i])
-        for i, at in enumerate(pixels)
-    )  # a x + b z = u and c x + d z = v, each (B, N)
-    # Cramer's rule: autocast would round a matrix product, and the CPU waits for the GPU in torch.linalg.inv
-    return torch.stack([d * u - b * v, a * v - c * u], -1) / (a * d - b * c)[..., None]
-
-
 def unit_rms(features: Tensor) -> Tensor:
     """Float32 features whose last axis has a root mean square of 1, whatever the encoder's scale."""
     features = features.float()
     return features * inverse_rms(features, -1)
+
+
+class FurtherView(nn.Module):
+    """What the network learns for one view besides the frontal one: arguments as of `PatchDenoiser`."""
+
+    def __init__(self, pooled_dim: int, token_dim: int, lifter: Lifter | None, cond: Sequence[str]) -> None:
+        super().__init__()
+        self.lifter: Lifter | None = lifter
+        self.null_pooled = nn.Parameter(torch.zeros(pooled_dim)) if "pooled" in cond else None
+        self.null_lifted = None if lifter is None else nn.Parameter(torch.zeros(lifter.channels))
+        self.token_mark = nn.Parameter(torch.zeros(token_dim)) if "tokens" in cond else None  # tells whose they are
 
 
 class PatchDenoiser(nn.Module):
@@ -90,6 +91,8 @@ class PatchDenoiser(nn.Module):
         lifter: brings X-ray features to 3D places; needed when `cond` has "lifted", else left out.
         cond: what to use of the X-ray, any of "pooled", "tokens", "lifted".
         global_context: it is given the `wide_view` of the noisy whole latent too, after the noisy latent's channels.
+        views: names of further X-rays that it takes, such as "lateral"; any of them may be missing. Each has a lifter
+            of its own, and channels of its own for what is lifted: where two see a voxel, both tell.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class PatchDenoiser(nn.Module):
         lifter: Lifter | None = None,
         cond: Sequence[str] = CONDITIONS,
         global_context: bool = False,
+        views: Sequence[str] = (),
     ) -> None:
         super().__init__()
         unknown = sorted(set(cond) - set(CONDITIONS))
@@ -113,12 +117,16 @@ class PatchDenoiser(nn.Module):
         self.null_pooled = nn.Parameter(torch.zeros(pooled_dim)) if "pooled" in cond else None
         self.null_token = nn.Parameter(torch.zeros(token_dim)) if "tokens" in cond else None
         self.null_lifted = None if self.lifter is None else nn.Parameter(torch.zeros(self.lifter.channels))
+        self.views = nn.ModuleDict(
+            {name: FurtherView(pooled_dim, token_dim, deepcopy(self.lifter), cond) for name in views}
+        )
         lifted_channels = 0 if self.lifter is None else self.lifter.channels
         self.unet = unet(
-            in_channels=self.noisy_channels + COORDINATE_CHANNELS + lifted_channels,
+            in_channels=self.noisy_channels + COORDINATE_CHANNELS + lifted_channels * (1 + len(views)),
             out_channels=latent_channels,
-            vector_dim=PATCH_EMBEDDING_DIM + (pooled_dim if "pooled" in cond else 0),
+            vector_dim=PATCH_EMBEDDING_DIM + (pooled_dim * (1 + len(views)) if "pooled" in cond else 0),
             token_dim=token_dim if "tokens" in cond else None,
+            **({"token_axes": 3} if views else {}),
         )
 
     @property
@@ -140,6 +148,7 @@ class PatchDenoiser(nn.Module):
         xray: Tensor,
         xray_camera: Tensor,
         drop: Tensor | None = None,
+        views: Sequence[Tensor] = (),
     ) -> Condition:
         """What the X-rays tell, once per X-ray: it serves any number of patches and steps.
 
@@ -149,20 +158,34 @@ class PatchDenoiser(nn.Module):
             xray: (B, 1, H, W), the whole image, in [0, 1].
             xray_camera: (B, 3, 4), (x, y, z mm, 1) -> homogeneous (column, row) of `xray`.
             drop: (B,) bool, X-rays to replace by what the network learns for "no X-ray".
+            views: of its V further views pooled (B, V, P), tokens (B, V, N, T), X-rays (B, V, 1, H, W), cameras
+                (B, V, 3, 4) and which are missing, (B, V) bool; none of them: all are missing.
         """
         if tokens.shape[1] != grid[0] * grid[1]:
             raise ValueError(f"a token grid of {grid} needs {grid[0] * grid[1]} tokens, got {tokens.shape[1]}")
         height, width = xray.shape[-2:]
         dropped = torch.zeros(len(xray), dtype=torch.bool, device=xray.device) if drop is None else drop
-        places = token_positions_mm(grid, xray_camera, (height, width))
-        return Condition(
-            pooled=unit_rms(pooled),
-            tokens=unit_rms(tokens),
-            token_positions=places.masked_fill(dropped[:, None, None], 0),  # no X-ray, no geometry
-            maps=() if self.lifter is None else tuple(self.lifter.pyramid(xray)),
-            xray_camera=xray_camera,
-            dropped=dropped,
-        )
+
+        def seen(lifter: Lifter | None, dropped: Tensor, *xrays: Tensor) -> Condition:
+            pooled, tokens, xray, camera = xrays
+            where = view_token_positions_mm if self.views else token_positions_mm
+            places = where(grid, camera, (height, width))
+            return Condition(
+                pooled=unit_rms(pooled),
+                tokens=unit_rms(tokens),
+                token_positions=places.masked_fill(dropped[:, None, None], 0),  # no X-ray, no geometry
+                maps=() if lifter is None else tuple(lifter.pyramid(xray)),
+                xray_camera=camera,
+                dropped=dropped,
+            )
+
+        frontal = pooled, tokens, xray, xray_camera
+        others = []
+        for number, view in enumerate(self._further):
+            values = [value[:, number] for value in views[:-1]] if views else frontal  # some X-ray, to be replaced
+            missing = views[-1][:, number] if views else torch.ones_like(dropped)
+            others.append(seen(view.lifter, dropped | missing, *values))
+        return replace(seen(self.lifter, dropped, *frontal), views=tuple(others))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, positions: Tensor, spacing: Tensor) -> Tensor:
         """Prediction (B, C, d, h, w) for the noisy latent.
@@ -177,21 +200,31 @@ class PatchDenoiser(nn.Module):
         batch = len(x)
         if len(condition) not in (1, batch):
             raise ValueError(f"a condition of 1 or {batch} X-rays fits a batch of {batch}, got {len(condition)}")
-        dropped = condition.dropped.expand(batch)
         inputs, vector = [x, coordinate_channels(positions)], [patch_embedding(positions, spacing)]
-        tokens = None
-        if self.lifter is not None:
-            lifted = self.lifter.lift(condition.maps, condition.xray_camera, positions)
-            inputs.append(replace(lifted, dropped, self.null_lifted, channel_axis=1))
-        if self.null_pooled is not None:
-            vector.append(replace(condition.pooled.expand(batch, -1), dropped, self.null_pooled, channel_axis=1))
-        if self.null_token is not None:
-            tokens = replace(condition.tokens.expand(batch, -1, -1), dropped, self.null_token, channel_axis=2)
-        places = condition.token_positions.expand(batch, -1, -1)
-        return self.unet(torch.cat(inputs, 1), t, torch.cat(vector, 1), tokens, places, positions)
+        tokens: list[Tensor] = []
+        places: list[Tensor] = []
+        each: list[PatchDenoiser | FurtherView] = [self, *self._further]
+        for view, seen in zip(each, (condition, *condition.views), strict=True):
+            dropped = seen.dropped.expand(batch)
+            if view.lifter is not None:
+                lifted = view.lifter.lift(seen.maps, seen.xray_camera, positions)
+                inputs.append(put_null(lifted, dropped, view.null_lifted, channel_axis=1))
+            if view.null_pooled is not None:
+                vector.append(put_null(seen.pooled.expand(batch, -1), dropped, view.null_pooled, channel_axis=1))
+            if self.null_token is not None:
+                shown = put_null(seen.tokens.expand(batch, -1, -1), dropped, self.null_token, channel_axis=2)
+                mark = view.token_mark if isinstance(view, FurtherView) else None
+                tokens.append(shown if mark is None else shown + mark)
+                places.append(seen.token_positions.expand(batch, -1, -1))
+        joined = (torch.cat(tokens, 1), torch.cat(places, 1)) if tokens else (None, None)
+        return self.unet(torch.cat(inputs, 1), t, torch.cat(vector, 1), *joined, positions)
+
+    @property
+    def _further(self) -> list[FurtherView]:
+        return list(self.views.values())  # type: ignore[arg-type]
 
 
-def replace(features: Tensor, dropped: Tensor, null: Tensor | None, channel_axis: int) -> Tensor:
+def put_null(features: Tensor, dropped: Tensor, null: Tensor | None, channel_axis: int) -> Tensor:
     """Features (B, ...) with those of dropped samples (B,) replaced by `null` along the channel axis.
 
     A selection, not a branch: the null vector takes part in every step, as DistributedDataParallel wants.

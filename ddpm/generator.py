@@ -1,6 +1,6 @@
 """One X-ray in, one whole CT out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -208,7 +208,23 @@ class VolumeGenerator(nn.Module):
         pooled, tokens, image, camera = (v.expand(2, *v.shape[1:]) for v in twice)
         drop = torch.tensor([xray.dropped, True], device=device)
         grid = self.xray_encoder.grid
-        return self.denoiser.encode_condition(pooled, tokens, grid, image, camera, drop)  # type: ignore[arg-type]
+        views = [self._views(xray.views)] if xray.views else []
+        return self.denoiser.encode_condition(pooled, tokens, grid, image, camera, drop, *views)  # type: ignore[arg-type]
+
+    def _views(self, given: Mapping[str, XrayInput]) -> tuple[Tensor, ...]:
+        """The further views as the denoiser takes them, for a batch of two."""
+        names, some = list(self.denoiser.views), next(iter(given.values()))
+        if unknown := sorted(set(given) - set(names)):
+            raise UserError(
+                f"this checkpoint takes the views {names} besides the frontal X-ray (model.views of its training), got"
+                f" {', '.join(unknown)}: leave it out, or take a checkpoint that was trained with it"
+            )
+        shown = [given.get(name, some) for name in names]  # what stands for a missing one is not looked at
+        features = self.xray_encoder(torch.stack([view.cxr for view in shown]).to(self.device))
+        images, cameras = (torch.stack([getattr(v, key) for v in shown]).to(self.device) for key in ("xray", "camera"))
+        missing = torch.tensor([name not in given for name in names], device=self.device)
+        values = features.pooled, features.tokens, images, cameras, missing
+        return tuple(value[None].expand(2, *value.shape) for value in values)
 
     def _window(self, shape: Triple, mode: str) -> tuple[Triple, Triple]:
         """Window and stride within a latent of `shape`; "whole" has one window as large as the latent."""

@@ -23,7 +23,7 @@ from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
-_OTHER_STREAM = 0x9E3779B9  # added to a sample's key
+_OTHER_STREAM, _VIEW_STREAM = 0x9E3779B9, 0x3C6EF372  # added to a sample's key
 
 
 class PatchDDPM(pl.LightningModule):
@@ -44,6 +44,7 @@ class PatchDDPM(pl.LightningModule):
         perceptual: further loss on the decoded prediction, in some training steps; outside the module tree too.
         execution: how the denoiser computes; None leaves it as it was built.
         statistics_patches: training patches that `latent_scale` is computed from.
+        view_dropout: share of further views that training leaves out, each by itself.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class PatchDDPM(pl.LightningModule):
         perceptual: PerceptualLoss | None = None,
         execution: Execution | None = None,
         statistics_patches: int = 512,
+        view_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= condition_dropout < 1:
-            raise UserError(f"need 0 <= condition_dropout < 1, got {condition_dropout}")
+        for name, share in (("condition_dropout", condition_dropout), ("view_dropout", view_dropout)):
+            if not 0 <= share < 1:
+                raise UserError(f"need 0 <= {name} < 1, got {share}")
         self.denoiser, self.diffusion = denoiser, diffusion
         if execution is not None:
             execution.apply(denoiser)
@@ -71,7 +74,7 @@ class PatchDDPM(pl.LightningModule):
         self._graphed: GraphedPrediction | None = None
         self._frozen = (codec, xray_encoder, perceptual)
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
-        self.condition_dropout = condition_dropout
+        self.condition_dropout, self.view_dropout = condition_dropout, view_dropout
         self.latent_scale = latent_scale or LatentScale.unknown(denoiser.latent_channels)
         self.meta, self.statistics_patches = dict(meta), statistics_patches
 
@@ -122,12 +125,13 @@ class PatchDDPM(pl.LightningModule):
     def _raw_latents(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["latent"] if "latent" in batch else self._here(self._frozen[0]).encode_patch(batch["ct_context"])
 
-    def _features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The frozen encoder's pooled vector and tokens of the batch's X-rays."""
+    def _features(self, batch: dict[str, Tensor], of: str = "") -> tuple[Tensor, Tensor]:
+        """The frozen encoder's pooled vector and tokens of the batch's X-rays, or of its further views."""
         if "xray_tokens" in batch:
-            return batch["xray_pooled"], batch["xray_tokens"]
-        features = self._here(self._frozen[1])(batch["cxr"])
-        return features.pooled, features.tokens
+            return batch[f"{of or 'xray_'}pooled"], batch[f"{of or 'xray_'}tokens"]
+        images = batch[f"{of}cxr"]  # (B, 3, S, S), of views (B, V, 3, S, S)
+        features = self._here(self._frozen[1])(images.flatten(0, -4))
+        return tuple(found.unflatten(0, images.shape[:-3]) for found in (features.pooled, features.tokens))
 
     def loss(self, batch: dict[str, Tensor], even_times: bool = False) -> Tensor:
         """What training makes smaller: `losses`, added up."""
@@ -165,7 +169,17 @@ class PatchDDPM(pl.LightningModule):
         x_t = self.diffusion.add_noise(x0, noise, t)
         if "wide_latent" in batch:
             x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
-        return [x_t, t, *xray, positions, batch["spacing"]], x0, noise
+        return [x_t, t, *xray, positions, batch["spacing"], *self._views(batch)], x0, noise
+
+    def _views(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """What `PatchDenoiser.encode_condition` takes of further views, if the network has any."""
+        if not self.denoiser.views:
+            return []
+        missing = ~batch["view_present"]
+        if self.training and self.view_dropout:
+            keys = (batch["sample_key"] + _VIEW_STREAM) % 2**32
+            missing = missing | (KeyedRandom(keys, missing.device).uniform(missing.shape[1]) < self.view_dropout)
+        return [*self._features(batch, "view_"), batch["view_xray"], batch["view_camera"], missing]
 
     def _around(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy whole latents as `wide_view` shows them at the patches, and how much of it is latent."""

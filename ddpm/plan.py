@@ -1,8 +1,8 @@
 """What to draw and how: the values that sampling is called with."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -36,12 +36,14 @@ class XrayInput:
 
     xray: (1, 512, 512) in [0, 1]; cxr: (3, S, S), normalised; camera: (3, 4), patient mm → pixels of `xray`.
     dropped: draw as if there were no X-ray, as the networks learned it from those that training dropped.
+    views: further X-rays of the patient by the names that the denoiser has for them.
     """
 
     xray: Tensor
     cxr: Tensor
     camera: Tensor
     dropped: bool = False
+    views: "Mapping[str, XrayInput]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

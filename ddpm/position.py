@@ -64,3 +64,42 @@ def axis_waves(positions: Tensor) -> Tensor:
     """
     angles = torch.stack([positions * (2 * math.pi / wave) for wave in WAVELENGTHS_MM], -1)  # (B, N, A, waves)
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(2)
+
+
+def token_positions_mm(grid: tuple[int, int], xray_camera: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Where the rays of tokens cross the patient's middle plane y = 0: x and z in mm (B, N, 2).
+
+    Args:
+        grid: (rows, columns) of tokens, which tile the image row by row.
+        xray_camera: (B, 3, 4), (x, y, z mm, 1) -> homogeneous (column, row), pixel centres at integers.
+        image_size: (height, width) in pixels.
+    """
+    rows, columns = (
+        (torch.arange(n, device=xray_camera.device) + 0.5) * (size / n) - 0.5
+        for n, size in zip(grid, image_size, strict=True)
+    )
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    pixels = column.flatten(), row.flatten()
+    to_x, _, to_z, origin = xray_camera[:, :, None].unbind(-1)  # each (B, 3, 1)
+    (a, b, u), (c, d, v) = (
+        (to_x[:, i] - at * to_x[:, 2], to_z[:, i] - at * to_z[:, 2], at * origin[:, 2] - origin[:, i])
+        for i, at in enumerate(pixels)
+    )  # a x + b z = u and c x + d z = v, each (B, N)
+    # Cramer's rule: autocast would round a matrix product, and the CPU waits for the GPU in torch.linalg.inv
+    return torch.stack([d * u - b * v, a * v - c * u], -1) / (a * d - b * c)[..., None]
+
+
+def view_token_positions_mm(grid: tuple[int, int], xray_camera: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Where tokens of any view lie: x, z and y in mm (B, N, 3), NaN for the one along which their rays run.
+
+    Frontal rays cross the plane y = 0, as in `token_positions_mm`; lateral ones, nearer to x than to y, x = 0.
+    """
+    x, y, z, origin = xray_camera.unbind(-1)  # columns, each (B, 3)
+    frontal = token_positions_mm(grid, xray_camera, image_size)
+    lateral = token_positions_mm(grid, torch.stack([y, x, z, origin], -1), image_size)  # y and z
+    centre = origin / origin[:, 2:]  # the pixel that shows the origin
+    (ax, bx), (ay, by), (az, bz) = ((axis[:, :2] - centre[:, :2] * axis[:, 2:]).unbind(1) for axis in (x, y, z))
+    sideways = ((ay * bz - az * by).abs() > (ax * bz - az * bx).abs())[:, None, None]  # the ray through the origin
+    unknown = torch.full_like(frontal[..., :1], math.nan)
+    seen = torch.cat([frontal, unknown], -1), torch.cat([unknown, lateral[..., 1:], lateral[..., :1]], -1)
+    return torch.where(sideways, seen[1], seen[0])

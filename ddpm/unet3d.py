@@ -70,6 +70,7 @@ class Stage(nn.Module):
         num_blocks: int,
         self_attention: bool,
         token_dim: int | None,
+        token_axes: int,
         checkpointing: bool,
         skips: bool = False,
     ) -> None:
@@ -77,7 +78,7 @@ class Stage(nn.Module):
         self.checkpointing = checkpointing
         self.blocks = nn.ModuleList(ResBlock(channels, embedding_dim, skips) for _ in range(num_blocks))
         self.self_attention = SelfAttention(channels) if self_attention else None
-        self.cross_attention = None if token_dim is None else CrossAttention(channels, token_dim)
+        self.cross_attention = None if token_dim is None else CrossAttention(channels, token_dim, token_axes)
 
     def _run(self, layer: Callable[..., Tensor], *args: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
@@ -121,6 +122,7 @@ class UNet3D(nn.Module):
         attention_levels: levels with self-attention; None means the two coarsest, without level 0.
         checkpointing: recompute blocks in the backward pass instead of keeping their activations.
         channels_last: memory layout of the activations.
+        token_axes: coordinates of a token, see `CrossAttention`.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class UNet3D(nn.Module):
         attention_levels: Sequence[int] | None = None,
         checkpointing: bool = False,
         channels_last: bool = True,
+        token_axes: int = 2,
     ) -> None:
         super().__init__()
         widths = level_widths(dim, dim_mults)
@@ -148,7 +151,8 @@ class UNet3D(nn.Module):
 
         def stage(level: int, num_blocks: int, skips: bool = False) -> Stage:
             dim_here = token_dim if level in self.cross_levels else None
-            return Stage(widths[level], embedding_dim, num_blocks, level in attended, dim_here, checkpointing, skips)
+            attends = level in attended
+            return Stage(widths[level], embedding_dim, num_blocks, attends, dim_here, token_axes, checkpointing, skips)
 
         self.embed_time = two_linear(TIME_FEATURES, embedding_dim)
         self.embed_vector = two_linear(vector_dim, embedding_dim)
@@ -176,7 +180,8 @@ class UNet3D(nn.Module):
             t: (B,) in [0, 1].
             vector: (B, vector_dim).
             tokens: (B, N, token_dim); this and the next two are needed where `token_dim` is not None.
-            token_positions: (B, N, 2), x and z of each token in mm from the volume's centre.
+            token_positions: (B, N, token_axes), x and z (and y) of each token in mm from the volume's centre; NaN
+                where it is not known.
             positions: (B, 3, d, h, w), z, y and x of each voxel in mm from the volume's centre.
         """
         size = x.shape[2:]
@@ -216,6 +221,6 @@ class UNet3D(nn.Module):
             return [()] * self.levels
         if tokens is None or token_positions is None or positions is None:
             raise ValueError("a UNet3D with a token_dim needs tokens, token_positions and positions in forward")
-        token_places, positions = axis_waves(token_positions), self.pad_to_levels(positions)
+        token_places, positions = axis_waves(token_positions).nan_to_num(0.0), self.pad_to_levels(positions)
         places = {n: axis_waves(to_rows(avg_pool3d(positions, 2**n))) for n in self.cross_levels}
         return [(places[n], tokens, token_places) if n in places else () for n in range(self.levels)]

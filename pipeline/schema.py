@@ -73,6 +73,7 @@ TEXT = Rule("text", Annotated[str, Field(min_length=1)])
 FINITE = Rule("a finite number", JsonValue)  # or no number: of the settings without another rule
 POSITIVE, NOT_NEGATIVE = number("a number above 0", gt=0), number("a number from 0", ge=0)
 SHARE, PART = number("a number from 0 to 1", ge=0, le=1), number("a number from 0 to below 1", ge=0, lt=1)
+VIEW = Rule("lateral, xray_2, xray_3, ...", Annotated[str, Field(pattern=r"^(lateral|xray_\d+)$")])
 SIZE = several("three whole numbers above 0 (voxels; d, h, w)", whole(1), 3)
 LENGTHS = POSITIVE | several("three of them (mm; d, h, w)", POSITIVE, 3)
 
@@ -81,7 +82,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         TRUTH,
         "anatomy averaged benchmark channels_last check checkpointing compile controls copies crop_to_body degrade"
         " deterministic dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
-        " strict use_distributed_sampler use_patches",
+        " phantom.xray.lateral strict use_distributed_sampler use_patches",
     ),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
@@ -120,7 +121,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         " perceptual_weight rotation_deg shift_mm train_lr weight weight_decay",
     ),
     (SHARE, "embolism_share foreground_share latent_floor lr_final noise_limit"),
-    (PART, "condition_dropout decay ema_decay"),
+    (PART, "condition_dropout decay ema_decay view_dropout"),
     (several("two numbers from 0 to below 1", PART, 2), "adam_betas"),
     (ordered(several("two numbers [lowest, highest] in HU, lowest < highest", number(""), 2), lt), "hu_window"),
     (ordered(several("two times, 0 <= low <= high <= 1", SHARE, 2), le), "guidance_interval"),
@@ -128,6 +129,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (NULL | LENGTHS, "spacing"),
     (NULL | one_of("median") | LENGTHS, "dataset.spacing"),
     (several("a list of pooled, tokens or lifted", one_of("pooled", "tokens", "lifted")), "cond"),
+    (several("a list of lateral, xray_2, xray_3, ...", VIEW), "model.views"),
     (one_of("auto", "never"), "resume"),
     (one_of("random", "grid"), "patch_draw"),
     (one_of("auto", "always", "never"), "dataset.latents"),
@@ -159,6 +161,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (TEXT, "evaluate_task.target"),
     (TEXT | several("a list of texts", TEXT), "presets statistics_from subgroups xray"),
     (several("a list of texts", TEXT), "phantom.axes"),
+    (NULL | TEXT, "lateral"),
+    (NULL | Rule("images or folders by lateral, xray_2, ...", dict[VIEW.kind, TEXT.kind]), "sample_ddpm.views"),  # type: ignore[name-defined]
     (GROUP, "dataset.phantom phantom.xray"),
 )
 _BY_NAME = {name: rule for rule, names in RULES for name in names.split()}

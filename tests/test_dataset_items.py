@@ -235,7 +235,8 @@ def test_latents_do_not_overhang(store):
 
 def test_draws_of_a_patient_read_the_xray_once(store, monkeypatch):
     reads = []
-    monkeypatch.setattr(store, "read_xray", lambda case: reads.append(case.patient_id) or np.zeros((512, 512), "f4"))
+    blank = np.zeros((512, 512), "f4")
+    monkeypatch.setattr(store, "read_xray", lambda case, **_: reads.append(case.patient_id) or blank)
     data = dataset(store)
     for index in (0, 1, 6, 2, 7):
         assert data[index]["patient_id"] == data.cases[index // 6].patient_id

@@ -20,10 +20,10 @@ def places(coord=(0, 0, 0), size=(4, 4, 4), shape=(64, 64, 64)):
     return positions_mm(torch.tensor([coord]), torch.tensor([SPACING]), torch.tensor([shape]), size, step=4)
 
 
-def make_denoiser(cond=("pooled", "tokens", "lifted")):
+def make_denoiser(cond=("pooled", "tokens", "lifted"), views=()):
     torch.manual_seed(0)
     unet = partial(UNet3D, dim=8, dim_mults=(1, 2), num_res_blocks=1, middle_blocks=1)
-    denoiser = PatchDenoiser(unet, 2, pooled_dim=5, token_dim=6, lifter=XrayLifter(3, (4, 5)), cond=cond)
+    denoiser = PatchDenoiser(unet, 2, pooled_dim=5, token_dim=6, lifter=XrayLifter(3, (4, 5)), cond=cond, views=views)
     for parameter in denoiser.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

@@ -83,10 +83,10 @@ def test_an_unchanged_case_is_not_prepared_again(root, tmp_path, monkeypatch):
 def test_an_interrupted_run_goes_on_and_leaves_no_half_file(root, tmp_path, monkeypatch):
     store = tmp_path / "store"
 
-    def stop_at_p3(folder, patient_id, image, source_hash):
+    def stop_at_p3(folder, patient_id, *others):
         if patient_id == "p3":
             raise KeyboardInterrupt
-        write_square_xray(folder, patient_id, image, source_hash)
+        write_square_xray(folder, patient_id, *others)
 
     write_square_xray = one_case.write_square_xray
     monkeypatch.setattr(one_case, "write_square_xray", stop_at_p3)

@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from common.errors import BadFileError
 from dataset.scans import camera as cam
-from dataset.scans.camera import PARALLEL, Film
+from dataset.scans.camera import LATERAL, PARALLEL, Film
 from dataset.scans.xray_io import (
     read_xray,
 )
@@ -131,3 +131,37 @@ def test_a_damaged_dicom_is_refused_without_telling_names(tmp_path):
     with pytest.raises(BadFileError, match=r"a\.dcm") as caught:
         read_xray(path)
     assert "Planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tags", "view", "front_left"),
+    [
+        ({"ViewPosition": "LL"}, "LL", True),
+        ({"ViewPosition": "LL", "PatientOrientation": ["A", "F"]}, "LL", False),
+        ({"ViewPosition": "RL", "PatientOrientation": ["A", "F"]}, "RL", True),
+        ({"ViewPosition": "RL", "PatientOrientation": ["P", "F"]}, "RL", False),
+        ({"PatientOrientation": ["P", "F"]}, "LL", True),
+        ({"ViewPosition": "LATERAL"}, "LL", True),
+    ],
+)
+def test_a_lateral_where_one_is_expected(tmp_path, tags, view, front_left):
+    """Rows of the picture are turned to where its camera has them."""
+    values = (RAMP / 255 * 4095).astype(np.uint16)
+    distances = {"DistanceSourceToDetector": 1800, "DistanceSourceToPatient": 1500, "ImagerPixelSpacing": [0.5, 0.5]}
+    xray = read_xray(dicom_xray(tmp_path / "a.dcm", values, **tags, **distances), expected=LATERAL)
+    shown = values / 4095
+    np.testing.assert_allclose(xray.image, shown if front_left else shown[:, ::-1], atol=1e-6)
+    assert (xray.view, xray.kind) == (view, "dicom")
+    side = -1 if view == "LL" else 1  # of the source: from the patient's right for a left lateral
+    source, _ = cam.ray_to_source(xray.camera)
+    np.testing.assert_allclose(source, [side * 1500, 0, 0], atol=1e-6)
+    place = np.array([30.0, 20.0, -10.0])
+    on_detector = np.array([-side * place[1], -place[2]]) * 1800 / (1500 - side * place[0]) / 0.5
+    np.testing.assert_allclose(cam.pixels(xray.camera, place), on_detector + (47.5, 39.5))
+
+
+@pytest.mark.parametrize("tags", [{"ViewPosition": "PA"}, {"PatientOrientation": ["L", "F"]}, {"ViewPosition": "LLD"}])
+def test_a_frontal_where_a_lateral_is_expected_is_refused(tmp_path, tags):
+    path = dicom_xray(tmp_path / "a.dcm", RAMP, **tags)
+    with pytest.raises(BadFileError, match="lateral"):
+        read_xray(path, expected=LATERAL)

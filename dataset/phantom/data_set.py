@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dataset.phantom.film import XraySettings, phantom_xray
 from dataset.phantom.thorax import render
 from dataset.prepare.cases import CASE_TABLE
 from dataset.prepare.processes import results_of
+from dataset.scans.camera import LATERAL
 from dataset.scans.volume_io import write_ct
 from dataset.scans.xray_io import write_xray
 
@@ -60,7 +61,10 @@ class PhantomSettings:
 
     def as_json(self) -> dict:
         """Plain data, equal after a round trip through JSON."""
-        return json.loads(json.dumps({"version": FILMS_VERSION if self.xray.is_film else VERSION, **asdict(self)}))
+        settings = asdict(self)
+        if not self.xray.lateral:  # sets that were made before there were any still fit
+            del settings["xray"]["lateral"]
+        return json.loads(json.dumps({"version": FILMS_VERSION if self.xray.is_film else VERSION, **settings}))
 
 
 def make_phantom_data(root: Path | str, num_cases: int, num_workers: int = 0, **settings: Any) -> Path:
@@ -93,9 +97,9 @@ def make_phantom_data(root: Path | str, num_cases: int, num_workers: int = 0, **
 def _write_tables(root: Path, num_cases: int) -> Path:
     truths = [json.loads(_truth_path(root, i).read_text(encoding="utf-8")) for i in range(num_cases)]
     _write_table(root / TRUTH_TABLE, [{"patient_id": t["patient_id"], **t["volumes_ml"]} for t in truths])
+    columns = [key for key in ("patient_id", "ct", "xray", LATERAL, "target") if key in truths[0]]
     pairs = [
-        {k: t[k] for k in ("patient_id", "ct", "xray", "target")}
-        | {"large_heart": int(t["volumes_ml"].get("heart", 0) > LARGE_HEART_ML)}
+        {k: t[k] for k in columns} | {"large_heart": int(t["volumes_ml"].get("heart", 0) > LARGE_HEART_ML)}
         for t in truths
     ]
     _write_table(root / CASE_TABLE, pairs)
@@ -141,10 +145,14 @@ def write_case(index: int, root: Path, settings: PhantomSettings) -> None:
     files = {"ct": f"{name}/{name}.nii.gz", "xray": f"{name}/{name}_pa_drr.png"}
     write_ct(root / files["ct"], ct.hu, ct.affine, axes, "synthetic phantom, not a patient")
     write_xray(root / files["xray"], film.image, film.declared, synthetic=not settings.xray.is_film)
+    cameras = {"xray_camera": film.true.tolist()}
+    if settings.xray.lateral:
+        side = phantom_xray(anatomy, ct, replace(settings.xray, view="ll"), rng)
+        files[LATERAL], cameras["lateral_camera"] = f"{name}/{LATERAL}.png", side.true.tolist()
+        write_xray(root / files[LATERAL], side.image, side.declared, synthetic=not settings.xray.is_film)
     volumes = {organ: round(ml, 2) for organ, ml in sorted(ct.volumes_ml.items())}
     truth = {"patient_id": name, **files, "target": ct.target, "axes": axes, "volumes_ml": volumes}
-    truth["xray_camera"] = film.true.tolist()
-    write_text(_truth_path(root, index), json.dumps(truth, indent=1) + "\n")
+    write_text(_truth_path(root, index), json.dumps(truth | cameras, indent=1) + "\n")
 
 
 def _draw_grid(

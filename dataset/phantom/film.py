@@ -31,6 +31,7 @@ class XraySettings:
             not know them.
         magnification: largest magnification, at least 1, likewise unknown.
         breath_mm: the diaphragm stands up to so much higher or lower in the X-ray than in the CT.
+        lateral: make a left lateral as well, likewise, with faults, stance and breath of its own.
     """
 
     size: int = 512
@@ -42,6 +43,7 @@ class XraySettings:
     shift_mm: float = 0.0
     magnification: float = 1.0
     breath_mm: float = 0.0
+    lateral: bool = False
 
     def __post_init__(self) -> None:
         if self.spacing is not None and self.spacing <= 0:
@@ -79,7 +81,7 @@ class PhantomFilm:
 
 
 def phantom_xray(anatomy: Anatomy, ct: Phantom, settings: XraySettings, rng: np.random.Generator) -> PhantomFilm:
-    """The frontal X-ray that belongs to a phantom's CT; a film shows more of the body than the CT's field of view."""
+    """The X-ray that belongs to a phantom's CT; a film shows more of the body than the CT's field of view."""
     extent = np.multiply(ct.hu.shape, ct.spacing)
     step = np.array(ct.spacing if settings.spacing is None else (settings.spacing,) * 3)
     if settings.is_film:
@@ -88,7 +90,8 @@ def phantom_xray(anatomy: Anatomy, ct: Phantom, settings: XraySettings, rng: np.
     elif settings.spacing is not None:
         shape = np.maximum(2, np.round(extent / step).astype(int))
         ct = render(anatomy, shape.tolist(), (extent / shape).tolist())
-    fov, shape = float(max(extent[0], extent[2])), (settings.size, settings.size)
+    across = extent[1 if settings.view in ("ll", "rl") else 2]
+    fov, shape = float(max(extent[0], across)), (settings.size, settings.size)
     declared = true = Film(settings.view, settings.source_mm, patient_mm=0.0).square(settings.size, fov)
     if settings.rotation_deg or settings.shift_mm or settings.magnification > 1:
         true = cam.of_pixels(misalignment(settings, fov / settings.size, rng), declared)

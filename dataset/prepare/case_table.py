@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataset.prepare.columns import KEPT, check_columns
-from dataset.store.case import Case, Problem, case_name
+from dataset.store.case import Case, Problem, case_name, is_view
 from dataset.store.split import SPLITS
 
 CASE_TABLE = "pairs.csv"
@@ -73,6 +73,7 @@ def _row_case(row: dict[str, str], root: Path, own: list[str]) -> Case:
         None if offset is None else float(offset),
         row["study_id"],
         {name: row[name] for name in (*KEPT, *own) if row.get(name)},
+        {name: root / path for name, path in row.items() if is_view(name) and path},
     )
 
 
@@ -83,7 +84,7 @@ def _row_problems(row: dict[str, str], root: Path, where: str, required: tuple[s
     def report(path: str, rule: str, found: str, remedy: str) -> None:
         problems.append(Problem(name, path, rule, found, remedy))
 
-    for column in ("patient_id", "ct", "xray", "lateral"):
+    for column in ("patient_id", "ct", "xray", *filter(is_view, row)):
         value = row.get(column, "")
         if not value and column in required:
             remedy = "Fill it or remove the row."

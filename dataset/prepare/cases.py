@@ -11,7 +11,8 @@ from common.errors import UserError
 from dataset.prepare.case_table import CASE_TABLE, cases_of_table
 from dataset.scans.dicom_file import holds_dicom
 from dataset.scans.formats import SUFFIXES
-from dataset.store.case import Case, Problem, relative_to, sharing
+from dataset.scans.xray_io import IMAGES
+from dataset.store.case import Case, Problem, is_view, relative_to, sharing
 
 
 def _in_any_case(suffix: str) -> str:
@@ -34,7 +35,8 @@ def find_cases(
     """The cases under `root`, ordered by name, and all problems together; a case with a problem is left out.
 
     `root/pairs.csv` (dataset/prepare/case_table.py) tells them, else one folder per patient, in which the patterns
-    name CT and X-ray; they may hold wildcards and `{id}`, the folder's name. Without `ct_pattern` the CT is {id} with a
+    name CT and X-ray; they may hold wildcards and `{id}`, the folder's name. Further X-rays are lateral.* and xray_2.*
+    there. Without `ct_pattern` the CT is {id} with a
     suffix of a CT's (in any case) or none, or the only folder that holds DICOM files. `store`, and other stores that
     lie among the patients, are passed over. With `make_xray` a CT needs no X-ray: its case has None.
 
@@ -71,6 +73,7 @@ def _from_folders(
         try:
             cts, ct_name = _matches(folder, _ct_patterns(folder, ct_pattern))
             xrays, xray_name = _matches(folder, [xray_pattern])
+            xrays = [path for path in xrays if not is_view(path.stem)]
         except OSError as error:
             problems.append(_unreadable(folder, error))
             continue
@@ -81,8 +84,20 @@ def _from_folders(
             only = " (a CT without an X-ray)" if cts else ""
             problems.append(_not_one(folder, xrays, xray_name, "X-ray", "dataset.xray_pattern", only))
         elif len(cts) == 1:
-            cases.append(Case(folder.name, cts[0], xrays[0] if xrays else None, None, None))
+            views, twice = _views(folder)
+            problems += twice
+            cases.append(Case(folder.name, cts[0], xrays[0] if xrays else None, None, None, views=views))
     return cases, problems
+
+
+def _views(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
+    """Further X-rays of a patient, and those that are there twice."""
+    images = sorted(path for path in folder.iterdir() if is_view(path.stem) and path.suffix.lower() in IMAGES)
+    views = {path.stem: path for path in images}
+    return views, [
+        _not_one(folder, group, f"{group[0].stem}.*", "X-ray of each view", "the others", "")
+        for group in sharing(images, lambda path: path.stem)
+    ]
 
 
 def _visible(root: Path, store: Path | None) -> tuple[list[Path], list[Path]]:
@@ -94,7 +109,7 @@ def _visible(root: Path, store: Path | None) -> tuple[list[Path], list[Path]]:
 
 def _unnamed_folders(root: Path, cases: Sequence[Case], ct_pattern: str | None, store: Path | None) -> list[Problem]:
     """Folders of patients, by their CT, that no row of the table leads into."""
-    paths = [p for case in cases for p in (case.ct, case.xray) if p is not None and p.is_relative_to(root)]
+    paths = [p for case in cases for p in case.files if p.is_relative_to(root)]
     named = {path.relative_to(root).parts[0] for path in paths}
     others = [f.name for f in _visible(root, store)[1] if f.name not in named and _holds_ct(f, ct_pattern)]
     if not others:
@@ -167,8 +182,8 @@ def _odd_files(cases: Iterable[Case], root: Path) -> list[Problem]:
     return [
         Problem(case.name, relative_to(root, path), rule, "something else", remedy)
         for case in cases
-        for path in (case.ct, case.xray)
-        if path is not None and not (os.path.isfile(path) or (path == case.ct and os.path.isdir(path)))
+        for path in case.files
+        if not (os.path.isfile(path) or (path == case.ct and os.path.isdir(path)))
     ]
 
 
@@ -207,10 +222,10 @@ def _splits(group: list[Case]) -> str:
 
 def _shared_files(cases: Iterable[Case], root: Path) -> list[Problem]:
     rule, remedy = "a file belongs to one patient", "Correct it."
-    uses = [(path, case) for case in cases for path in (case.ct, case.xray) if path is not None]
+    uses = [(path, case) for case in cases for path in case.files]
     return [
         Problem(case.name, relative_to(root, path), rule, "used by " + ", ".join(c.name for _, c in group), remedy)
         for group in sharing(uses, itemgetter(0))
-        if len({user.patient_id for _, user in group}) > 1
+        if len({user.patient_id for _, user in group}) > 1 or len({user.name for _, user in group}) == 1
         for path, case in group
     ]

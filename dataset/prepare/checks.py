@@ -58,8 +58,8 @@ def check_volume(patient_id: str, path: str, volume: Volume, thin: np.ndarray) -
     return problems
 
 
-def check_xray(patient_id: str, path: str, xray: Xray) -> list[Problem]:
-    """Problems of a frontal X-ray."""
+def check_xray(patient_id: str, path: str, xray: Xray, frontal: bool = True) -> list[Problem]:
+    """Problems of an X-ray; a frontal one has a shape that laterals need not have."""
     problems = []
     h, w = xray.image.shape
     step = max(1, min(h, w) // _SAMPLE_SIDE)
@@ -75,7 +75,7 @@ def check_xray(patient_id: str, path: str, xray: Xray) -> list[Problem]:
         found, remedy = "another tool's file, left unread", "Rename it if it is not the X-ray's geometry."
         problems.append(Problem(patient_id, path, rule, found, remedy, fatal=False))
     narrow, wide = _XRAY_ASPECT
-    if not xray.synthetic and not narrow < w / h < wide:
+    if frontal and not xray.synthetic and not narrow < w / h < wide:
         rule = f"a frontal X-ray is more than {narrow:g} and less than {wide:g} times as wide as high"
         shape = " (shaped like a lateral)" if w < h else ""
         problems.append(Problem(patient_id, path, rule, f"{w} x {h}{shape}", "Give the frontal view."))

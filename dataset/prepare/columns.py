@@ -5,11 +5,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from common.errors import UserError
+from dataset.store.case import is_view
 
 COLUMNS = (
     "patient_id", "study_id", "ct", "xray", "lateral", "target", "split", "series", "hu_offset", "view", "days_between"
 )  # fmt: skip
-KEPT = ("lateral", "view", "days_between")  # for the manifest alone
+KEPT = ("view", "days_between")  # for the manifest alone
 _MEANT = {
     "split": ("fold", "set", "subset", "partition", "dataset", "phase"),
     "target": ("label", "labels", "class", "y", "pe"),
@@ -43,13 +44,13 @@ def check_columns(table: Path, columns: Sequence[str], required: Sequence[str]) 
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise UserError(f"{table}: each column stands there once, got {', '.join(twice)} again. Remove or rename one.")
-    return [name for name in columns if name and name not in COLUMNS]
+    return [name for name in columns if name and name not in COLUMNS and not is_view(name)]
 
 
 def _meant(name: str) -> str | None:
     """The column that `name` was meant to be, if it is none."""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    if name in COLUMNS or not plain:
+    if name in COLUMNS or is_view(name) or not plain:
         return None
     found = [right for right, others in _MEANT.items() if plain in others]
     found = found or get_close_matches(plain, COLUMNS, 1, _ALIKE)

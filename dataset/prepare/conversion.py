@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -77,8 +77,9 @@ class Conversion:
     def recipe(self, case: Case) -> str:
         """What of this shapes the entry of `case` and its stored form, as text to compare."""
         found = self.register_films, self.pair_check
-        film = None if case.xray is None else [asdict(self.film), self.xray_fov_mm, *found]
-        return json.dumps([self._shaping(case), film])
+        film = None if not case.xrays else [asdict(self.film), self.xray_fov_mm, *found]
+        views = [{name: path.name for name, path in case.views.items()}] if case.views else []
+        return json.dumps([self._shaping(case), film, *views])
 
     def stored_hash(self, case: Case, content: str) -> str:
         """What tells the stored form of `case` from others: the hash of its sources alone, if nothing is changed."""
@@ -123,17 +124,19 @@ def with_known_spacing(conversion: Conversion, cases: Iterable[Case], store: Pat
     return replace(conversion, spacing=parse_spacing(content["spacing_mm"]))
 
 
-def convert(volume: Volume, xray: Xray, conversion: Conversion) -> tuple[Volume, Xray]:
-    """The pair as it is stored: cropped, then resampled. A crop moves the centre that X-ray millimetres count from."""
+def convert(volume: Volume, xrays: Mapping[str, Xray], conversion: Conversion) -> tuple[Volume, dict[str, Xray]]:
+    """A CT and its X-rays as they are stored: cropped, then resampled. A crop moves the centre that their millimetres
+    count from.
+    """
     hu, affine = volume.hu, volume.affine
     if conversion.crop_to_body:
         low, high = body_of(hu, volume.spacing)
         moved = [((a + b) - n) / 2 * s for a, b, n, s in zip(low, high, hu.shape, volume.spacing, strict=True)]
-        xray = _recentred(xray, np.array(moved[::-1]))
+        xrays = {name: _recentred(xray, np.array(moved[::-1])) for name, xray in xrays.items()}
         hu, affine = hu[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], cropped_affine(affine, low)
     if isinstance(conversion.spacing, tuple) and not np.allclose(volume.spacing, conversion.spacing, rtol=_SAME):
         hu, affine = resample(hu, affine, conversion.spacing)
-    return replace(volume, hu=hu, affine=affine), xray
+    return replace(volume, hu=hu, affine=affine), dict(xrays)
 
 
 def _recentred(xray: Xray, moved: np.ndarray) -> Xray:

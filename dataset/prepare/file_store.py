@@ -74,8 +74,8 @@ class FileStore(Store):
     def _volume(self, case: StoredCase) -> np.ndarray:
         return self._pair(case).hu
 
-    def _square(self, case: StoredCase) -> np.ndarray:
-        return quantised(self._pair(case).square)
+    def _square(self, case: StoredCase, view: str) -> np.ndarray:
+        return quantised(self._pair(case).squares[view])
 
     def _pair(self, case: StoredCase) -> Pair:
         return self._pairs.get(case.name, lambda: self._read(case))

@@ -46,7 +46,8 @@ def prepare_case(case: Case, root: Path, store: Path, conversion: Conversion) ->
     if pair is not None:
         remove_record(store, case.name)
         write_volume(store, case.name, pair.hu, pair.entry.source_hash)
-        write_square_xray(store, case.name, pair.square, pair.entry.source_hash)
+        for name, square in pair.squares.items():
+            write_square_xray(store, case.name, square, pair.entry.source_hash, name)
     write_record(store, case.name, record)
     return record
 

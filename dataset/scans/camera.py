@@ -20,6 +20,7 @@ FILM_PATIENT_MM = 150.0  # the patient's middle before the detector
 
 # view: degrees by which the source stands away from behind the patient, towards the patient's right; and whether the
 # picture is shown mirrored, so that a frontal one has the patient's left on its right
+FRONTAL, LATERAL, ANY = "frontal", "lateral", "any"  # what a file is expected to show
 VIEWS = {"pa": (0.0, False), "ap": (180.0, True), "ll": (90.0, False), "rl": (-90.0, False)}
 
 

@@ -21,11 +21,11 @@ class FilmVariants:
         """The variant that a draw of this `dataset.sampler.sample_key` shows."""
         return key % self.count
 
-    def make(self, xray: np.ndarray, patient_id: str, number: int) -> np.ndarray:
-        """Variant `number` of a patient's X-ray (size, size) in [0, 1]."""
+    def make(self, xray: np.ndarray, patient_id: str, number: int, view: str = "") -> np.ndarray:
+        """Variant `number` of a patient's X-ray (size, size) in [0, 1], or of a further view."""
         if number == 0:
             return xray
-        rng = np.random.default_rng((number, *patient_id.encode()))
+        rng = np.random.default_rng((number, *f"{patient_id}{view and '/'}{view}".encode()))
         return degrade(displaced(xray, rng), rng)
 
 

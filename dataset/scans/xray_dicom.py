@@ -1,4 +1,4 @@
-"""A frontal X-ray in DICOM -> grey image with its geometry. No patient tag is kept."""
+"""An X-ray in DICOM -> grey image with its geometry. No patient tag is kept."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,19 +8,24 @@ import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from common.errors import BadFileError, refusing_damage
-from dataset.scans.camera import Film, Matrix
+from dataset.scans.camera import FRONTAL, LATERAL, Film, Matrix
 from dataset.scans.dicom_file import quiet_pydicom, read_dicom
 
-_LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LAT", "LATERAL"}
-_FRONTAL = "the X-ray is the frontal view"
-_EXPORT = "Export the frontal X-ray again."
+_LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL"}
+_LYING = {"LLD", "RLD"}  # decubitus
+_RIGHT_WAY = {"LL": "P", "RL": "A"}  # where rows run to in the patient as radiologists see laterals; of others "L"
+_OPPOSITE = {"L": "R", "P": "A", "A": "P"}
+_EXPORT = "Export the X-ray again."
 _SAME = 1e-3  # relative; the tags are rounded differently
 
 
 def read_xray_dicom(
-    path: Path, check_size: Callable[[tuple[int, int]], None], film: Film
+    path: Path, check_size: Callable[[tuple[int, int]], None], film: Film, expected: str
 ) -> tuple[np.ndarray, Matrix | None, str]:
-    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, patient's left on the right; its camera; its view.
+    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, as radiologists see it; its camera; its view.
+
+    Frontal ones have the patient's left on the right; of a left lateral the front is on the left, of a right one on the
+    right.
 
     The camera follows from view, distances and pixel size, and looks at the volume's centre in the image's middle; None
     where no pixel size is told.
@@ -28,39 +33,54 @@ def read_xray_dicom(
     Args:
         check_size: is given (columns, rows) before the pixels are read.
         film: view and distances where tags do not tell them.
+        expected: which views are right, `camera.FRONTAL`, `LATERAL` or `ANY`.
 
     Raises:
-        BadFileError: damaged, a lateral view, or several frames. OSError, MemoryError: it cannot be read now.
+        BadFileError: damaged, another view, or several frames. OSError, MemoryError: it cannot be read now.
     """
     rule, remedy = "an X-ray is a whole DICOM image", f"{_EXPORT} If compressed, install python-gdcm."
     with refusing_damage(path, rule, remedy, quote=False), quiet_pydicom():
         dataset = read_dicom(path)
         check_size((int(dataset.Columns), int(dataset.Rows)))
-        _check_view(dataset, path)
+        _check_view(dataset, path, expected)
         image = _image(dataset)
         return image, _camera(dataset, image.shape, film), _view(dataset)
 
 
 def _view(dataset: pydicom.Dataset) -> str:
-    """ "PA" or "AP"; empty where the tags do not tell."""
-    view = str(dataset.get("ViewPosition", "") or "").upper()
+    """ "PA", "AP", "LL" (also of laterals that do not tell their side) or "RL"; empty where the tags do not tell."""
+    view = _told_view(dataset)
+    if _is_lateral(dataset):
+        return "RL" if view == "RL" else "LL"
     return view if view in ("PA", "AP") else ""
 
 
-def _check_view(dataset: pydicom.Dataset, path: Path) -> None:
-    view = str(dataset.get("ViewPosition", "") or "").upper()
-    across = _orientation(dataset)[0]
-    if view in _LATERAL_VIEWS or across[:1] in ("A", "P"):
+def _told_view(dataset: pydicom.Dataset) -> str:
+    return str(dataset.get("ViewPosition", "") or "").upper()
+
+
+def _is_lateral(dataset: pydicom.Dataset) -> bool:
+    return _told_view(dataset) in _LATERAL_VIEWS or _orientation(dataset)[0][:1] in ("A", "P")
+
+
+def _check_view(dataset: pydicom.Dataset, path: Path, expected: str) -> None:
+    view, across, lateral = _told_view(dataset), _orientation(dataset)[0], _is_lateral(dataset)
+    if view in _LYING or (lateral and expected == FRONTAL):
         found = f"view {view!r}, image rows running to {across!r}: a lateral"
-        raise BadFileError(path, _FRONTAL, found, "Give the PA or AP view.")
+        raise BadFileError(path, f"the X-ray is the {expected} view", found, "Give the PA or AP view.")
+    if expected == LATERAL and not lateral and (view in ("PA", "AP") or across[:1] in ("L", "R")):
+        found = f"view {view!r}, image rows running to {across!r}"
+        raise BadFileError(path, "the lateral is a lateral view", found, "Give the lateral view.")
     if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
         raise BadFileError(path, "an X-ray has one frame", f"{dataset.NumberOfFrames} frames", _EXPORT)
 
 
 def _orientation(dataset: pydicom.Dataset) -> tuple[str, str]:
-    """Where rows and columns run to in the patient; ("L", "F") is how radiologists see it."""
+    """Where rows and columns run to in the patient, empty where tags do not tell; ("L", "F") of a frontal one as
+    radiologists see it.
+    """
     directions = [str(text).upper() for text in dataset.get("PatientOrientation") or []]
-    return (directions[0] or "L", directions[1] or "F") if len(directions) == 2 else ("L", "F")
+    return (directions[0], directions[1]) if len(directions) == 2 else ("", "")
 
 
 def _image(dataset: pydicom.Dataset) -> np.ndarray:
@@ -75,7 +95,7 @@ def _image(dataset: pydicom.Dataset) -> np.ndarray:
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         image = 1 - image
     across, down = _orientation(dataset)
-    if across.startswith("R"):
+    if across.startswith(_OPPOSITE[_RIGHT_WAY.get(_view(dataset), "L")]):
         image = image[:, ::-1]
     if down.startswith("H"):
         image = image[::-1]

@@ -19,7 +19,7 @@ from PIL.ImageFile import ImageFile
 from common.atomic import replacing, write_text
 from common.errors import BadFileError, of_the_machine, refusing_damage
 from dataset.scans import camera as cam
-from dataset.scans.camera import Film, Matrix
+from dataset.scans.camera import FRONTAL, Film, Matrix
 from dataset.scans.deep_png import deep_grey, is_deep
 from dataset.scans.dicom_file import is_dicom
 from dataset.scans.xray_dicom import read_xray_dicom
@@ -27,6 +27,7 @@ from dataset.scans.xray_dicom import read_xray_dicom
 if TYPE_CHECKING:  # preparation workers start without torch
     from torch import Tensor
 
+IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}  # how their files end
 MAX_PIXELS = 80_000_000  # the largest detectors have about 20 million
 MIN_SIDE = 64
 KIND_FULL_SCALE = {"uint8": 255, "uint16": 65535}
@@ -45,7 +46,7 @@ _SIDECAR_REMEDY = "Rewrite or remove it."
 
 @dataclass(frozen=True)
 class Xray:
-    """A frontal X-ray.
+    """A chest X-ray.
 
     image: float32 (h, w), values of the file divided by the full scale of its type.
     kind: what the file stored: "uint8", "uint16", "uint12" (16-bit file, no value above 4095) or "dicom".
@@ -53,7 +54,7 @@ class Xray:
     camera: float64 (3, 4); None if unknown.
     synthetic: projected from a CT.
     foreign_sidecar: the `<stem>.json` beside it is another tool's and was left unread.
-    view: "PA" or "AP" by the file's tags; empty where they do not tell.
+    view: "PA", "AP", "LL" or "RL" by the file's tags; empty where they do not tell.
     """
 
     image: np.ndarray
@@ -64,19 +65,20 @@ class Xray:
     view: str = ""
 
 
-def read_xray(path: Path | str, film: Film = Film()) -> Xray:  # noqa: B008 (frozen)
+def read_xray(path: Path | str, film: Film = Film(), expected: str = FRONTAL) -> Xray:  # noqa: B008 (frozen)
     """Read a PNG, JPEG, TIFF or DICOM image of 8 or 16 bit with 1, 3 or 4 channels (alpha is left out).
 
     The geometry comes from the sidecar `<stem>.json` that `write_xray` makes, or else from DICOM tags; the sidecar of
-    a DICOM image speaks of its pixels as they are given here. `film` says what tags of pixel size leave open.
+    a DICOM image speaks of its pixels as they are given here. `film` says what tags of pixel size leave open,
+    `expected` which views (`camera.FRONTAL`, `LATERAL`, `ANY`) tags may tell.
 
     Raises:
         OSError, MemoryError: no such file, or the machine cannot read it now.
-        BadFileError: (a ValueError) not an image, damaged, too small or large, or a lateral; names the file.
+        BadFileError: (a ValueError) not an image, damaged, too small or large, or another view; names the file.
     """
     path = Path(path)
     if is_dicom(path):
-        image, camera, view = read_xray_dicom(path, lambda size: _check_size(size, path), film)
+        image, camera, view = read_xray_dicom(path, lambda size: _check_size(size, path), film, expected)
         xray = Xray(image, "dicom", camera, synthetic=False, view=view)
     else:
         xray = Xray(*_read_picture(path), camera=None, synthetic=False)
@@ -176,7 +178,7 @@ def _grey(path: Path) -> np.ndarray:
         tags, frames = getattr(opened, "tag_v2", {}), getattr(opened, "n_frames", 1)
         image = ImageOps.exif_transpose(opened)
     if frames > 1 and opened.format == "TIFF":
-        raise BadFileError(path, "an X-ray has one frame", f"{frames} pages", "Save the frontal X-ray alone.")
+        raise BadFileError(path, "an X-ray has one frame", f"{frames} pages", "Save the X-ray alone.")
     if image.mode == "F" or (image.mode == "I" and not _fits_16_bits(image)):
         rule = "an X-ray holds whole numbers of 8 or 16 bit"
         raise BadFileError(path, rule, "numbers of 32 bit", "Export it as 16 bit.")

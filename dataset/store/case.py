@@ -1,11 +1,15 @@
 """A case of a data set on disk, and what can be wrong with it."""
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from dataset.scans.camera import LATERAL
+
 Item = TypeVar("Item")
+_VIEW = re.compile(rf"{LATERAL}|xray_\d+")
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class Case:
 
     `target` is the label, `split` the user's own choice, `series` and `hu_offset` how the CT is to be read
     (dataset/scans/reading.py); None where not given. `study_id` is empty for a patient's first or only one. `about`
-    holds other columns of pairs.csv, for the manifest.
+    holds other columns of pairs.csv, for the manifest. `views` are further X-rays by their names.
     """
 
     patient_id: str
@@ -26,11 +30,27 @@ class Case:
     hu_offset: float | None = None
     study_id: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """What tells it from others, and names its files."""
         return case_name(self.patient_id, self.study_id)
+
+    @property
+    def xrays(self) -> list[Path]:
+        """All that there are."""
+        return [*([] if self.xray is None else [self.xray]), *self.views.values()]
+
+    @property
+    def files(self) -> list[Path]:
+        """What it is read from; the CT may be a folder."""
+        return [self.ct, *self.xrays]
+
+
+def is_view(name: str) -> bool:
+    """Whether a column or a file of this name is a further X-ray: lateral, xray_2, xray_3, ..."""
+    return _VIEW.fullmatch(name) is not None
 
 
 def case_name(patient_id: str, study_id: str) -> str:

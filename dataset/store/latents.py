@@ -3,7 +3,8 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,12 @@ from common.json_file import read_json
 from dataset.scans.film_variants import FilmVariants
 from dataset.store import xray_features
 from dataset.store.latent_file import write_latent
+from dataset.store.latent_source import REMEDY, LatentSource, stored_source
 from dataset.store.store import StoredCase
+from dataset.store.views import xray_of
 from dataset.store.xray_features import XrayFeatures
 
-REMEDY = "encode_latents.py overwrite=true makes it anew, dataset.latents=never encodes on the fly"
 Ranges = Mapping[str, tuple[float, float]]  # Store.xray_ranges
-
-
-@dataclass(frozen=True)
-class LatentSource:
-    """What the latents of a cache depend on, besides the volumes."""
-
-    codec_hash: str
-    encoder_hash: str
-    hu_window: tuple[float, float]
-
-    def check(self, folder: Path, stored: "LatentSource") -> None:
-        """ValueError unless the stored cache was made by the same networks in the same window."""
-        for name, wanted in asdict(self).items():
-            found = asdict(stored)[name]
-            if list(wanted) != list(found):
-                raise UserError(
-                    f"the latent cache {folder} was made with another {name}: {found}, now {wanted}; {REMEDY}"
-                )
 
 
 class LatentCache:
@@ -48,8 +32,9 @@ class LatentCache:
 
     Files per volume: `<id>.npy` (D, H, W, C), unscaled latents (channels last: a crop is 4.5 times as fast to read) in
     float16, or in int8 with a step per channel in `latents.json`; and `<id>.npz` with float16 X-ray tokens and pooled
-    features; `films/<n>/<id>.npz` with those of a training X-ray's variant n, and its image. `latents.json`, written
-    last, holds the source and the training set's mean and std per channel.
+    features; `films/<n>/<id>.npz` with those of a training X-ray's variant n, and its image; in folders `views/<view>`
+    those of further X-rays. `latents.json`, written last, holds the source and the training set's mean and std per
+    channel.
 
     Raises:
         FileNotFoundError: the folder holds no finished cache.
@@ -59,7 +44,7 @@ class LatentCache:
     Args:
         shapes: of every case's latent (d, h, w), padded to hold a patch.
         xray_ranges: by which the store scales the X-rays now; new training patients move them.
-        variants: of the training X-rays, that will be read.
+        variants, views: of the training X-rays, and further ones, that will be read.
     """
 
     def __init__(
@@ -70,6 +55,7 @@ class LatentCache:
         shapes: Sequence[Triple],
         xray_ranges: Ranges,
         variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
+        views: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         if not is_finished(self.folder):
@@ -99,6 +85,13 @@ class LatentCache:
                 " settings, encode_latents.py adds them"
             )
         self._steps = {name: np.float32(step) for name, step in info.get("int8_steps", {}).items()}
+        for view in views:
+            held = info.get("views", {}).get(view, {})
+            if any(held.get(c.name) != _xray_identity(c, xray_ranges, view) for c in cases if view in c.views):
+                raise UserError(
+                    f"the latent cache {self.folder} does not hold the X-rays {view!r} as they are now, which"
+                    " model.views asks for; given the same settings, encode_latents.py adds them"
+                )
         self.mean, self.std = torch.tensor(info["mean"]), torch.tensor(info["std"])
 
     @property
@@ -114,9 +107,9 @@ class LatentCache:
             crop = (crop * self._steps[case.name]).astype(np.float16)
         return torch.from_numpy(crop).permute(3, 0, 1, 2)
 
-    def read_xray(self, case: StoredCase, variant: int = 0) -> XrayFeatures:
+    def read_xray(self, case: StoredCase, variant: int = 0, view: str = "") -> XrayFeatures:
         """Of an X-ray, or of a variant of it."""
-        return xray_features.read(self.folder, case.name, variant)
+        return xray_features.read(self.folder, case.name, variant, view)
 
 
 class LatentWriter:
@@ -130,17 +123,19 @@ class LatentWriter:
         overwrite: bool = False,
         variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
         dtype: str = "float16",
+        views: Sequence[str] = (),
     ) -> None:
         self.folder, self.source, self.xray_ranges, self.variants = Path(folder), source, xray_ranges, variants
-        self._overwrite, self.dtype = overwrite, dtype
+        self._overwrite, self.dtype, self._views = overwrite, dtype, tuple(views)
 
     def is_written(self, case: StoredCase, shape: Triple) -> bool:
         """Whether all of this case is there. ValueError as `has_latents`."""
-        return self.has_latents(case, shape) and all(self.has_xray(case, n) for n in self.variants_of(case))
+        return self.has_latents(case, shape) and all(self.has_xray(case, *which) for which in self.xrays_of(case))
 
-    def variants_of(self, case: StoredCase) -> range:
-        """Of an X-ray; all but those of the training are kept as they are."""
-        return range(self.variants.count if case.split == "train" else 1)
+    def xrays_of(self, case: StoredCase) -> list[tuple[int, str]]:
+        """Variant and view of each X-ray to be kept; all but those of the training are kept as they are."""
+        variants = range(self.variants.count if case.split == "train" else 1)
+        return list(product(variants, ("", *(view for view in self._views if view in case.views))))
 
     def has_latents(self, case: StoredCase, shape: Triple) -> bool:
         """Whether this volume is there, from the same source and in this dtype, and its latent is as large as `shape`.
@@ -166,9 +161,9 @@ class LatentWriter:
         voxels = sum(math.prod(shape) for case, shape in cases if not self.has_latents(case, shape))
         return voxels * channels * np.dtype(self.dtype).itemsize
 
-    def has_xray(self, case: StoredCase, variant: int = 0) -> bool:
+    def has_xray(self, case: StoredCase, variant: int = 0, view: str = "") -> bool:
         """Whether this X-ray's features are there, from the same encoder and scaled as the store does now."""
-        return xray_features.are_stored(self.folder, case.name, variant, self._xray_identity(case, variant))
+        return xray_features.are_stored(self.folder, case.name, variant, view, self._identity(case, variant, view))
 
     def write(self, case: StoredCase, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> None:
         """Store a volume's latents from tiles (start, (C, d, h, w)) that do not overlap and cover `shape`.
@@ -191,10 +186,10 @@ class LatentWriter:
             info["int8_step"] = written.step.tolist()
         write_text(self._info_path(case), json.dumps(info))
 
-    def write_xray(self, case: StoredCase, features: XrayFeatures, variant: int = 0) -> None:
+    def write_xray(self, case: StoredCase, features: XrayFeatures, variant: int = 0, view: str = "") -> None:
         """Store the features of an X-ray, or of a variant with its image. OSError if there is no space left."""
         (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
-        xray_features.write(self.folder, case.name, variant, features, self._xray_identity(case, variant))
+        xray_features.write(self.folder, case.name, variant, view, features, self._identity(case, variant, view))
 
     def finish(self, cases: Sequence[StoredCase]) -> None:
         """Write the statistics of the training cases, all of which are written; only then is the cache complete."""
@@ -210,9 +205,13 @@ class LatentWriter:
             | {"volumes": {c.name: _identity(c) | _xray_identity(c, self.xray_ranges) for c in cases}}
             | {"shapes": {name: info["shape"] for name, info in infos.items()}}
             | {"int8_steps": {name: info["int8_step"] for name, info in infos.items() if "int8_step" in info}}
+            | {"views": {view: self._of_view(view, cases) for view in self._views}}
         )
         write_text(self.folder / "latents.json", json.dumps(content))
         remove_abandoned(self.folder)
+
+    def _of_view(self, view: str, cases: Sequence[StoredCase]) -> dict[str, dict]:
+        return {case.name: _xray_identity(case, self.xray_ranges, view) for case in cases if view in case.views}
 
     def _info(self, case: StoredCase) -> Any:
         return read_json(self._info_path(case), "Run encode_latents.py again.")
@@ -220,18 +219,13 @@ class LatentWriter:
     def _info_path(self, case: StoredCase) -> Path:
         return self.folder / f"{case.name}.json"
 
-    def _xray_identity(self, case: StoredCase, variant: int) -> str:
+    def _identity(self, case: StoredCase, variant: int, view: str) -> str:
         number = {"variant": variant} if variant else {}
-        return json.dumps({"encoder": self.source.encoder_hash} | _xray_identity(case, self.xray_ranges) | number)
+        return json.dumps({"encoder": self.source.encoder_hash} | _xray_identity(case, self.xray_ranges, view) | number)
 
 
 def is_finished(folder: str | Path) -> bool:
     return (Path(folder) / "latents.json").is_file()
-
-
-def stored_source(info: dict) -> LatentSource:
-    low, high = info["hu_window"]
-    return LatentSource(info["codec_hash"], info["encoder_hash"], (low, high))
 
 
 def _holds(stored: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -242,7 +236,7 @@ def _identity(case: StoredCase) -> dict:
     return {"shape": list(case.shape), "spacing": list(case.spacing), "source_hash": case.source_hash}
 
 
-def _xray_identity(case: StoredCase, ranges: Ranges) -> dict:
+def _xray_identity(case: StoredCase, ranges: Ranges, view: str = "") -> dict:
     """What X-ray features depend on besides the encoder; a kind without a range is scaled by each image itself."""
-    scaled = ranges.get(case.xray_kind)
+    scaled = ranges.get(xray_of(case, view).kind)
     return {"source_hash": case.source_hash, "xray_range": None if scaled is None else list(scaled)}

@@ -78,7 +78,8 @@ def read_record(store: Path, name: str) -> Record | None:
         _log.warning("%s is damaged (%s: %s); its case is prepared anew", path, type(error).__name__, error)
         remove_record(store, name)
         return None
-    arrays = volume_path(store, name), xray_path(store, name)
+    views = () if record.stored is None else record.stored.views
+    arrays = volume_path(store, name), *(xray_path(store, name, view) for view in ("", *views))
     return record if record.stored is None or all(array.is_file() for array in arrays) else None
 
 
@@ -105,10 +106,8 @@ def source_hash(case: Case) -> str:
 def _source_files(case: Case) -> list[Path]:
     """Every file that the case is read from, ordered."""
     slices = files_of(case.ct)
-    if case.xray is None:
-        return slices
-    sidecar = case.xray.with_suffix(".json")
-    return [*slices, case.xray, *([sidecar] if sidecar.is_file() else [])]
+    sidecars = (xray.with_suffix(".json") for xray in case.xrays)
+    return [*slices, *case.xrays, *filter(Path.is_file, sidecars)]
 
 
 def _path(store: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 STORE/manifest.jsonl    one StoredCase a line, ordered by patient_id
 STORE/volumes/ID.b2nd   blosc2 array int16 (D, H, W), HU, canonical frame; it carries its case's source_hash
 STORE/xrays/ID.b2nd     the same of uint16 (512, 512), the X-ray padded to a square, 0 to 65535
+STORE/views/VIEW/ID.b2nd   likewise, its further X-rays, such as lateral
 STORE/cases/ID.json     how the preparation of a case went (dataset/store/records.py)
 STORE/report.txt        every problem of the data set; report.html shows pictures (thumbnails/ID.png) besides
 STORE/splits.json       every patient's split, once and for all; shares.json the shares of the first preparation
@@ -16,7 +17,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import blosc2
@@ -32,14 +32,13 @@ from dataset.store.case import case_name
 from dataset.store.split import SPLITS
 from dataset.store.split_file import TO_SPLIT_ANEW
 from dataset.store.stored_array import open_array, write_array
+from dataset.store.views import Matrix, StoredView, as_tuples, views_from_json, xray_of, xray_ranges
 
 MANIFEST = "manifest.jsonl"
 XRAY_SIZE = 512
 _XRAY_FULL_SCALE = KIND_FULL_SCALE["uint16"]
 _OPEN_VOLUMES = 8  # each open array keeps its pages and index in memory
 _CHUNK = 64  # voxels along each axis of a volume
-
-Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class StoredCase:
         found on the CT where registration["ok"]; xray_camera_declared: as told before.
     registration: score and ok of the search for that camera; None where none was made.
     study_id: which of the patient's; empty for the first or only one. view: "PA", "AP" or empty, of pairs.csv, else of
-        the X-ray's header. about: other columns of pairs.csv.
+        the X-ray's header. about: other columns of pairs.csv. views: further X-rays by their names.
     """
 
     patient_id: str
@@ -80,6 +79,7 @@ class StoredCase:
     study_id: str = ""
     view: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, StoredView] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -93,7 +93,8 @@ class StoredCase:
             content = content | {"xray_camera": None if affine is None else from_affine(affine).tolist()}
         needed = [one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING]
         known = [one.name for one in fields(cls) if one.name in content or one.name in needed]
-        return cls(**{name: as_tuples(content[name]) for name in known})
+        values = {name: as_tuples(content[name]) for name in known}
+        return cls(**values | {"views": views_from_json(content.get("views", {}))})
 
 
 class Store(ABC):
@@ -127,23 +128,25 @@ class Store(ABC):
             raise ValueError(f"box from {start} of size {size} is not inside {case.name} of {case.shape}")
         return self._volume(case)[slices(start, size)]
 
-    def read_xray(self, case: StoredCase, ranges: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
+    def read_xray(
+        self, case: StoredCase, ranges: Mapping[str, tuple[float, float]] | None = None, view: str = ""
+    ) -> np.ndarray:
         """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind.
 
         Args:
             ranges: (low, high) by kind, of the X-rays that a model was trained with; None: this store's own.
+            view: name of a further X-ray; empty: the frontal one.
         """
-        return scale_xray(
-            unquantised(self._square(case)), case.xray_kind, self.xray_ranges if ranges is None else ranges
-        )
+        image, kind = unquantised(self._square(case, view)), xray_of(case, view).kind
+        return scale_xray(image, kind, self.xray_ranges if ranges is None else ranges)
 
     @abstractmethod
     def _volume(self, case: StoredCase) -> blosc2.NDArray | np.ndarray:
         """HU (D, H, W), indexed by boxes."""
 
     @abstractmethod
-    def _square(self, case: StoredCase) -> np.ndarray:
-        """The X-ray, uint16 (512, 512)."""
+    def _square(self, case: StoredCase, view: str) -> np.ndarray:
+        """An X-ray, uint16 (512, 512)."""
 
 
 class VolumeStore(Store):
@@ -166,8 +169,8 @@ class VolumeStore(Store):
     def _volume(self, case: StoredCase) -> blosc2.NDArray:
         return self._open.get(case.name, lambda: _open_volume(self.folder, case))
 
-    def _square(self, case: StoredCase) -> np.ndarray:
-        path = xray_path(self.folder, case.name)
+    def _square(self, case: StoredCase, view: str) -> np.ndarray:
+        path = xray_path(self.folder, case.name, view)
         return _of_shape(open_array(path, case.source_hash), (XRAY_SIZE, XRAY_SIZE), path)[:]
 
 
@@ -175,8 +178,8 @@ def volume_path(folder: Path, name: str) -> Path:
     return folder / "volumes" / f"{name}.b2nd"
 
 
-def xray_path(folder: Path, name: str) -> Path:
-    return folder / "xrays" / f"{name}.b2nd"
+def xray_path(folder: Path, name: str, view: str = "") -> Path:
+    return folder / (f"views/{view}" if view else "xrays") / f"{name}.b2nd"
 
 
 def read_manifest(folder: Path) -> list[StoredCase]:
@@ -201,9 +204,9 @@ def write_volume(folder: Path, name: str, hu: np.ndarray, source_hash: str) -> N
     write_array(volume_path(folder, name), hu, source_hash, _CHUNK)
 
 
-def write_square_xray(folder: Path, name: str, image: np.ndarray, source_hash: str) -> None:
+def write_square_xray(folder: Path, name: str, image: np.ndarray, source_hash: str, view: str = "") -> None:
     """Store an image (512, 512) in [0, 1] as uint16, for the case of this hash. OSError if there is no room for it."""
-    write_array(xray_path(folder, name), quantised(image), source_hash, XRAY_SIZE)
+    write_array(xray_path(folder, name, view), quantised(image), source_hash, XRAY_SIZE)
 
 
 def quantised(image: np.ndarray) -> np.ndarray:
@@ -225,18 +228,3 @@ def _of_shape(array: blosc2.NDArray, wanted: tuple[int, ...], path: Path) -> blo
     if array.shape != wanted:
         raise UserError(f"{path}: the manifest says {wanted}, found {array.shape}. Run prepare_data.py again.")
     return array
-
-
-def xray_ranges(cases: Iterable[StoredCase]) -> dict[str, tuple[float, float]]:
-    """(low, high) of each kind of X-ray: the medians of its images' percentiles."""
-    by_kind: dict[str, list[tuple[float, float]]] = {}
-    for case in cases:
-        by_kind.setdefault(case.xray_kind, []).append(case.xray_percentiles)
-    return {
-        kind: (median(low for low, _ in pairs), median(high for _, high in pairs))
-        for kind, pairs in sorted(by_kind.items())
-    }
-
-
-def as_tuples(value: Any) -> Any:
-    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value

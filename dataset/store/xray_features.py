@@ -22,25 +22,25 @@ class XrayFeatures:
     image: np.ndarray | None = None
 
 
-def read(folder: Path, name: str, variant: int) -> XrayFeatures:
+def read(folder: Path, name: str, variant: int, view: str = "") -> XrayFeatures:
     """In float32. BadFileError for a damaged file."""
-    stored = read_npz(_path(folder, name, variant), "Run encode_latents.py again.")
+    stored = read_npz(_path(folder, name, variant, view), "Run encode_latents.py again.")
     tokens, pooled = (torch.from_numpy(stored[name]).float() for name in ("tokens", "pooled"))
     return XrayFeatures(tokens, pooled, unquantised(stored["image"]) if variant else None)
 
 
-def are_stored(folder: Path, name: str, variant: int, identity: str) -> bool:
+def are_stored(folder: Path, name: str, variant: int, view: str, identity: str) -> bool:
     """Whether they are there, whole and of this identity."""
     try:
-        stored = read_npz(_path(folder, name, variant), "Run encode_latents.py again.")
+        stored = read_npz(_path(folder, name, variant, view), "Run encode_latents.py again.")
     except (FileNotFoundError, BadFileError):
         return False
     return "identity" in stored and str(stored["identity"]) == identity
 
 
-def write(folder: Path, name: str, variant: int, features: XrayFeatures, identity: str) -> None:
+def write(folder: Path, name: str, variant: int, view: str, features: XrayFeatures, identity: str) -> None:
     """Features in float16, and what they follow from. OSError if there is no space left."""
-    path = _path(folder, name, variant)
+    path = _path(folder, name, variant, view)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(features, name).half().cpu().numpy() for name in ("tokens", "pooled")}
     if features.image is not None:
@@ -49,5 +49,5 @@ def write(folder: Path, name: str, variant: int, features: XrayFeatures, identit
         np.savez(temporary, identity=np.array(identity), **arrays)
 
 
-def _path(folder: Path, name: str, variant: int) -> Path:
-    return folder / (f"films/{variant}" if variant else "") / f"{name}.npz"
+def _path(folder: Path, name: str, variant: int, view: str) -> Path:
+    return folder / (f"films/{variant}" if variant else "") / (f"views/{view}" if view else "") / f"{name}.npz"

@@ -1,6 +1,6 @@
 """Sampling as one Python call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.devices import computing_as_commands
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.decoding import AUTO
 from pipeline.sampling.drawing import Drawing
-from pipeline.sampling.files import jobs, prepare_folder, sample_paths
+from pipeline.sampling.files import given_views, jobs, prepare_folder, sample_paths
 
 
 @computing_as_commands()
@@ -22,6 +22,8 @@ def sample(
     ckpt: str | Path | CTSampler,
     output: str | Path | None = None,
     *,
+    lateral: str | Path | None = None,
+    views: Mapping[str, str | Path] | None = None,
     shape: Sequence[int] | None = None,
     spacing: Sequence[float] | float | None = None,
     reference: str | Path | None = None,
@@ -42,6 +44,7 @@ def sample(
         ckpt: stage-2 checkpoint or export, or a loaded `CTSampler` to draw several times.
         output: as the command's: NIfTI or folder to write, previews and JSON beside it; what is finished there is read.
             None writes nothing.
+        lateral, views: the patient's lateral X-ray, and further ones by their names, for checkpoints that take them.
         shape, spacing: voxels and mm (or one number of mm) in (d, h, w) order; the training volumes' median if None.
         reference: a CT whose grid, axes and position to take instead.
         seed, num_samples: as many CTs, of seeds seed, seed + 1, ...; the same seed draws the same CT.
@@ -63,7 +66,8 @@ def sample(
     elif (vqgan_ckpt, averaged, device, xray_weights) != (None, True, "auto", None):
         raise UserError("vqgan_ckpt, averaged, device and xray_weights say how to load; this model is loaded already")
     place = ckpt.placement(shape, spacing, reference)
-    drawing = Drawing(ckpt, place, how, seed, num_samples, xray_fov_mm, decode_tile)
+    shown = given_views(lateral, views)
+    drawing = Drawing(ckpt, place, how, seed, num_samples, xray_fov_mm, decode_tile, views=shown)
     if output is None:
         cts = list(drawing.volumes(Path(xray)))
     else:

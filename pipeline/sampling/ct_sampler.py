@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -20,9 +20,11 @@ from common.tensor_hash import tensor_hash
 from common.tiling import tile_boxes
 from dataset.intensity import unit_to_hu
 from dataset.prepare.checks import check_xray
-from dataset.scans.camera import PARALLEL
+from dataset.scans.camera import ANY, FRONTAL, LATERAL, PARALLEL
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import encoder_view, read_xray, scale_xray, to_square
+from dataset.store.store import Store, StoredCase
+from dataset.store.views import film_of, kind_of, xray_of
 from ddpm.finite import check_decoded
 from ddpm.plan import Grid, SamplingPlan, XrayInput
 from pipeline.checkpoints.networks import load_generator
@@ -118,26 +120,44 @@ class CTSampler:
             )
         return Placement.like(reference)
 
-    def load_xray(self, path: str | Path, fov_mm: float | None = None) -> XrayInput:
-        """An X-ray file as training would have seen it; BadFileError if it is none, blank or a lateral."""
-        path = Path(path)
-        xray = read_xray(path, self.film)
-        for problem in check_xray("", str(path), xray):
+    def load_xray(
+        self, path: str | Path, fov_mm: float | None = None, views: Mapping[str, str | Path] | None = None
+    ) -> XrayInput:
+        """X-ray files as training would have seen them; BadFileError if one is none, blank or another view.
+
+        views: further X-rays of the patient by their names, such as "lateral".
+        """
+        further = {view: self._load(Path(file), fov_mm, view) for view, file in (views or {}).items()}
+        return replace(self._load(Path(path), fov_mm), views=further)
+
+    def _load(self, path: Path, fov_mm: float | None, view: str = "") -> XrayInput:
+        expected = LATERAL if view == LATERAL else ANY if view else FRONTAL
+        xray = read_xray(path, film_of(view, self.film), expected)
+        for problem in check_xray("", str(path), xray, expected == FRONTAL):
             if problem.fatal:
                 raise BadFileError(path, problem.rule, problem.found, problem.remedy)
         image, camera = to_square(xray)
-        scaled = scale_xray(image, xray.kind, self.description.xray_ranges)
-        return self.prepare_xray(scaled, camera, fov_mm, xray.synthetic)
+        scaled = scale_xray(image, kind_of(view, xray.kind), self.description.xray_ranges)
+        return self.prepare_xray(scaled, camera, fov_mm, xray.synthetic, view)
+
+    def stored_xray(self, store: Store, case: StoredCase) -> XrayInput:
+        """A case's X-rays as training would have seen them, with those further ones that the model takes."""
+
+        def look(view: str = "") -> XrayInput:
+            about, image = xray_of(case, view), store.read_xray(case, self.description.xray_ranges, view)
+            return self.prepare_xray(image, about.camera, synthetic=about.synthetic, view=view)
+
+        return replace(look(), views={view: look(view) for view in self.generator.denoiser.views if view in case.views})
 
     def prepare_xray(
-        self, image: np.ndarray, camera: Any, fov_mm: float | None = None, synthetic: bool = False
+        self, image: np.ndarray, camera: Any, fov_mm: float | None = None, synthetic: bool = False, view: str = ""
     ) -> XrayInput:
         """An X-ray (512, 512) in [0, 1] with its camera (3, 4), or None where the geometry is not known.
 
-        synthetic: projected from a CT, with parallel rays where the geometry is not known.
+        synthetic: projected from a CT, with parallel rays where the geometry is not known. view: name of a further one.
         """
         fov = self.description.xray_fov_mm if fov_mm is None else fov_mm
-        film = PARALLEL if synthetic else self.film
+        film = film_of(view, PARALLEL if synthetic else self.film)
         known = film.square(len(image), fov) if camera is None else camera
         encoder = self.generator.xray_encoder
         cxr = encoder_view(image, encoder.size, encoder.mean, encoder.std)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline.sampling.files import (
     naming_disk,
     sample_paths,
     statistic_paths,
+    views_of,
     write_sample,
     write_statistics,
 )
@@ -48,6 +49,7 @@ class Drawing:
     xray_fov_mm: side of the square X-ray in the patient where the file does not tell; None as in training.
     tile: latent voxels of the tiles that are decoded, or "auto".
     team: processes that share each volume's windows and tiles.
+    views: further X-rays by their names, of `files.views_of`.
     """
 
     model: CTSampler
@@ -58,6 +60,7 @@ class Drawing:
     xray_fov_mm: float | None = None
     tile: int | str = AUTO
     team: Team = Team()
+    views: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_whole("num_samples", self.num_samples)
@@ -100,17 +103,25 @@ class Drawing:
 
     def facts(self, image: Path, xray: XrayInput) -> dict[str, Any]:
         """All that a CT follows from, but its seed. Says nothing that could name the patient."""
-        return {
-            "xray_sha256": file_hash(image),
-            "xray_camera": xray.camera.tolist(),
-            "plan": plan_facts(self.plan),
-            "shape": list(self.place.grid.shape),
-            "spacing": list(self.place.grid.spacing),
-            "affine": self.place.affine.tolist(),
-            "axes": self.place.axes,
-            "hu_window": list(self.model.hu_window),
-            **self.model.hashes,
-        } | ({"statistic": "expected CT, of one evaluation"} if self.plan.sampler == MEAN else {})
+        views = {
+            name: {"sha256": file_hash(path), "camera": xray.views[name].camera.tolist()}
+            for name, path in views_of(image, self.views).items()
+        }
+        return (
+            ({"views": views} if views else {})
+            | {
+                "xray_sha256": file_hash(image),
+                "xray_camera": xray.camera.tolist(),
+                "plan": plan_facts(self.plan),
+                "shape": list(self.place.grid.shape),
+                "spacing": list(self.place.grid.spacing),
+                "affine": self.place.affine.tolist(),
+                "axes": self.place.axes,
+                "hu_window": list(self.model.hu_window),
+                **self.model.hashes,
+            }
+            | ({"statistic": "expected CT, of one evaluation"} if self.plan.sampler == MEAN else {})
+        )
 
     def run_facts(self) -> dict[str, Any]:
         """How CTs are made; none of it changes them."""
@@ -123,7 +134,7 @@ class Drawing:
         } | {key: getattr(self.plan, key) for key in _RUN_SETTINGS}
 
     def _look(self, image: Path) -> XrayInput:
-        xray = self.model.load_xray(image, self.xray_fov_mm)
+        xray = self.model.load_xray(image, self.xray_fov_mm, views_of(image, self.views))
         self.plan = self.model.generator.settle(self.plan, xray, self.place.grid, self.team)
         return xray
 

@@ -192,7 +192,7 @@ class Evaluation:
         return self.store.read_xray(case, self.model.description.xray_ranges)
 
     def _look(self, case: StoredCase) -> XrayInput:
-        return self.model.prepare_xray(self._image(case), case.xray_camera, synthetic=case.xray_synthetic)
+        return self.model.stored_xray(self.store, case)
 
     def _draw(self, field: Field, xray: XrayInput, plan: SamplingPlan, spread: bool = False) -> Draws:
         """On the field's grid."""

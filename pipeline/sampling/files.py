@@ -19,13 +19,14 @@ from common.geometry import Triple
 from common.notice import NOTICE
 from common.planes import planes_at
 from common.voxel_file import ReadBox
+from dataset.scans.camera import LATERAL
 from dataset.scans.nifti_stream import stream_ct, write_mean_and_std
+from dataset.scans.xray_io import IMAGES
 from evaluation.pictures import preview
 from pipeline.sampling.ct_sampler import Placement
 
 log = logging.getLogger(__name__)
 
-IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}
 VOLUMES = (".nii.gz", ".nii")
 
 
@@ -89,6 +90,39 @@ def _images(folder: Path) -> list[Path]:
     if not images:
         raise UserError(f"no images in {folder}; X-rays end in {', '.join(sorted(IMAGES))}")
     return images
+
+
+def given_views(lateral: str | Path | None, views: Mapping[str, str | Path] | None) -> dict[str, Path]:
+    """Files or folders of further X-rays by their names."""
+    named = {**(views or {}), **({} if lateral is None else {LATERAL: lateral})}
+    return {name: Path(path) for name, path in named.items()}
+
+
+def views_of(image: Path, views: Mapping[str, Path]) -> dict[str, Path]:
+    """Further X-rays of an image's patient by their names: files, or in folders those of the image's name."""
+    found: dict[str, Path] = {}
+    for name, path in views.items():
+        if path.is_dir():
+            same = [p for p in sorted(path.iterdir()) if p.stem == image.stem and p.suffix.lower() in IMAGES]
+            if len(same) > 1:
+                raise UserError(f"{path} holds {len(same)} images named {image.stem}; keep the {name} one")
+            if not same:
+                log.info("%s has no %s in %s: drawn without it", image.name, name, path)
+            found.update((name, file) for file in same)
+        elif path.exists():
+            found[name] = path
+        else:
+            raise FileNotFoundError(f"no X-ray at {path}; {name} takes an image, or a folder of images")
+    return found
+
+
+def check_views(pairs: Sequence[tuple[Path, Path]], views: Mapping[str, Path]) -> None:
+    """UserError for one further X-ray that several patients would share."""
+    single = [name for name, path in views.items() if not path.is_dir()]
+    if len(pairs) > 1 and single:
+        raise UserError(
+            f"{len(pairs)} X-rays, but {', '.join(single)} is one image: give a folder, with images named as the X-rays"
+        )
 
 
 def _check_collisions(pairs: Sequence[tuple[Path, Path]]) -> None:

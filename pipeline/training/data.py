@@ -1,6 +1,7 @@
 """What a training reads: the prepared data set, its latent cache, the patches of a split."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,25 @@ def settled_sizes(model: DictConfig, store: Store) -> tuple[Triple, Triple]:
     return sizes_of(model, padded_shape(triple(largest)))
 
 
+def check_views(store: Store, views: Sequence[str]) -> None:
+    """UserError for further X-rays that no training case has."""
+    cases = store.split("train")
+    absent = [view for view in views if not any(view in case.views for case in cases)]
+    if absent:
+        raise UserError(
+            f"model.views={list(views)}, but no training case of {store.folder} has an X-ray {', '.join(absent)}: add a"
+            " column of that name to pairs.csv, or a file to the patients' folders, and run prepare_data.py"
+        )
+
+
 def variants_of(dataset: DictConfig) -> FilmVariants:
     """Of each training X-ray."""
     return FilmVariants(dataset.xray_variants if dataset.film_augment else 1)
 
 
-def open_latents(dataset: DictConfig, source: LatentSource, store: Store, patch: Triple) -> LatentCache | None:
+def open_latents(
+    dataset: DictConfig, source: LatentSource, store: Store, patch: Triple, views: Sequence[str]
+) -> LatentCache | None:
     """The latent cache, as dataset.latents wants it."""
     if dataset.store is None:
         if dataset.latents == "always":
@@ -99,7 +113,8 @@ def open_latents(dataset: DictConfig, source: LatentSource, store: Store, patch:
             )
         return None
     shapes = [latent_shape(case.shape, patch) for case in store.cases]
-    return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges, variants_of(dataset))
+    kept = variants_of(dataset), views
+    return LatentCache(dataset.latents_dir, source, store.cases, shapes, store.xray_ranges, *kept)
 
 
 def make_dataset(

@@ -9,7 +9,7 @@ from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
 from pipeline.checkpoints.from_settings import FrozenNetworks, describe_ddpm, describe_vqgan
 from pipeline.settings import instantiated, sizes_of
-from pipeline.training.data import make_dataset, open_latents, open_store, settled_sizes
+from pipeline.training.data import check_views, make_dataset, open_latents, open_store, settled_sizes
 from vq_gan_3d.module import VQGANModule
 
 log = logging.getLogger(__name__)
@@ -33,16 +33,18 @@ def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
     frozen = FrozenNetworks.load(cfg)
     store = open_store(cfg.dataset, cfg.check)
     patch, stride = settled_sizes(cfg.model, store)
-    latents = open_latents(cfg.dataset, frozen.source, store, patch)
-    views = {
+    check_views(store, cfg.model.views)
+    latents = open_latents(cfg.dataset, frozen.source, store, patch, cfg.model.views)
+    shown = {
         "encoder_input": frozen.encoder_input,
         "latents": latents,
         "context": 0 if latents else frozen.codec.context,
         "around": cfg.model.global_context,
+        "views": tuple(cfg.model.views),
     }
     data = PatchDataModule(
-        make_dataset(cfg, store, "train", patch, stride, **views),
-        make_dataset(cfg, store, "val", patch, stride, **views),
+        make_dataset(cfg, store, "train", patch, stride, **shown),
+        make_dataset(cfg, store, "val", patch, stride, **shown),
         cfg.model.batch_size,
         cfg.model.num_workers,
     )
