@@ -91,7 +91,7 @@ def _looks(
             " training's dataset.root, or leave copies=true out"
         )
     source = LatentSource(model.hashes["codec_hash"], model.hashes["encoder_hash"], model.hu_window)
-    looking = Looking(model, store, open_latents(cfg.dataset, source, store, (1, 1, 1)), Path(cfg.run_dir))
+    looking = Looking(model, store, open_latents(cfg.dataset, source, store, (1, 1, 1), ()), Path(cfg.run_dir))
     every = {case.name: case for case in (*training, *cases)}
     return looking, looking.of_cases(list(every.values()), team)
 

@@ -162,7 +162,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (TEXT | several("a list of texts", TEXT), "presets statistics_from subgroups xray"),
     (several("a list of texts", TEXT), "phantom.axes"),
     (NULL | TEXT, "lateral"),
-    (NULL | Rule("images or folders by lateral, xray_2, ...", dict[VIEW.kind, TEXT.kind]), "sample_ddpm.views"),  # type: ignore[name-defined]
+    (NULL | Rule("images or folders by lateral, xray_2, ...", dict[VIEW.kind, TEXT.kind]), "views"),  # type: ignore[name-defined]
     (GROUP, "dataset.phantom phantom.xray"),
 )
 _BY_NAME = {name: rule for rule, names in RULES for name in names.split()}

@@ -99,7 +99,8 @@ def hidden(config):
 def test_every_default_that_shapes_a_result_stands_in_the_config(name, group, choice):
     weights = ["xray_encoder.weights=folder"] if choice == "medclip" else []
     cfg = OmegaConf.to_container(composed(name, f"{group}={choice}", *needed(name), *weights), resolve=True)
-    by_others = {("UNet3D", "checkpointing"), ("UNet3D", "channels_last"), ("VQGANModule", "meta")}
+    of_unet = {("UNet3D", name) for name in ("checkpointing", "channels_last", "token_axes")}
+    by_others = of_unet | {("VQGANModule", "meta")}
     assert set(hidden(cfg)) - by_others <= set()
 
 
