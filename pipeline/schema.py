@@ -158,6 +158,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
         "axes ct_pattern init_from metrics perceptual_ckpt reference shard store variant vqgan_ckpt xray_weights",
     ),
     (NULL | whole(0) | TEXT, "series"),
+    (NULL | whole(2), "dataset.folds"),
+    (NULL | whole(0), "dataset.fold"),
     (TEXT, "evaluate_task.target"),
     (TEXT | several("a list of texts", TEXT), "presets statistics_from subgroups xray"),
     (several("a list of texts", TEXT), "phantom.axes"),

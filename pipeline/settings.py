@@ -10,6 +10,7 @@ from common.geometry import STEP, Triple, three_quarters, triple, whole_latents
 from dataset.prepare.conversion import Conversion, parse_spacing
 from dataset.scans.camera import Film
 from dataset.scans.reading import Reading
+from dataset.store.folds import Folds
 
 
 def plain(config: Any) -> Any:
@@ -33,6 +34,7 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
     """Of `dataset.prepare.file_store.FileStore`."""
     return {key: dataset[key] for key in ("root", "ct_pattern", "xray_pattern")} | {
         "shares": plain(dataset.split),
+        "folds": folds_of(dataset),
         "conversion": Conversion(
             spacing=parse_spacing(plain(dataset.spacing)),
             crop_to_body=dataset.crop_to_body,
@@ -50,6 +52,17 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
             ),
         ),
     }
+
+
+def folds_of(dataset: DictConfig) -> Folds | None:
+    """The k-fold split that is asked for, if any."""
+    if dataset.folds is None and dataset.fold is None:
+        return None
+    if dataset.folds is None or dataset.fold is None:
+        raise UserError("dataset.folds, how many there are, and dataset.fold, which of them, belong together")
+    if plain(dataset.split).get("test"):
+        raise UserError("folds leave no share for test: name the test set in the column 'split' of pairs.csv")
+    return Folds(dataset.folds, dataset.fold)
 
 
 def sizes_of(model: DictConfig, whole: Triple | None = None) -> tuple[Triple, Triple]:

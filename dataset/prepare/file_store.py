@@ -17,6 +17,7 @@ from dataset.prepare.examine import Examined, Pair, entry_of, examine, pair_of, 
 from dataset.prepare.leaks import leaks
 from dataset.prepare.run import SHARES, UNCHANGED, XRAY_PATTERN
 from dataset.store.case import Case
+from dataset.store.folds import Folds
 from dataset.store.records import source_hash
 from dataset.store.split import assign_splits
 from dataset.store.store import Store, StoredCase, quantised
@@ -47,6 +48,7 @@ class FileStore(Store):
         xray_pattern: str = XRAY_PATTERN,
         shares: Mapping[str, float] = SHARES,
         conversion: Conversion = UNCHANGED,
+        folds: Folds | None = None,
     ) -> None:
         if conversion.spacing == MEDIAN:
             raise UserError("dataset.spacing=median is chosen once per store; without one, give the spacing in mm")
@@ -67,8 +69,10 @@ class FileStore(Store):
             raise UserError(f"no good case in {root}:\n{format_problems(problems)}")
         good = [self._sources[name] for name in sorted(self._sources)]
         told = {case.patient_id: case.split for case in good if case.split}
-        splits = assign_splits([case.patient_id for case in good], told, shares)
-        super().__init__(root, [entry_of(case, entries[case.name], splits[case.patient_id], root) for case in good])
+        ids = [case.patient_id for case in good]
+        splits = assign_splits(ids, told, shares) if folds is None else folds.assign(ids, told)
+        cases = [entry_of(case, entries[case.name], splits[case.patient_id], root) for case in good]
+        super().__init__(root, cases if folds is None else [replace(case, fold=str(folds)) for case in cases])
         self._pairs: Recent[Pair] = Recent(_PAIRS_KEPT)
 
     def _volume(self, case: StoredCase) -> np.ndarray:

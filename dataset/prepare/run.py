@@ -1,7 +1,7 @@
 """A data set on disk -> a store that training reads (dataset/store/store.py). Parallel, resumable, on many machines."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dataset.prepare.processes import results_of
 from dataset.prepare.reports import summary, write_reports
 from dataset.prepare.shards import Shard
 from dataset.store.case import Case, Problem
+from dataset.store.folds import Folds, check_folds
 from dataset.store.records import Record, fresh_record
 from dataset.store.split import assign_splits
 from dataset.store.split_file import read_splits, warn_of_other_shares, write_splits
@@ -55,6 +56,7 @@ def prepare(
     strict: bool = False,
     conversion: Conversion = UNCHANGED,
     shard: Shard | None = None,
+    folds: Folds | None = None,
 ) -> PrepareReport:
     """Check every case under `root` and store the good ones; run it again to continue or to add cases.
 
@@ -64,6 +66,7 @@ def prepare(
     Args:
         num_workers: processes; 0 works in this one.
         shares: target shares of the splits; a `split` column of pairs.csv wins.
+        folds: which part of the patients validates, in place of `shares`.
         strict: raise on any problem that is no note (of parts, the one that ends last).
         conversion: what changes on the way: spacing, crop, X-rays projected where there are none.
         shard: the part of the cases to prepare here. The part that ends last writes manifest and reports, for all.
@@ -74,10 +77,12 @@ def prepare(
         OSError: the store cannot be written (no space left).
     """
     root, store = Path(root), Path(store)
+    check_folds(store, folds)
     cases, problems = find_cases(root, ct_pattern, xray_pattern, store, bool(conversion.make_xray))
     conversion = with_known_spacing(conversion, cases, store)
     warn_of_change(store, conversion)
-    warn_of_other_shares(store, shares)
+    if folds is None:
+        warn_of_other_shares(store, shares)
     work = partial(prepare_case, root=root, store=store, conversion=conversion)
     records, prepared = _records(cases if shard is None else shard.share(cases), store, conversion, work, num_workers)
     with exclusive(store / _MERGE_LOCK):
@@ -87,7 +92,7 @@ def prepare(
         if missing:
             return PrepareReport([], problems, prepared, missing)
         remove_abandoned(store)
-        stored = _finish(cases, problems, records, root, store, shares, strict)
+        stored = _finish(cases, problems, records, root, store, shares if folds is None else folds, strict)
         write_conversion(store, conversion)
     return PrepareReport(stored, problems, prepared)
 
@@ -125,19 +130,22 @@ def _finish(
     records: Mapping[str, Record],
     root: Path,
     store: Path,
-    shares: Mapping[str, float],
+    shares: Mapping[str, float] | Folds,
     strict: bool,
 ) -> list[StoredCase]:
     """Write reports, splits and manifest from the records of all cases."""
     bad = {problem.patient_id for problem in problems if problem.fatal}
     good = [case for case in cases if case.name not in bad]
-    known = read_splits(store) | {case.patient_id: case.split for case in good if case.split is not None}
-    assigned = assign_splits([case.patient_id for case in good], known, shares)
+    told = {case.patient_id: case.split for case in good if case.split is not None}
+    known, ids = read_splits(store) | told, [case.patient_id for case in good]
+    assigned = shares.assign(ids, told) if isinstance(shares, Folds) else assign_splits(ids, known, shares)
     stored = [_entry(case, records[case.name], assigned[case.patient_id], root) for case in good]
+    if isinstance(shares, Folds):
+        stored = [replace(case, fold=str(shares)) for case in stored]
     write_reports(store, stored, problems)
     if not good or (strict and not all(problem.note for problem in problems)):
         raise UserError(summary(store, len(good), problems))
-    write_splits(store, known | assigned, shares)
+    write_splits(store, known | assigned, asdict(shares) if isinstance(shares, Folds) else shares)
     write_manifest(store, stored)
     return stored
 

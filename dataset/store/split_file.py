@@ -1,5 +1,5 @@
 """STORE/splits.json: every assignment ever made, also of cases that are not in the manifest now. STORE/shares.json:
-the shares by which the first were made."""
+the shares, or the fold, by which the first were made."""
 
 import json
 import logging
@@ -28,12 +28,16 @@ def write_splits(store: Path, splits: Mapping[str, str], shares: Mapping[str, fl
     write_text(store / _SPLITS, json.dumps(splits, indent=1, sort_keys=True) + "\n")
 
 
+def first_shares(store: Path) -> dict[str, float] | None:
+    """The shares, or the fold, by which the patients of a store were split first; None where none were."""
+    known = (store / _SPLITS).is_file() and (store / _SHARES).is_file()
+    return read_json(store / _SHARES, "Remove it.") if known else None
+
+
 def warn_of_other_shares(store: Path, shares: Mapping[str, float]) -> None:
     """Say that other shares than the first leave the patients where they are."""
-    if not ((store / _SPLITS).is_file() and (store / _SHARES).is_file()):
-        return
-    first = read_json(store / _SHARES, "Remove it.")
-    if first != dict(shares):
+    first = first_shares(store)
+    if first is not None and first != dict(shares):
         _log.warning(
             "dataset.split=%s, but the patients of %s were split by %s and stay where they are: other shares count for"
             " patients that are added; %s",

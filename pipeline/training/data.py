@@ -17,6 +17,7 @@ from dataset.prepare.file_store import FileStore
 from dataset.prepare.run import prepare
 from dataset.scans.camera import Film
 from dataset.scans.film_variants import FilmVariants
+from dataset.store.folds import check_folds
 from dataset.store.latents import LatentCache, LatentSource, is_finished
 from dataset.store.store import MANIFEST, Store, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
@@ -54,6 +55,8 @@ def open_store(dataset: DictConfig, check: bool = False) -> Store:
                 log.info("no prepared data in %s: preparing it now, once, as prepare_data.py does", folder)
                 report = prepare(**arguments)
                 log.info("%d cases prepared, %d problems", len(report.cases), len(report.problems))
+    if arguments["folds"] is not None:
+        check_folds(folder, arguments["folds"])
     check_conversion(folder, arguments["conversion"])
     return VolumeStore(folder)
 
