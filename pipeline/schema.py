@@ -160,7 +160,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (NULL | whole(0) | TEXT, "series"),
     (NULL | whole(2), "dataset.folds"),
     (NULL | whole(0), "dataset.fold"),
-    (TEXT, "evaluate_task.target"),
+    (TEXT, "target"),
     (TEXT | several("a list of texts", TEXT), "presets statistics_from subgroups xray"),
     (several("a list of texts", TEXT), "phantom.axes"),
     (NULL | TEXT, "lateral"),

@@ -54,8 +54,8 @@ class StoredCase:
         found on the CT where registration["ok"]; xray_camera_declared: as told before.
     registration: score and ok of the search for that camera; None where none was made.
     study_id: which of the patient's; empty for the first or only one. view: "PA", "AP" or empty, of pairs.csv, else of
-        the X-ray's header. about: other columns of pairs.csv. fold: "0/5" where the split is fold 0 of 5. views: further
-        X-rays by their names.
+        the X-ray's header. about: other columns of pairs.csv. fold: "0/5" where the split is fold 0 of 5.
+        views: further X-rays by their names.
     """
 
     patient_id: str
