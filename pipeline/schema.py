@@ -129,7 +129,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (NULL | LENGTHS, "spacing"),
     (NULL | one_of("median") | LENGTHS, "dataset.spacing"),
     (several("a list of pooled, tokens or lifted", one_of("pooled", "tokens", "lifted")), "cond"),
-    (several("a list of lateral, xray_2, xray_3, ...", VIEW), "model.views"),
+    (several("a list of lateral, xray_2, xray_3, ...", VIEW), "model.views denoiser.views"),
     (one_of("auto", "never"), "resume"),
     (one_of("random", "grid"), "patch_draw"),
     (one_of("auto", "always", "never"), "dataset.latents"),
