@@ -84,6 +84,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
         " deterministic dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
         " phantom.xray.lateral strict use_distributed_sampler use_patches",
     ),
+    (TRUTH, "_partial_ _recursive_"),  # of what Hydra builds
+    (one_of("none", "partial", "object", "all"), "_convert_"),
     (whole(0), "disc_start middle_blocks num_sanity_val_steps num_workers overhang prepare_workers warmup_steps"),
     (Rule("a whole number from 0 to 4294967295", Annotated[int, Field(ge=0, lt=2**32)]), "seed"),
     (

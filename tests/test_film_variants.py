@@ -61,7 +61,7 @@ def test_cached_image_and_features_are_of_one_film(workshop, elsewhere):
     run(encode_latents, *workshop.encode, "dataset.latents_dir=latents", *AUGMENT)
     built = built_ddpm(*workshop.ddpm, "dataset.latents_dir=latents", "model.patches_per_volume=24", *AUGMENT)
     fly = built_ddpm(*workshop.ddpm, "dataset.latents=never", "model.patches_per_volume=24", *AUGMENT).data.train
-    eye, shown = fly.encoder_input, set()
+    eye, shown = fly.patients.encoder_input, set()
     for i in range(24):
         cached, computed = built.data.train[i], fly[i]
         torch.testing.assert_close(cached["xray"], computed["xray"], atol=1e-5, rtol=0)
