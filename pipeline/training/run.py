@@ -146,9 +146,8 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
     try:
         trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
     except OSError as error:
-        if (
-            error.errno is not None and of_a_file(error) and error.filename is None
-        ):  # TensorBoard's; all that we write is named
+        # TensorBoard names no file; all that we write is named
+        if error.errno is not None and of_a_file(error) and error.filename is None:
             error.filename = cfg.run_dir
         raise
     limit = "max_steps" if trainer.global_step == trainer.max_steps else "max_epochs"
