@@ -92,7 +92,7 @@ def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Figures over the patients of all parts, each of whom is in one of them."""
     cases = [case for part in parts for case in part["cases"]]
     patients = [name for part in parts for name in part["scores"]]
-    keys = {"right": "psnr", **{name: f"psnr_{name}" for name in (*CONTROLS, "codec")}}
+    keys = {"right": "psnr"} | {n: f"psnr_{n}" for n in (*CONTROLS, "codec") if f"psnr_{n}" in cases[0]}
     scores = compare_with_controls({n: [c[key] for c in cases] for n, key in keys.items()}, patients)
     found: dict[str, Any] = {"n": len(cases)} | {f"psnr_{name}": mean for name, mean in scores.means.items()}
     for name, estimate in scores.differences.items():

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.errors import BadFileError
 from dataset.prepare.checks import check_xray
@@ -46,6 +47,18 @@ def test_all_bits_of_a_colour_png_are_read(tmp_path, colour_type, bits, kind):
     assert xray.kind == kind
     np.testing.assert_array_equal(np.rint(xray.image * 65535), grey)
     assert not check_xray("p", "a.png", xray)
+
+
+def test_8_bits_in_a_png_of_16_are_of_their_kind(tmp_path):
+    grey = RAMP.astype(np.uint16) >> 8
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "b.png")
+    shallow = read_xray(tmp_path / "b.png")
+    for path in (save(tmp_path / "a.png", painted(grey, RGB), RGB), tmp_path / "c.png"):
+        if not path.exists():
+            Image.fromarray(grey).save(path)
+        deep = read_xray(path)
+        assert deep.kind == shallow.kind == "uint8"
+        np.testing.assert_allclose(deep.image, shallow.image, atol=1e-6)
 
 
 def test_colours_count_as_the_eye_sees_them(tmp_path):

@@ -19,6 +19,8 @@ GREY = np.arange(80 * 96, dtype=np.uint16).reshape(80, 96)
         (65535 - GREY * 8, {"tiffinfo": {262: 0}}, GREY * 8 / 65535, "uint16"),
         (4095 - GREY // 2, {"tiffinfo": {262: 0}}, GREY // 2 / 65535, "uint12"),
         ((GREY * 8).astype(np.int32), {}, GREY * 8 / 65535, "uint16"),
+        (GREY // 32, {}, GREY // 32 / 255, "uint8"),  # 8 bits in a file of 16
+        (255 - GREY // 32, {"tiffinfo": {262: 0}}, GREY // 32 / 255, "uint8"),
     ],
 )
 @pytest.mark.parametrize("name", ["x.tif", "x.TIFF", "x"])

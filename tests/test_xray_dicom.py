@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, UltrasoundImageStorage
 
 from common.errors import BadFileError
+from dataset.prepare.checks import check_xray
 from dataset.scans import camera as cam
 from dataset.scans.camera import LATERAL, PARALLEL, Film
 from dataset.scans.xray_io import (
@@ -165,3 +166,35 @@ def test_a_frontal_where_a_lateral_is_expected_is_refused(tmp_path, tags):
     path = dicom_xray(tmp_path / "a.dcm", RAMP, **tags)
     with pytest.raises(BadFileError, match="lateral"):
         read_xray(path, expected=LATERAL)
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX", "RG", "", None])
+def test_radiographs_are_read(tmp_path, modality):
+    tags = {} if modality is None else {"Modality": modality}
+    assert read_xray(dicom_xray(tmp_path / "a.dcm", RAMP, **tags)).kind == "dicom"
+
+
+@pytest.mark.parametrize("modality", ["MR", "US", "OT", "CT", "MG", "NM", "ECG"])
+def test_what_is_no_radiograph_is_refused_by_its_modality(tmp_path, modality):
+    with pytest.raises(BadFileError, match=f"one of CR, DX, RG.*modality {modality}.*PNG"):
+        read_xray(dicom_xray(tmp_path / "a.dcm", RAMP, Modality=modality))
+
+
+@pytest.mark.parametrize("kind", [MRImageStorage, UltrasoundImageStorage, CTImageStorage])
+def test_without_a_modality_its_class_is_looked_at(tmp_path, kind):
+    with pytest.raises(BadFileError, match=kind.name):
+        read_xray(dicom_xray(tmp_path / "a.dcm", RAMP, SOPClassUID=kind))
+
+
+@pytest.mark.parametrize(
+    ("centre", "width"), [(2048, 0), (0, 1), (128, 256), (-5000, 100), (2048, 1), ([2048, 2048], [0, 4096])]
+)
+def test_a_window_of_no_use_gives_way_to_the_full_range(tmp_path, centre, width):
+    values = (RAMP / 255 * 4095).astype(np.uint16)
+    xray = read_xray(dicom_xray(tmp_path / "a.dcm", values, WindowCenter=centre, WindowWidth=width))
+    np.testing.assert_allclose(xray.image, values / 4095, atol=1e-6)
+    assert xray.useless_window
+    assert ["window" in problem.rule for problem in check_xray("p", "a.dcm", xray)] == [True]
+    for centre, width in ((2048, 4096), (2048, 1024), (1000, 600)):
+        path = dicom_xray(tmp_path / "b.dcm", values, WindowCenter=centre, WindowWidth=width)
+        assert not read_xray(path).useless_window

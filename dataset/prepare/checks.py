@@ -70,6 +70,10 @@ def check_xray(patient_id: str, path: str, xray: Xray, frontal: bool = True) -> 
     if levels < _XRAY_LEVELS:
         rule = f"an X-ray shows at least {_XRAY_LEVELS} grey levels"
         problems.append(Problem(patient_id, path, rule, f"{levels} (blank?)", "Export the X-ray again."))
+    if xray.useless_window:
+        rule = "an X-ray's window shows the X-ray"
+        found = "none that can be, or one that tells hardly any pixels apart: its full range was taken"
+        problems.append(Problem(patient_id, path, rule, found, "Compare the report's picture.", fatal=False))
     if xray.foreign_sidecar:
         rule = "a .json of the X-ray's name holds its 'camera' and 'synthetic'"
         found, remedy = "another tool's file, left unread", "Rename it if it is not the X-ray's geometry."

@@ -6,6 +6,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
 
 from common.errors import BadFileError, refusing_damage
 from dataset.scans.camera import FRONTAL, LATERAL, Film, Matrix
@@ -15,14 +22,23 @@ _LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL"}
 _LYING = {"LLD", "RLD"}  # decubitus
 _RIGHT_WAY = {"LL": "P", "RL": "A"}  # where rows run to in the patient as radiologists see laterals; of others "L"
 _OPPOSITE = {"L": "R", "P": "A", "A": "P"}
+_RADIOGRAPHS = {"CR", "DX", "RG"}  # modalities: computed, digital, of film
+_RADIOGRAPH_CLASSES = {  # of files without a modality
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+}
+_SHOWN = 0.1  # share of the pixels that a window which is of use tells apart, at least
 _EXPORT = "Export the X-ray again."
 _SAME = 1e-3  # relative; the tags are rounded differently
 
 
 def read_xray_dicom(
     path: Path, check_size: Callable[[tuple[int, int]], None], film: Film, expected: str
-) -> tuple[np.ndarray, Matrix | None, str]:
-    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, as radiologists see it; its camera; its view.
+) -> tuple[np.ndarray, Matrix | None, str, bool]:
+    """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, as radiologists see it; its camera; its view;
+    whether its window was of no use, so that the image spans the full range.
 
     Frontal ones have the patient's left on the right; of a left lateral the front is on the left, of a right one on the
     right.
@@ -42,9 +58,10 @@ def read_xray_dicom(
     with refusing_damage(path, rule, remedy, quote=False), quiet_pydicom():
         dataset = read_dicom(path)
         check_size((int(dataset.Columns), int(dataset.Rows)))
+        _check_modality(dataset, path)
         _check_view(dataset, path, expected)
-        image = _image(dataset)
-        return image, _camera(dataset, image.shape, film), _view(dataset)
+        image, useless = _image(dataset)
+        return image, _camera(dataset, image.shape, film), _view(dataset), useless
 
 
 def _view(dataset: pydicom.Dataset) -> str:
@@ -75,6 +92,15 @@ def _check_view(dataset: pydicom.Dataset, path: Path, expected: str) -> None:
         raise BadFileError(path, "an X-ray has one frame", f"{dataset.NumberOfFrames} frames", _EXPORT)
 
 
+def _check_modality(dataset: pydicom.Dataset, path: Path) -> None:
+    modality, kind = str(dataset.get("Modality", "") or "").upper(), dataset.get("SOPClassUID", "")
+    if modality in _RADIOGRAPHS or (not modality and (not kind or kind in _RADIOGRAPH_CLASSES)):
+        return
+    found = f"modality {modality}" if modality else UID(kind).name
+    remedy = "Give the chest radiograph; if this is one, export it as PNG, or correct the tag."
+    raise BadFileError(path, f"an X-ray's modality is one of {', '.join(sorted(_RADIOGRAPHS))}", found, remedy)
+
+
 def _orientation(dataset: pydicom.Dataset) -> tuple[str, str]:
     """Where rows and columns run to in the patient, empty where tags do not tell; ("L", "F") of a frontal one as
     radiologists see it.
@@ -83,14 +109,17 @@ def _orientation(dataset: pydicom.Dataset) -> tuple[str, str]:
     return (directions[0], directions[1]) if len(directions) == 2 else ("", "")
 
 
-def _image(dataset: pydicom.Dataset) -> np.ndarray:
-    """float32 (h, w) in [0, 1]."""
-    pixels = dataset.pixel_array
+def _image(dataset: pydicom.Dataset) -> tuple[np.ndarray, bool]:
+    """float32 (h, w) in [0, 1], and whether a useless window was left out."""
+    pixels, useless = dataset.pixel_array, False
     if pixels.ndim == 3:
         pixels = pixels.astype(np.float32).mean(axis=-1)
     else:
-        pixels = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
-    low, high = _display_range(dataset)
+        pixels = apply_modality_lut(pixels, dataset)
+        windowed = _windowed(pixels, dataset)
+        useless = windowed is None
+        pixels = pixels if windowed is None else windowed
+    low, high = _display_range(dataset, with_voi=not useless)
     image = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         image = 1 - image
@@ -99,12 +128,25 @@ def _image(dataset: pydicom.Dataset) -> np.ndarray:
         image = image[:, ::-1]
     if down.startswith("H"):
         image = image[::-1]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image), useless
 
 
-def _display_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+def _windowed(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
+    """The pixels in their window; None where it is none or tells hardly any of them apart, as one for 8 bits on a film
+    of 12.
+    """
+    try:
+        shown = apply_voi_lut(pixels, dataset)
+    except (ValueError, NotImplementedError, ZeroDivisionError):  # a width of 0 and the like
+        return None
+    between = (shown > shown.min()) & (shown < shown.max())
+    useful = between.mean() >= _SHOWN * ((pixels > pixels.min()) & (pixels < pixels.max())).mean()
+    return shown if useful else None
+
+
+def _display_range(dataset: pydicom.Dataset, with_voi: bool) -> tuple[float, float]:
     """Lowest and highest value that the modality and VOI transforms can give (as pydicom applies them)."""
-    if dataset.get("VOILUTSequence"):
+    if with_voi and dataset.get("VOILUTSequence"):
         return 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     if dataset.get("ModalityLUTSequence"):
         return 0.0, float(2 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1)

@@ -49,12 +49,13 @@ class Xray:
     """A chest X-ray.
 
     image: float32 (h, w), values of the file divided by the full scale of its type.
-    kind: what the file stored: "uint8", "uint16", "uint12" (16-bit file, no value above 4095) or "dicom".
-        Images of one kind share an intensity scale.
+    kind: what the file stored: "uint8" (also a 16-bit file without a value above 255), "uint16", "uint12" (none above
+        4095) or "dicom". Images of one kind share an intensity scale.
     camera: float64 (3, 4); None if unknown.
     synthetic: projected from a CT.
     foreign_sidecar: the `<stem>.json` beside it is another tool's and was left unread.
     view: "PA", "AP", "LL" or "RL" by the file's tags; empty where they do not tell.
+    useless_window: its window is none or shows hardly any of it, and was left out.
     """
 
     image: np.ndarray
@@ -63,6 +64,7 @@ class Xray:
     synthetic: bool
     foreign_sidecar: bool = False
     view: str = ""
+    useless_window: bool = False
 
 
 def read_xray(path: Path | str, film: Film = Film(), expected: str = FRONTAL) -> Xray:  # noqa: B008 (frozen)
@@ -78,8 +80,8 @@ def read_xray(path: Path | str, film: Film = Film(), expected: str = FRONTAL) ->
     """
     path = Path(path)
     if is_dicom(path):
-        image, camera, view = read_xray_dicom(path, lambda size: _check_size(size, path), film, expected)
-        xray = Xray(image, "dicom", camera, synthetic=False, view=view)
+        image, camera, view, useless = read_xray_dicom(path, lambda size: _check_size(size, path), film, expected)
+        xray = Xray(image, "dicom", camera, synthetic=False, view=view, useless_window=useless)
     else:
         xray = Xray(*_read_picture(path), camera=None, synthetic=False)
     return _with_sidecar(xray, path.with_suffix(".json"))
@@ -162,7 +164,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
         rule = "an X-ray is a whole PNG, JPEG, TIFF or DICOM image"
         found = "something else" if isinstance(error, UnidentifiedImageError) else f"a damaged one ({error})"
         raise BadFileError(path, rule, found, "Export the X-ray again.") from error
-    if pixels.dtype == np.uint8:
+    if pixels.max() <= KIND_FULL_SCALE["uint8"]:
         return pixels.astype(np.float32) / KIND_FULL_SCALE["uint8"], "uint8"
     kind = "uint12" if pixels.max() <= _TWELVE_BITS else "uint16"
     return pixels.astype(np.float32) / KIND_FULL_SCALE["uint16"], kind
@@ -184,7 +186,7 @@ def _grey(path: Path) -> np.ndarray:
         raise BadFileError(path, rule, "numbers of 32 bit", "Export it as 16 bit.")
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.uint16)
-        white = _TWELVE_BITS if pixels.max() <= _TWELVE_BITS else _16_BITS
+        white = next(most for most in (KIND_FULL_SCALE["uint8"], _TWELVE_BITS, _16_BITS) if pixels.max() <= most)
         return white - pixels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else pixels  # Pillow turns 8 bits alone
     if image.mode in ("L", "LA"):
         return np.asarray(image.getchannel(0))
