@@ -18,11 +18,12 @@ from common.voxel_file import box_of
 
 # centre and width in HU
 WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "ctpa": (200.0, 700.0)}
-PANEL = 256  # pixels
+PANEL = 176  # pixels
 LABEL = 20  # height of the line of text over a panel
 GAP = 4
 PAPER, INK, FAINT = "#ffffff", "#000000", "#6e6e6e"
 _ABOVE, _BELOW = np.array([(255, 80, 60), (70, 140, 255)], dtype=np.float32)  # colours of differences from 0
+_GREYS, _SHADES = 48, 16  # in a page's file; more are hardly seen, and noise makes them cost much
 _SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
 
 
@@ -103,10 +104,11 @@ def case_page(
     pair = {name: planes_at(box_of(hu), hu.shape) for name, hu in (("real", real), ("generated", generated))}
     rows = []
     for window in WINDOWS:
-        text = _window_text(window)
-        rows += [(f"{name}, {text}", pictures_of(slices, spacing, window)) for name, slices in pair.items()]
-        rows.append((f"generated - real, {text}", differences_of(pair["real"], pair["generated"], spacing, window)))
-    return _page(xray, rows, title, numbers)
+        name = _window_name(window)
+        rows += [(f"{who}, {name}", pictures_of(slices, spacing, window)) for who, slices in pair.items()]
+        rows.append((f"difference, {name}", differences_of(pair["real"], pair["generated"], spacing, window)))
+    shown = {f"{_window_name(window)} window": _ends(window) for window in WINDOWS}
+    return _page(xray, rows, title, {**numbers, **shown, "difference": "generated - real"})
 
 
 def preview(
@@ -118,7 +120,7 @@ def preview(
         xray: (h, w) in [0, 1]. slices: HU, as `planes_at` gives them.
         shape, spacing: of the volume, voxels and mm (d, h, w).
     """
-    rows = [(_window_text(name), pictures_of(slices, spacing, name)) for name in WINDOWS]
+    rows = [(f"{_window_name(name)} {_ends(name)}", pictures_of(slices, spacing, name)) for name in WINDOWS]
     low, high = min(p.min() for p in slices.values()), max(p.max() for p in slices.values())
     numbers = {
         "voxels (D, H, W)": " x ".join(str(n) for n in shape),
@@ -129,9 +131,26 @@ def preview(
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all."""
+    """Write a picture whole or not at all; a page takes the few colours of `_with_palette`, a quarter of the bytes."""
+    if picture.mode == "RGB":
+        picture = _with_palette(np.asarray(picture).astype(np.float32))
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", optimize=True)
+
+
+def _with_palette(colours: NDArray[np.float32]) -> Image.Image:
+    """(h, w, 3) in 0..255 as the nearest of the greys and of the shades that differences have."""
+    red, green, blue = np.moveaxis(colours, -1, 0)
+    strength = np.maximum(red, blue) / 255
+    shade = np.round(_SHADES * strength)
+    coloured = ((red != green) | (green != blue)) & (shade > 0)
+    shade += np.where(red > blue, 0, _SHADES)
+    index = np.where(coloured, _GREYS - 1 + shade, np.round((_GREYS - 1) * strength))
+    greys = np.linspace(0, 255, _GREYS)[:, None].repeat(3, axis=1)
+    shades = np.arange(1, _SHADES + 1)[:, None] / _SHADES
+    picture = Image.fromarray(index.astype(np.uint8)).convert("P")
+    picture.putpalette(np.round(np.concatenate([greys, shades * _ABOVE, shades * _BELOW])).astype(np.uint8).tobytes())
+    return picture
 
 
 def fit(pixels: NDArray, size: int) -> Image.Image:
@@ -140,10 +159,13 @@ def fit(pixels: NDArray, size: int) -> Image.Image:
     return ImageOps.pad(grey, (size, size), Image.Resampling.BICUBIC)
 
 
-def _window_text(window: str) -> str:
+def _window_name(window: str) -> str:
+    return "CTPA" if window == "ctpa" else window
+
+
+def _ends(window: str) -> str:
     centre, width = WINDOWS[window]
-    name = "CTPA" if window == "ctpa" else window
-    return f"{name} {centre - width / 2:.0f} to {centre + width / 2:.0f} HU"
+    return f"{centre - width / 2:.0f} to {centre + width / 2:.0f} HU"
 
 
 def _page(
@@ -161,7 +183,7 @@ def _page(
     draw.text((2 * GAP, GAP), title, INK, _font(22))
     draw.text((width - 2 * GAP, 2 * GAP), NOTICE, FAINT, _font(15), anchor="ra")
     _panel(page, fit(xray, xray_size), (GAP, top), "X-ray", ("R", "L"))
-    _numbers(draw, numbers, (2 * GAP, top + LABEL + xray_size + LABEL), xray_size)
+    _numbers(draw, numbers, (2 * GAP, top + LABEL + xray_size + LABEL), xray_size - 2 * GAP)
     for i, (text, pictures) in enumerate(rows):
         for k, name in enumerate(PLANES):
             corner = (left + k * (PANEL + GAP), top + i * (PANEL + LABEL))
@@ -175,7 +197,7 @@ def _panel(
     """Put a picture with a label over it and the names of its sides at its left and right edge."""
     x, y = corner
     draw = ImageDraw.Draw(page)
-    draw.text((x, y + 2), label, INK, _font(13))
+    draw.text((x, y + LABEL - 4), label, INK, _fitting(label, picture.width), anchor="ls")
     page.paste(picture, (x, y + LABEL))
     middle = y + LABEL + picture.height // 2
     for text, place, anchor in ((sides[0], x + 4, "lm"), (sides[1], x + picture.width - 4, "rm")):
@@ -187,7 +209,12 @@ def _numbers(draw: ImageDraw.ImageDraw, numbers: Mapping[str, object], corner: t
     for i, (name, value) in enumerate(numbers.items()):
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
         draw.text((x, y + i * LABEL), name, FAINT, _font(15))
-        draw.text((x + width // 2, y + i * LABEL), text, INK, _font(15))
+        draw.text((x + width, y + i * LABEL), text, INK, _font(15), anchor="ra")
+
+
+def _fitting(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font in which a heading stays over its picture."""
+    return next(font for size in range(13, 0, -1) if (font := _font(size)).getlength(text) <= width or size == 1)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
