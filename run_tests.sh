@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Environment, linters, types, all tests. Arguments go to pytest: ./run_tests.sh -k metrics
+# Environment, linters, types, all tests, in two processes. Arguments go to pytest: ./run_tests.sh -n 0 -k metrics
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./make_env.sh
@@ -16,7 +16,7 @@ check() {
 check "ruff check" ruff check .
 check "ruff format" ruff format --check .
 check "mypy" mypy
-check "pytest" python -m pytest "$@"
+check "pytest" python -m pytest -n 2 --dist worksteal "$@"
 
 echo
 if ((${#failed[@]})); then
