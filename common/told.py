@@ -1,9 +1,11 @@
 """Being told to end, as by `kill`, SLURM or a container's engine: as an exception, so that nothing half done stays."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 from common.launcher import rank_and_world
 
@@ -34,3 +36,32 @@ def hearing_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def heard_later() -> Iterator[None]:
+    """Signals that raise, Ctrl-C among them, do so when the block has ended; the second one at once.
+
+    For what cannot be left in the middle, such as threads that wait for one another's locks.
+    """
+    met: list[int] = []
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    if threading.current_thread() is threading.main_thread():  # the only one that hears
+        for number in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
+            if callable(handler := signal.getsignal(number)):
+                before[number] = handler
+
+    def note(number: int, frame: FrameType | None) -> None:
+        met.append(number)
+        if len(met) > 1:
+            before[number](number, frame)
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if len(met) == 1:
+            signal.raise_signal(met[0])

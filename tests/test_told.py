@@ -6,12 +6,16 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import encode_latents
 import evaluate_ddpm_patches
 import prepare_data
 import sample_ddpm_patches
+from common.told import Told, heard_later, hearing_signals
+from dataset.scans import nifti_stream
+from dataset.scans.nifti_stream import stream_ct
 from tests.forks import forked
 from tests.processes import ROOT
 from tests.tiny import run
@@ -83,3 +87,57 @@ def test_a_command_that_is_told_to_end_goes_on_later(name, asked, to_all, worksh
 
 def finished(out, pattern):
     return (path for path in out.glob(pattern) if not path.name.startswith(".tmp"))
+
+
+def told(done, *numbers):
+    with hearing_signals():
+        with heard_later():
+            for number in numbers:
+                signal.raise_signal(number)
+                done.append(number)
+        done.append("more")
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Told), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_is_heard_when_the_block_has_ended(number, raised):
+    done = []
+    with pytest.raises(raised):
+        told(done, number)
+    assert done == [number]
+
+
+def test_the_second_signal_is_heard_at_once():
+    done = []
+    with pytest.raises(Told) as ended:
+        told(done, signal.SIGUSR1, signal.SIGTERM)
+    assert done == [signal.SIGUSR1]
+    assert ended.value.name == "SIGTERM"
+
+
+def test_signals_that_end_the_process_or_nothing_stay_as_they_are():
+    handlers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        with heard_later():
+            assert {number: signal.getsignal(number) for number in handlers} == handlers
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
+def test_threads_that_pack_are_not_left_in_the_middle(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(nifti_stream, "PIECE", 16)
+    read = []
+
+    def told(start, size):
+        if not read:
+            signal.raise_signal(signal.SIGTERM)
+        read.append(start)
+        return np.zeros(size, dtype=np.int16)
+
+    with hearing_signals(), pytest.raises(Told):
+        stream_ct(tmp_path / name, told, (4, 4, 4), np.diag([-1.0, -1.0, 1.0, 1.0]), "LPS", "made")
+    assert len(read) == 4
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.atomic import replacing
 from common.errors import UserError
 from common.geometry import Triple, triple
+from common.told import heard_later
 from common.voxel_file import ReadBox
 from dataset.scans.orientation import CANONICAL_AXES, check_affine, from_canonical
 
@@ -84,7 +85,8 @@ def _opened(path: Path) -> Iterator[Any]:
 def _voxel_writer(path: Path, header: nib.Nifti1Header) -> Iterator[Any]:
     """The file after its header, packed if its name says so."""
     packed = path.name.endswith(".gz")
-    with igzip_threaded.open(path, "wb", LEVEL, threads=THREADS) if packed else path.open("wb") as file:
+    # left in the middle, threads that pack would wait for one another for good
+    with heard_later(), igzip_threaded.open(path, "wb", LEVEL, threads=THREADS) if packed else path.open("wb") as file:
         header.write_to(file)
         yield file
 
