@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from common.collectives import Team
 from common.errors import UserError
+from common.organs import lung_volume_ml
 from dataset.store.store import StoredCase, VolumeStore
 from ddpm.diffusion import Regression
 from ddpm.plan import Grid, SamplingPlan, XrayInput
@@ -18,7 +19,6 @@ from evaluation.common_grid import CommonGrid
 from evaluation.controls import wrong_xrays
 from evaluation.mean_volume import MeanVolume
 from evaluation.metrics import psnr, ssim
-from evaluation.organs import lung_volume_ml
 from evaluation.seams import block_index, gradient_energy, plane_gradients
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.mean_ct import mean_training_ct

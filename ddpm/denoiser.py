@@ -22,6 +22,7 @@ from ddpm.position import (
 from ddpm.protocols import Lifter
 
 CONDITIONS = ("pooled", "tokens", "lifted")
+VOLUME, PATIENT = "volume", "patient"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class PatchDenoiser(nn.Module):
         global_context: it is given the `wide_view` of the noisy whole latent too, after the noisy latent's channels.
         views: names of further X-rays that it takes, such as "lateral"; any of them may be missing. Each has a lifter
             of its own, and channels of its own for what is lifted: where two see a voxel, both tell.
+        position_origin: what positions and cameras are to count from: the "volume"'s centre, which is where a field of
+            view happened to be, or the "patient", the centre of the lungs' box.
     """
 
     def __init__(
@@ -105,8 +108,12 @@ class PatchDenoiser(nn.Module):
         cond: Sequence[str] = CONDITIONS,
         global_context: bool = False,
         views: Sequence[str] = (),
+        position_origin: str = VOLUME,
     ) -> None:
         super().__init__()
+        if position_origin not in (VOLUME, PATIENT):
+            raise UserError(f"position_origin is {VOLUME} or {PATIENT}, got {position_origin!r}")
+        self.position_origin = position_origin
         unknown = sorted(set(cond) - set(CONDITIONS))
         if unknown:
             raise UserError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
@@ -194,7 +201,7 @@ class PatchDenoiser(nn.Module):
             x: (B, noisy_channels, d, h, w), noisy latent.
             t: (B,) in [0, 1].
             condition: of B X-rays, or of one for B windows of the same patient.
-            positions: (B, 3, d, h, w), z, y, x of the latent voxels in mm from the volume's centre.
+            positions: (B, 3, d, h, w), z, y, x of the latent voxels in mm from `position_origin`.
             spacing: (B, 3), CT voxel size (d, h, w) in mm.
         """
         batch = len(x)

@@ -48,10 +48,14 @@ class XrayInput:
 
 @dataclass(frozen=True)
 class Grid:
-    """The volume to draw: shape (D, H, W) in voxels, spacing (d, h, w) in mm."""
+    """The volume to draw: shape (D, H, W) in voxels, spacing (d, h, w) in mm.
+
+    origin: where positions and cameras count from, (d, h, w) in mm from the volume's centre.
+    """
 
     shape: Triple
     spacing: tuple[float, float, float]
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)

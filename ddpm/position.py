@@ -19,6 +19,16 @@ WAVELENGTHS_MM = (1600.0, 800.0, 400.0, 200.0, 100.0)
 AXIS_FEATURES = 2 * len(WAVELENGTHS_MM)
 
 
+def about_origin(camera: Tensor, origin: Tensor) -> Tensor:
+    """Cameras (..., 3, 4) for points that count from another origin (..., 3), given as z, y, x in mm from the old one.
+
+    By element: autocast would round a matrix product.
+    """
+    column = camera[..., 3] + (camera[..., :3] * origin.flip(-1)[..., None, :]).sum(-1)
+    moved = torch.cat([camera[..., :3], column[..., None]], -1)
+    return moved / moved[..., 2:, 3:]
+
+
 def with_octaves(values: Tensor, octaves: int, dim: int) -> Tensor:
     """Values, then sin and cos of pi * 2^k * values for k < octaves, concatenated along `dim`."""
     angles = [values * (math.pi * 2**k) for k in range(octaves)]

@@ -9,9 +9,9 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from numpy.typing import NDArray
 
+from common.organs import averaged, lung_mask
 from evaluation.controls import Estimate, correlation, mean_of
 from evaluation.metrics import Window
-from evaluation.organs import averaged, lung_mask
 from evaluation.regions import Mask, regions_of
 from evaluation.vessels import vessels_in
 

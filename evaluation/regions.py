@@ -1,6 +1,6 @@
 """Regions of a chest CT by rules on HU alone: the same for real, drawn and reconstructed CTs.
 
-lung      see `evaluation.organs.lung_mask`
+lung      see `common.organs.lung_mask`
 body      what is denser than fat and air between, the largest piece, with its holes closed slice by slice
 mediastinum  in each axial slice what the convex hull of the lungs holds besides lung and bone: heart, great vessels
 bone      denser than 150 HU, in pieces that reach out of that hull by at least a tenth: spine, ribs, sternum
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from evaluation.organs import lung_mask, pockets_of
+from common.organs import lung_mask, pockets_of
 
 Mask = NDArray[np.bool_]
 

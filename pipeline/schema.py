@@ -134,6 +134,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (several("a list of lateral, xray_2, xray_3, ...", VIEW), "model.views denoiser.views"),
     (one_of("auto", "never"), "resume"),
     (one_of("random", "grid"), "patch_draw"),
+    (one_of("volume", "patient"), "position_origin"),
     (one_of("auto", "always", "never"), "dataset.latents"),
     (one_of("float16", "int8"), "latent_dtype"),
     (one_of("xrays", "windows"), "distribute"),

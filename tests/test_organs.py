@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.organs import lung_mask, lung_volume_ml
+from common.organs import lung_mask, lung_volume_ml, lungs_centre_mm
 
 
 def chest(left_edge):
@@ -49,3 +49,23 @@ def test_lungs_that_the_field_of_view_cuts_wide_open_cannot_be_measured():
     assert np.isnan(lung_volume_ml(inner, (2.0, 2.0, 2.0)))
     assert np.isnan(lung_volume_ml(inner[:, :, :12], (2.0, 2.0, 2.0)))
     assert lung_volume_ml(hu, (2.0, 2.0, 2.0)) > 0
+
+
+def test_the_centre_of_the_lungs_counts_from_the_volumes():
+    hu = np.pad(chest(40), ((0, 5), (0, 0), (0, 0)), constant_values=40)
+    assert lungs_centre_mm(chest(40), (2.0, 3.0, 4.0)) == (0, 0, 0)
+    assert lungs_centre_mm(hu, (2.0, 3.0, 4.0)) == (-5, 0, 0)
+    assert lungs_centre_mm(hu[:, 1:, :-4], (2.0, 3.0, 4.0)) == (-5, -1.5, 8)
+
+
+def test_the_windpipe_does_not_move_the_centre_of_the_lungs():
+    hu = np.pad(chest(40), ((0, 5), (0, 0), (0, 0)), constant_values=40).repeat(3, 0).repeat(3, 1).repeat(3, 2)
+    before, spacing = lungs_centre_mm(hu, (2.0, 2.0, 2.0)), (2.0, 2.0, 2.0)
+    hu[39:57, 40:44, 40:44] = -1000
+    assert lung_mask(hu, spacing)[45:].any()
+    assert lungs_centre_mm(hu, spacing) == before == (-15, 0, 0)
+
+
+@pytest.mark.parametrize("part", [slice(5, None), slice(0, 9), slice(0, 2)])
+def test_lungs_that_go_on_beyond_the_volume_have_no_centre(part):
+    assert lungs_centre_mm(chest(40)[part], (2.0, 2.0, 2.0)) is None

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.organs import lung_mask, lung_volume_ml
 from dataset.phantom.anatomy import Anatomy, draw_anatomy
 from dataset.phantom.film import XraySettings, degrade, misalignment, phantom_xray
 from dataset.phantom.thorax import make_phantom, render
-from evaluation.organs import lung_mask, lung_volume_ml
 
 SHAPE, SPACING = (44, 40, 48), (7.0, 7.5, 7.5)
 PLAIN = Anatomy(seed=3, emboli=4)

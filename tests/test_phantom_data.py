@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.organs import lung_volume_ml
 from dataset.phantom.data_set import SETTINGS, TRUTH_TABLE, make_phantom_data
 from dataset.phantom.film import XraySettings
 from dataset.prepare.cases import find_cases
@@ -16,7 +17,6 @@ from dataset.scans import camera as cam
 from dataset.scans.drr import frontal_drr, to_intensity
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import read_xray
-from evaluation.organs import lung_volume_ml
 
 SMALL: dict[str, Any] = {
     "seed": 5,

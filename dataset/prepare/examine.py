@@ -15,7 +15,7 @@ from dataset.prepare.leaks import look_of
 from dataset.prepare.made_xray import make_xray
 from dataset.prepare.registered import Fit, fit_of
 from dataset.scans.camera import ANY, FRONTAL, LATERAL, Film, Matrix
-from dataset.scans.measure import body_of, fingerprint, hu_percentiles, thin_strides, thinned
+from dataset.scans.measure import body_of, fingerprint, hu_percentiles, lungs_of, thin_strides, thinned
 from dataset.scans.reading import Note
 from dataset.scans.volume_io import Volume, read_ct
 from dataset.scans.xray_io import Xray, intensity_percentiles, read_xray, to_square
@@ -112,6 +112,7 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         source_affine=as_tuples(volume.source_affine.tolist()),
         hu_percentiles=hu_percentiles(thinned(volume.hu, thin_strides(volume.spacing))),
         body_box=body_of(volume.hu, volume.spacing),
+        origin_mm=lungs_of(volume.hu, volume.spacing),
         ct_source=relative_to(root, case.ct),
         xray_source=frontal.source,
         source_hash=identity,

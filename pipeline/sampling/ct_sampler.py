@@ -25,8 +25,10 @@ from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import encoder_view, read_xray, scale_xray, to_square
 from dataset.store.store import Store, StoredCase
 from dataset.store.views import film_of, kind_of, xray_of
+from ddpm.denoiser import PATIENT
 from ddpm.finite import check_decoded
 from ddpm.plan import Grid, SamplingPlan, XrayInput
+from ddpm.position import about_origin
 from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
 from pipeline.sampling.decoding import AUTO, DecodingChoice
@@ -145,9 +147,15 @@ class CTSampler:
 
         def look(view: str = "") -> XrayInput:
             about, image = xray_of(case, view), store.read_xray(case, self.description.xray_ranges, view)
-            return self.prepare_xray(image, about.camera, synthetic=about.synthetic, view=view)
+            shown = self.prepare_xray(image, about.camera, synthetic=about.synthetic, view=view)
+            return replace(shown, camera=about_origin(shown.camera, torch.tensor(self.origin_of(case))))
 
         return replace(look(), views={view: look(view) for view in self.generator.denoiser.views if view in case.views})
+
+    def origin_of(self, case: StoredCase) -> tuple[float, float, float]:
+        """Where the network's positions count from in a case, (d, h, w) in mm from the volume's centre."""
+        counts_from_patient = self.generator.denoiser.position_origin == PATIENT
+        return case.origin_mm if counts_from_patient and case.origin_mm is not None else (0.0, 0.0, 0.0)
 
     def prepare_xray(
         self, image: np.ndarray, camera: Any, fov_mm: float | None = None, synthetic: bool = False, view: str = ""

@@ -14,6 +14,7 @@ from PIL import Image
 from common.atomic import write_text
 from common.geometry import padded_shape
 from common.notice import NOTICE
+from common.organs import lung_volume_ml
 from dataset.scans.volume_io import write_ct
 from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import read_unit
@@ -21,7 +22,6 @@ from ddpm.plan import SamplingPlan, XrayInput
 from evaluation.anatomy import RealAnatomy
 from evaluation.common_grid import boxes_to_grid
 from evaluation.metrics import Preset, score, window_preset
-from evaluation.organs import lung_volume_ml
 from evaluation.pictures import case_page, save_png
 from evaluation.seams import block_index, gradient_energy, plane_gradients
 from evaluation.uncertainty import FEWEST_DRAWS, uncertainty
@@ -174,7 +174,8 @@ class Evaluation:
         """How well a CT drawn on the case's grid shows the case's X-ray."""
         if self.against is None:
             return {}
-        return self.films.compare(hu, field.grid.spacing, case, self.against.others[case.name])
+        origin = self.model.origin_of(case)
+        return self.films.compare(hu, field.grid.spacing, case, self.against.others[case.name], origin)
 
     def _of_right(self, right: Mapping[str, Any]) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -196,7 +197,7 @@ class Evaluation:
 
     def _draw(self, field: Field, xray: XrayInput, plan: SamplingPlan, spread: bool = False) -> Draws:
         """On the field's grid."""
-        grid = field.place.grid
+        grid = replace(field.place.grid, origin=self.model.origin_of(field.case))
         plan = self.model.generator.settle(plan, xray, grid)
         seeds = range(self.seed, self.seed + self.num_samples)
         return draw_several(lambda seed: self.model.draw(xray, grid, plan, seed), seeds, spread)

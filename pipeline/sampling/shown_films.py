@@ -1,11 +1,12 @@
 """Does a drawn CT, projected, show its own X-ray, and no other patient's as well?"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from common.geometry import Spacing
+from dataset.scans.camera import of_centre
 from dataset.scans.film_view import FilmView
 from dataset.scans.measure import thin_strides
 from dataset.scans.registration import FINE, likeness
@@ -24,12 +25,18 @@ class ShownFilms:
     _known: dict[str, tuple[FilmView, np.ndarray]] = field(default_factory=dict)
 
     def compare(
-        self, hu: np.ndarray, spacing: Spacing, own: StoredCase, others: Sequence[StoredCase]
+        self,
+        hu: np.ndarray,
+        spacing: Spacing,
+        own: StoredCase,
+        others: Sequence[StoredCase],
+        origin: Spacing = (0.0, 0.0, 0.0),
     ) -> dict[str, float]:
         """A CT projected by the camera of each X-ray, beside that X-ray.
 
         Args:
             hu: int16 (D, H, W), drawn from the X-ray of `own`. spacing: (d, h, w) in mm.
+            origin: where the cameras' points count from, (d, h, w) in mm from the CT's centre.
 
         Returns:
             projection: correlation of the gradients of the own X-ray and the projection, local contrast evened out, -1
@@ -39,13 +46,16 @@ class ShownFilms:
         d, h, w = (n * size for n, size in zip(strides, spacing, strict=True))
         about_the_middle = tuple(slice((n - 1) % s // 2, None, s) for n, s in zip(hu.shape, strides, strict=True))
         small = hu[about_the_middle]
-        ours, *theirs = (self._likeness(small, (d, h, w), case) for case in (own, *others))
+        ours, *theirs = (self._likeness(small, (d, h, w), origin, case) for case in (own, *others))
         return {"projection": ours, "rank": 1 + sum(other >= ours for other in theirs)}
 
-    def _likeness(self, hu: np.ndarray, spacing: Spacing, case: StoredCase) -> float:
+    def _likeness(self, hu: np.ndarray, spacing: Spacing, origin: Spacing, case: StoredCase) -> float:
         if case.name not in self._known:
             shown = self.look(case)
             camera = shown.camera.numpy().astype(np.float64)
             self._known[case.name] = FilmView.of(shown.xray[0].numpy(), camera, FINE), camera
         view, camera = self._known[case.name]
+        if any(origin):
+            centre = np.negative(origin)[::-1]
+            view, camera = replace(view, camera=of_centre(view.camera, centre)), of_centre(camera, centre)
         return likeness(view, Slabs.of(hu, spacing, camera), _AS_IT_STOOD)
