@@ -18,6 +18,7 @@ from dataset.store.latents import LatentSource
 from dataset.store.store import Store, StoredCase
 from evaluation.controls import finite, wrong_xrays
 from evaluation.copies import Copying
+from evaluation.distributions import Distribution
 from evaluation.metrics import find_presets
 from evaluation.report.page import write_report
 from evaluation.subgroups import groups_of, subgroups
@@ -30,11 +31,15 @@ from pipeline.sampling.against import Against
 from pipeline.sampling.copying import check_copies, most_similar, picture_closest
 from pipeline.sampling.ct_sampler import CTSampler, plan_of
 from pipeline.sampling.evaluated_cases import Compared, Evaluation
+from pipeline.sampling.extractors import load_extractors
 from pipeline.sampling.files import prepare_folder
 from pipeline.sampling.looks import Looking, Looks
+from pipeline.sampling.masks import MaskFolder, add_masks
 from pipeline.sampling.mean_ct import mean_training_ct
+from pipeline.sampling.pairs import drawn_pair
 from pipeline.sampling.progress import with_progress
 from pipeline.sampling.shown_volumes import embed_volumes
+from pipeline.sampling.spread import compare_spread, kept_with
 from pipeline.settings import plain
 from pipeline.training.data import open_latents, open_store
 
@@ -54,6 +59,10 @@ def main(cfg: DictConfig) -> None:
     columns = [cfg.subgroups] if isinstance(cfg.subgroups, str) else list(cfg.subgroups)
     for column in columns:
         groups_of(column, _told(cases))
+    extractors = load_extractors(cfg.extractors)
+    masks = None if cfg.masks is None else MaskFolder(Path(cfg.masks))
+    if masks:
+        masks.check([case.name for case in cases])
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
     median = model.placement() if cfg.grid == "median" else None
     folder = Path(cfg.run_dir)
@@ -73,8 +82,22 @@ def main(cfg: DictConfig) -> None:
         _compare_all(evaluation, cases[team.rank :: team.size], team)
         team.wait()
         copies = check_copies(evaluation, cases, looking, looks, team) if looking else {}
+        of = {case.name: case for case in cases}
+        spread = compare_spread(
+            {case.name: case.patient_id for case in cases},
+            lambda name: drawn_pair(evaluation, of[name]),
+            extractors,
+            model.hu_window,
+            model.generator.device,
+            (evaluation.unfinished / "features", kept_with(store, folder)),
+            team,
+        )
     if team.rank == 0:
-        _report(evaluation, cases, [_found(evaluation, case) for case in cases], copies, cfg)
+        compared = [_found(evaluation, case) for case in cases]
+        if masks:
+            for case, found in zip(cases, compared, strict=True):
+                add_masks(found.volumes[0], found.numbers, masks.compare(case.name, drawn_pair(evaluation, case)))
+        _report(evaluation, cases, compared, copies, spread, cfg)
         shutil.rmtree(evaluation.unfinished)
 
 
@@ -148,11 +171,13 @@ def _report(
     cases: Sequence[StoredCase],
     compared: Sequence[Compared],
     copies: dict[str, Copying],
+    spread: dict[str, Distribution],
     cfg: DictConfig,
 ) -> None:
     model, folder = evaluation.model, evaluation.folder
     patients, numbers = [c.patient_id for c in compared], [c.numbers for c in compared]
-    findings = replace(Findings.of([c.volumes for c in compared], numbers, patients, cfg.seed), copies=copies)
+    findings = Findings.of([c.volumes for c in compared], numbers, patients, cfg.seed)
+    findings = replace(findings, copies=copies, distributions=spread)
     summary = findings.summary()
     settings = plain(cfg) | {
         "dataset": {key: value for key, value in plain(cfg.dataset).items() if key not in OF_TRAINING},

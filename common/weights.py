@@ -20,6 +20,8 @@ Renaming = tuple[str, str | Callable[[re.Match[str]], str]]  # pattern, and what
 def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
     """The named tensors of a torch or safetensors file, which may be none; nothing in the file is run.
 
+    Of a file that holds more than that, those under "state_dict".
+
     Args:
         remedy: what to get and where to put it, for the error.
 
@@ -38,6 +40,8 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
         if of_the_machine(error):
             raise
         raise UserError(f"{path} is not a readable file of weights (damaged or cut off?): {remedy}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # of a whole training
+        state = state["state_dict"]
     entries = state.items() if isinstance(state, dict) else ()
     weights = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
     size = path.stat().st_size

@@ -38,14 +38,16 @@ class ResNetDistance(Frozen):
     Args:
         weights: file with a ResNet-50's state dict in torchvision's names (torchvision's own, or MONAI's
             RadImageNet one), folder of transformers' ResNet, or "random" (for tests: no meaning, right cost).
+        remedy: what to do about a file that is none of these, for the error.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, remedy: str | None = None) -> None:
         super().__init__()
-        self.resnet, (mean, std) = _load(weights)
+        self.resnet, (mean, std) = _load(weights, remedy or _REMEDY)
+        self.of_radimagenet = (mean, std) == _RADIMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.freeze()
@@ -92,7 +94,7 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]]:
+def _load(weights: str, remedy: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]]:
     """The network, and mean and std of the images in [0, 1] that it was trained on."""
     path = Path(weights)
     if weights == RANDOM:
@@ -101,10 +103,10 @@ def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float
             return ResNetModel(ResNetConfig()), _IMAGENET
     if (path / "config.json").is_file():
         return ResNetModel.from_pretrained(path, local_files_only=True), _IMAGENET
-    state = read_weights(path, _REMEDY)
+    state = read_weights(path, remedy)
     if "layer4.2.conv3.weight" not in state:
         raise UserError(
-            f"{path} does not hold a ResNet-50 in torchvision's names (no tensor layer4.2.conv3.weight): {_REMEDY}"
+            f"{path} does not hold a ResNet-50 in torchvision's names (no tensor layer4.2.conv3.weight): {remedy}"
         )
     # RadImageNet was trained in Keras: its convolutions have biases, and the first of a block has the stride.
     from_keras = "conv1.bias" in state
@@ -112,7 +114,7 @@ def _load(weights: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float
     try:
         resnet.load_state_dict(convert(state))
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"{path} holds another network than a ResNet-50 (deeper, or incomplete?): {_REMEDY}") from error
+        raise UserError(f"{path} holds another network than a ResNet-50 (deeper, or incomplete?): {remedy}") from error
     return resnet, _RADIMAGENET if from_keras else _IMAGENET
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.anatomy import OVER_CASES, mean_vessels, over_cases
 from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_controls, correlation, mean_of
 from evaluation.copies import Copying, words
+from evaluation.distributions import MEASURES, Distribution
 from evaluation.uncertainty import over_cases as calibrated
 from evaluation.verdict import sharpness, verdict
 
@@ -27,7 +28,7 @@ class Findings:
     their cases' X-rays. found: share of the CTs to which no other patient's X-ray is more alike. textures: means, see
     `evaluation.seams`. anatomy: of "right" and "codec", see `over_cases`; vessels: of these and "real", means.
     copies: of training patients, by how CTs are looked at. uncertainty: of the spread of draws, see
-    `evaluation.uncertainty.over_cases`.
+    `evaluation.uncertainty.over_cases`. distributions: by the networks whose features were compared.
     """
 
     scores: dict[str, ControlScores]
@@ -39,6 +40,7 @@ class Findings:
     vessels: dict[str, dict[str, float]] = field(default_factory=dict)
     copies: dict[str, Copying] = field(default_factory=dict)
     uncertainty: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, Distribution] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -85,8 +87,10 @@ class Findings:
             seen = [volume for case in cases for volume in case if volume["of"] == name and "vessels" in volume]
             if seen:
                 vessels[name] = mean_vessels([volume["vessels"] for volume in seen])
-            if seen and name != "real":
-                anatomy[name] = over_cases([volume["regions"] for volume in seen], patients, seed)
+            own = [volume for case in cases for volume in case if volume["of"] == name]
+            regions = [volume["regions"] for volume in own if "regions" in volume]
+            if any(regions):
+                anatomy[name] = over_cases(regions, patients, seed)
         spreads = [volume["uncertainty"] for case in cases for volume in case if "uncertainty" in volume]
         spread = calibrated(spreads, patients, seed) if spreads else {}
         return cls(scores, lungs, projection, found, textures, anatomy, vessels, uncertainty=spread)
@@ -123,6 +127,9 @@ class Findings:
             found |= {f"vessel_{name}_{who}": value for name, value in vessels.items()}
         for way, copying in self.copies.items():
             found |= {f"copies_{way}": copying.nearer, f"copies_p_{way}": copying.p}
+        for network, spread in self.distributions.items():
+            for measure in MEASURES:
+                found |= _with_interval(f"{measure}_{network}", getattr(spread, measure))
         return found | self.textures
 
 

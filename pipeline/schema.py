@@ -82,7 +82,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         TRUTH,
         "anatomy averaged benchmark channels_last check checkpointing compile controls copies crop_to_body degrade"
         " deterministic dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
-        " phantom.xray.lateral strict use_distributed_sampler use_patches",
+        " extractors.random phantom.xray.lateral strict use_distributed_sampler use_patches",
     ),
     (TRUTH, "_partial_ _recursive_"),  # of what Hydra builds
     (one_of("none", "partial", "object", "all"), "_convert_"),
@@ -158,7 +158,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
     ),
     (
         NULL | TEXT,
-        "axes ct_pattern init_from metrics perceptual_ckpt reference shard store variant vqgan_ckpt xray_weights",
+        "axes ct_pattern imagenet init_from masks medicalnet_10 medicalnet_50 metrics perceptual_ckpt radimagenet"
+        " reference shard store variant vqgan_ckpt xray_weights",
     ),
     (NULL | whole(0) | TEXT, "series"),
     (NULL | whole(2), "dataset.folds"),

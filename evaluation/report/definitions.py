@@ -26,6 +26,11 @@ _NUMBERS = {
     "gradient_energy": "Mean |gradient| of one drawn CT over that of the real one. Below 1 it is smoother.",
     "copies": "How many drawn CTs stand out nearer to one training CT than any real CT does.",
     "copies_p": "How likely drawn CTs lie so near to single training CTs by chance, if the model copies nobody.",
+    "fid": "Squared Fréchet distance of Gaussians fitted to a network's features of drawn and of real CTs, averaged"
+    " over a CT's slices; 0 for equal ones. It falls with the number of CTs: compare evaluations of as many.",
+    "kid": "Unbiased squared MMD of the same features (cubic kernel), 0 on average for CTs from one distribution.",
+    "precision": "Share of drawn CTs whose features lie among those of real ones (third neighbours).",
+    "recall": "Share of real CTs whose features lie among those of drawn ones (third neighbours).",
     "dice": "Dice overlap of the region in drawn and real CT, 1 for equal ones.",
     "hd95_mm": "95th percentile of the distances between the region's surfaces in drawn and real CT, mm (MONAI's).",
     "hu_bias": "Mean of drawn minus real HU within the real region.",
@@ -76,6 +81,8 @@ def definition(name: str, presets: Mapping[str, Mapping[str, Any]], own: Mapping
     for key, said in _PARTS.items():
         if re.search(rf"_{key}(?=_|$)", rest):
             parts.append(said)
+    if ":" in rest:
+        parts.append("The region is that of the masks that were given.")
     window = [_of_window(score)] if begins in ("psnr", "ssim", "hu_mae") and score else []
     return " ".join([text.strip(), *window, *parts])
 

@@ -1,0 +1,103 @@
+"""Regions from files: masks and maps of labels of real and drawn CTs, compared as MONAI does."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance
+
+import evaluate_ddpm_patches
+from common.errors import UserError
+from dataset.scans.volume_io import write_ct
+from pipeline.sampling.masks import MaskFolder
+from pipeline.sampling.pairs import Pair
+from tests.tiny import run
+
+SHAPE, SPACING = (12, 16, 20), (2.5, 1.5, 1.0)
+AFFINE = np.diag([-SPACING[2], -SPACING[1], SPACING[0], 1])
+
+
+def blob(seed, shape=SHAPE):
+    rng = np.random.default_rng(seed)
+    centre = [n / 2 + rng.uniform(-1.5, 1.5) for n in shape]
+    return sum(((o - c) / (n / 4)) ** 2 for o, c, n in zip(np.ogrid[tuple(map(slice, shape))], centre, shape)) < 1  # noqa: B905
+
+
+def write(path, array, affine=AFFINE, axes="LPS"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_ct(path, array.astype(np.int16), affine, axes)
+
+
+@pytest.fixture
+def pair():
+    drawn, real = np.random.default_rng(0).normal(0, 100, (2, *SHAPE))
+    return Pair(drawn, real, SPACING)
+
+
+def test_masks_are_compared_as_monai_compares_them_whatever_their_axes(tmp_path, pair):
+    a, b = blob(1), blob(2)
+    write(tmp_path / "generated" / "p0" / "heart.nii.gz", a)
+    write(tmp_path / "real" / "p0" / "heart.nii.gz", b, axes="RAS")
+    write(tmp_path / "real" / "p0" / "aorta.nii.gz", b)  # on one side alone
+    masks = MaskFolder(tmp_path)
+    masks.check(["p0", "p1"])
+    found = masks.compare("p0", pair)
+    one, other = (torch.from_numpy(mask)[None, None] for mask in (a, b))
+    assert set(found) == {"mask:heart"}
+    heart = found["mask:heart"]
+    assert heart["dice"] == pytest.approx(float(compute_dice(one, other)))
+    theirs = compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=list(SPACING))
+    assert heart["hd95_mm"] == pytest.approx(float(theirs))
+    assert heart["ml_real"] == pytest.approx(b.sum() * np.prod(SPACING) / 1000)
+    assert heart["hu_bias"] == pytest.approx((pair.drawn - pair.real)[b].mean())
+
+
+def test_a_map_of_labels_holds_a_mask_each(tmp_path, pair):
+    a, b = blob(1), blob(2)
+    write(tmp_path / "generated" / "p0.nii.gz", 7 * a)
+    write(tmp_path / "real" / "p0.nii", 7 * b + 3 * ~b)
+    found = MaskFolder(tmp_path).compare("p0", pair)
+    assert set(found) == {"mask:label_7"}
+    assert found["mask:label_7"]["dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_masks_in_finer_voxels_serve_and_those_of_a_part_do_not(tmp_path, pair):
+    fine = np.repeat(blob(1), 2, axis=0)
+    halved = AFFINE @ np.diag([1, 1, 0.5, 1])
+    write(tmp_path / "generated" / "p0" / "heart.nii.gz", fine, halved)
+    write(tmp_path / "real" / "p0" / "heart.nii.gz", blob(1))
+    assert MaskFolder(tmp_path).compare("p0", pair)["mask:heart"]["dice"] == 1
+    write(tmp_path / "real" / "p0" / "heart.nii.gz", blob(1)[:6])
+    with pytest.raises(UserError, match=r"a mask shows all that its CT shows; got \[15.0, 24.0, 20.0\] mm"):
+        MaskFolder(tmp_path).compare("p0", pair)
+
+
+def test_folders_that_hold_nothing_to_compare(tmp_path):
+    with pytest.raises(UserError, match="no folder real/; masks are in DIR/real and DIR/generated"):
+        MaskFolder(tmp_path).check(["p0"])
+    for side in ("real", "generated"):
+        write(tmp_path / side / ("p0" if side == "real" else "p1") / "heart.nii.gz", blob(1))
+    with pytest.raises(UserError, match="no case in both folders, of p0, p1"):
+        MaskFolder(tmp_path).check(["p0", "p1"])
+
+
+def test_an_evaluation_takes_regions_from_files(workshop, elsewhere):
+    for seed, side in enumerate(("real", "generated")):
+        name = "phantom0001"
+        ct = nib.load(workshop.root / name / f"{name}.nii.gz")
+        mask = nib.Nifti1Image(blob(seed, ct.shape).astype(np.uint8), ct.affine)
+        Path(f"masks/{side}/{name}").mkdir(parents=True)
+        nib.save(mask, f"masks/{side}/{name}/heart.nii.gz")
+    settings = [workshop.data, f"ckpt={workshop.ddpm_ckpt}", "run_dir=out", "split=train", "num_cases=2", "steps=1"]
+    run(evaluate_ddpm_patches, *settings, "device=cpu", "anatomy=false", "controls=false", "masks=masks")
+    found = json.loads(Path("out/metrics.json").read_text())
+    dice = dict(zip(found["scores"], (case.get("dice_mask:heart") for case in found["cases"]), strict=True))
+    assert dice["phantom0000"] is None
+    assert 0 < dice["phantom0001"] < 1
+    assert found["summary"]["dice_mask:heart"] == dice["phantom0001"]
+    page = Path("out/report.html").read_text()
+    assert "mask:heart" in page
+    assert "The region is that of the masks that were given." in page
