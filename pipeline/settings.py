@@ -44,11 +44,13 @@ def source_arguments(dataset: DictConfig) -> dict[str, Any]:
             xray_fov_mm=dataset.xray_fov_mm,
             register_films=dataset.register_films,
             pair_check=dataset.pair_check,
+            hu_window=(float(dataset.hu_window[0]), float(dataset.hu_window[1])),
             reading=Reading(
                 series=None if dataset.series is None else str(dataset.series),
                 irregular=dataset.irregular,
                 tilt=dataset.tilt,
                 hu_offset=dataset.hu_offset,
+                axes=dataset.axes,
             ),
         ),
     }

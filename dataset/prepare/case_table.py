@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataset.prepare.columns import KEPT, check_columns
+from dataset.scans.lost_affine import told_affine
 from dataset.store.case import Case, Problem, case_name, is_view
 from dataset.store.split import SPLITS
 
@@ -74,6 +75,7 @@ def _row_case(row: dict[str, str], root: Path, own: list[str]) -> Case:
         row["study_id"],
         {name: row[name] for name in (*KEPT, *own) if row.get(name)},
         {name: root / path for name, path in row.items() if is_view(name) and path},
+        row.get("axes") or None,
     )
 
 
@@ -103,6 +105,10 @@ def _row_problems(row: dict[str, str], root: Path, where: str, required: tuple[s
     for column, meaning in (("hu_offset", "what is to be added to reach HU"), ("days_between", "days, CT to X-ray")):
         if (value := row.get(column, "")) and not _is_finite(value):
             report(where, f"{column} is a number or empty", repr(value), f"Write {meaning}.")
+    try:
+        told_affine(row.get("axes") or "LPS")
+    except UserError as error:
+        report(where, "axes is as RAS or 'LPS 0.7x0.7x1.5', or empty", repr(row["axes"]), str(error))
     return problems
 
 

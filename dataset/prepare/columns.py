@@ -8,7 +8,8 @@ from common.errors import UserError
 from dataset.store.case import is_view
 
 COLUMNS = (
-    "patient_id", "study_id", "ct", "xray", "lateral", "target", "split", "series", "hu_offset", "view", "days_between"
+    "patient_id", "study_id", "ct", "xray", "lateral", "target", "split", "series", "hu_offset", "axes", "view",
+    "days_between",
 )  # fmt: skip
 KEPT = ("view", "days_between")  # for the manifest alone
 _MEANT = {

@@ -25,6 +25,7 @@ from dataset.scans.xray_io import Xray
 from dataset.store.case import Case
 
 MEDIAN = "median"
+HU_WINDOW = (-1000.0, 1000.0)
 FILM = "film"
 REPORT, REFUSE, OFF = "report", "refuse", "off"
 MEDIAN_FILE = "spacing.json"  # the median that was chosen: later cases do not move it
@@ -46,6 +47,7 @@ class Conversion:
     register_films: find the cameras of X-rays that were not projected from a CT on the CT of their pair.
     pair_check: what becomes of pairs that do not fit: reported ("report"), left out ("refuse"), not looked for ("off").
     reading: how CTs are read whose files leave a choice.
+    hu_window: lowest and highest HU that trainings will keep; what CTs were clipped to may lie around it.
     """
 
     spacing: Spacing | str | None = None
@@ -57,6 +59,7 @@ class Conversion:
     register_films: bool = False
     pair_check: str = OFF
     reading: Reading = PLAIN
+    hu_window: tuple[float, float] = HU_WINDOW
 
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str) and self.spacing != MEDIAN:
@@ -72,19 +75,21 @@ class Conversion:
     def reading_of(self, case: Case) -> Reading:
         """With what `case` says for itself."""
         offset = self.reading.hu_offset if case.hu_offset is None else case.hu_offset
-        return replace(self.reading, series=case.series or self.reading.series, hu_offset=offset)
+        told = {"series": case.series or self.reading.series, "axes": case.axes or self.reading.axes}
+        return replace(self.reading, hu_offset=offset, **told)
 
     def recipe(self, case: Case) -> str:
         """What of this shapes the entry of `case` and its stored form, as text to compare."""
         found = self.register_films, self.pair_check
         film = None if not case.xrays else [asdict(self.film), self.xray_fov_mm, *found]
         views = [{name: path.name for name, path in case.views.items()}] if case.views else []
-        return json.dumps([self._shaping(case), film, *views])
+        window = [] if self.hu_window == HU_WINDOW else [list(self.hu_window)]
+        return json.dumps([self._shaping(case), film, *views, *window])
 
     def stored_hash(self, case: Case, content: str) -> str:
         """What tells the stored form of `case` from others: the hash of its sources alone, if nothing is changed."""
         recipe = self._shaping(case)
-        plain = recipe == Conversion()._shaping(replace(case, series=None, hu_offset=None))
+        plain = recipe == Conversion()._shaping(replace(case, series=None, hu_offset=None, axes=None))
         return content if plain else hashlib.sha256((content + recipe).encode()).hexdigest()
 
     def _shaping(self, case: Case) -> str:
@@ -92,6 +97,8 @@ class Conversion:
         film = {"film": True} if self.make_xray == FILM else {}  # apart, so that stores made before still fit
         made = {"source_mm": self.xray_source_mm} | film if case.xray is None else None
         read = asdict(self.reading_of(case))
+        if read["axes"] is None:
+            del read["axes"]  # so that stores made before still fit
         return json.dumps({"spacing": self.spacing, "crop_to_body": self.crop_to_body, "made_xray": made, "read": read})
 
 

@@ -11,7 +11,7 @@ from common.json_file import read_json
 from dataset.prepare.conversion import MEDIAN, MEDIAN_FILE, Conversion
 
 CONVERSION_FILE = "conversion.json"
-_SHAPING = ("spacing", "crop_to_body", "series", "irregular", "tilt", "hu_offset")
+_SHAPING = ("spacing", "crop_to_body", "series", "irregular", "tilt", "hu_offset", "axes")
 _REMEDY = "Remove it and run prepare_data.py again."
 _log = logging.getLogger(__name__)
 

@@ -70,7 +70,7 @@ def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
     if volume is not None:
         thin = thinned(volume.hu, thin_strides(volume.spacing))
         problems += [_told(case, ct_name, note) for note in volume.notes]
-        problems += check_volume(case.name, ct_name, volume, thin)
+        problems += check_volume(case.name, ct_name, volume, thin, conversion.hu_window)
         ct_content, ct_look = fingerprint(thin), look_of(thin)
     xray, xray_problems = _given_xray(case, case.xray, root, conversion.film)
     if case.xray is not None and xray is not None:

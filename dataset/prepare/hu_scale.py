@@ -1,4 +1,4 @@
-"""What values look like that are no HU."""
+"""What values look like that are no HU, or not all of a CT's."""
 
 import numpy as np
 
@@ -10,6 +10,8 @@ _SHIFTS = {
     -1024: "HU - 1024, rescaled twice",
 }
 _BITS = (12, 13, 14, 15)
+_CUT_LOW, _CUT_HIGH = 0.01, 0.001  # of all voxels, at the one lowest or highest value: more than chance leaves there
+_OUTSIDE = -500  # HU; what lies outside the body is lower
 
 
 def likeness(thin: np.ndarray) -> tuple[str, str]:
@@ -25,6 +27,23 @@ def likeness(thin: np.ndarray) -> tuple[str, str]:
         if _fits(np.where(thin >= 2 ** (bits - 1), thin.astype(np.int32) - 2**bits, thin)):
             return f"a sign of {bits} bits lost", "Convert it again with its numbers read as signed."
     return "", ""
+
+
+def clipped(thin: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest value (HU) that a CT was clipped to; minus infinity, infinity at ends where it was not."""
+    low, high = int(thin.min()), int(thin.max())
+    return (
+        low if (thin == low).mean() >= _CUT_LOW else -np.inf,
+        high if (thin == high).mean() >= _CUT_HIGH else np.inf,
+    )
+
+
+def outside(thin: np.ndarray) -> int | None:
+    """The one value that the corners of a CT's slices are filled with, where that is no air; else None."""
+    corners = thin[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    usual = int(np.median(corners))
+    filled = thin.min() < usual and usual > _OUTSIDE and (corners == usual).mean() > 0.5
+    return usual if filled else None
 
 
 def _fits(hu: np.ndarray) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from common.errors import UserError
+from dataset.scans.lost_affine import told_affine
 
 REFUSE, RESAMPLE = "refuse", "resample"
 
@@ -16,17 +17,21 @@ class Reading:
     irregular: slices of uneven steps are refused, or interpolated to the commonest step ("resample").
     tilt: axes that are not at right angles are refused, or the CT is sheared upright ("resample").
     hu_offset: added to every value; given, a DICOM slice may lack its rescale tags.
+    axes: where those of a CT run whose header has lost it (dataset/scans/lost_affine.py), and its voxels' sizes.
     """
 
     series: str | None = None
     irregular: str = REFUSE
     tilt: str = REFUSE
     hu_offset: float | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("irregular", "tilt"):
             if (value := getattr(self, name)) not in (REFUSE, RESAMPLE):
                 raise UserError(f"dataset.{name} is {REFUSE} or {RESAMPLE}, got {value!r}")
+        if self.axes is not None:
+            told_affine(self.axes)
 
 
 PLAIN = Reading()

@@ -11,6 +11,7 @@ from dataset.scans.dicom_io import dicom_geometry, read_dicom_ct
 from dataset.scans.formats import DICOM, PAIR, format_of, pair_of
 from dataset.scans.hu import to_hu
 from dataset.scans.itk_io import META, NRRD, itk_geometry, read_itk
+from dataset.scans.lost_affine import RULE, is_lost, told_affine
 from dataset.scans.nifti_io import nifti_geometry, read_nifti
 from dataset.scans.nifti_stream import stream_ct
 from dataset.scans.orientation import CANONICAL_AXES, check_affine, spacing_of, to_canonical
@@ -24,7 +25,8 @@ class Volume:
 
     hu: int16 (D, H, W), foot->head, front->back, patient right->left.
     affine: (4, 4), voxel (w, h, d) -> RAS mm.
-    source_axes: where the axes of the file ran, such as "LAS"; source_affine: the file's own affine.
+    source_axes: where the axes of the file ran, such as "LAS"; source_affine: the file's own affine, or
+        what was told for a lost one.
     notes: what reading it had to decide.
     """
 
@@ -55,6 +57,9 @@ def read_ct(path: Path | str, reading: Reading = PLAIN) -> Volume:
         array, affine, notes = read_itk(path, kind, reading)
     else:
         array, affine, notes = read_nifti(pair_of(path) if kind == PAIR else path, reading)
+    if reading.axes is not None and is_lost(affine):
+        affine = told_affine(reading.axes)
+        notes += (Note(RULE, f"none; axes and sizes are {reading.axes}, as told", "Compare the report's picture."),)
     check_affine(affine, array.shape, path, reading.tilt)
     upright, (degrees, off_mm) = affine, tilt_of(affine, array.shape)
     if off_mm:
@@ -77,6 +82,8 @@ def ct_spacing(path: Path, reading: Reading = PLAIN) -> tuple[float, float, floa
         shape, affine = itk_geometry(path, kind)
     else:
         shape, affine = nifti_geometry(pair_of(path) if kind == PAIR else path)
+    if reading.axes is not None and is_lost(affine):
+        affine = told_affine(reading.axes)
     if tilt_of(affine, shape)[1]:
         shape, affine = upright_grid(affine, shape)
     nothing = np.broadcast_to(np.int16(0), shape)  # takes no memory

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.geometry import Triple, latent_shape, padded_shape, triple
 from common.locks import exclusive
 from dataset.prepare.cases import find_cases
-from dataset.prepare.checks import format_problems
+from dataset.prepare.checks import AIRLESS_HU, format_problems
 from dataset.prepare.conversion_file import check_conversion
 from dataset.prepare.file_store import FileStore
 from dataset.prepare.run import prepare
@@ -19,7 +19,7 @@ from dataset.scans.camera import Film
 from dataset.scans.film_variants import FilmVariants
 from dataset.store.folds import check_folds
 from dataset.store.latents import LatentCache, LatentSource, is_finished
-from dataset.store.store import MANIFEST, Store, VolumeStore
+from dataset.store.store import MANIFEST, Store, StoredCase, VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
 from pipeline.settings import prepare_arguments, sizes_of, source_arguments
 
@@ -71,6 +71,16 @@ def _pairs(dataset: DictConfig) -> int:
     if problems:
         log.warning("%d problems in %s:\n%s", len(problems), dataset.root, format_problems(problems))
     return len(cases)
+
+
+def _check_clipping(cases: Sequence[StoredCase], lowest: float) -> None:
+    """CTs without air are stored only where the window of that time lay within what they hold."""
+    cut = [case for case in cases if case.hu_percentiles[0] > max(lowest, AIRLESS_HU)]
+    if cut:
+        raise UserError(
+            f"{len(cut)} CTs, such as {cut[0].name}, are clipped to {cut[0].hu_percentiles[0]:g} HU and more, but"
+            f" dataset.hu_window begins at {lowest:g}: set it as when they were prepared, or leave them out"
+        )
 
 
 def settled_sizes(model: DictConfig, store: Store) -> tuple[Triple, Triple]:
@@ -136,8 +146,9 @@ def open_latents(
 def make_dataset(
     cfg: DictConfig, store: Store, split: str, patch: Triple, stride: Triple, **extra: Any
 ) -> XrayCTPAPatchDataset:
-    """The patches of one split, drawn as cfg.model says."""
+    """The patches of one split, drawn as cfg.model says. UserError for CTs clipped within the HU window."""
     model, dataset, trains = cfg.model, cfg.dataset, split == "train"
+    _check_clipping(store.split(split), dataset.hu_window[0])
     return XrayCTPAPatchDataset.from_store(
         store,
         split,
