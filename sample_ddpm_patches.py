@@ -62,6 +62,10 @@ def _draw_all(drawing: Drawing, pairs: Sequence[tuple[Path, Path]]) -> str:
             drawing.draw(image, target)
         except BadFileError as error:  # the other X-rays are drawn all the same
             unreadable.append(str(error))
+        except OSError as error:  # likewise, where it is this file that cannot be read
+            if error.filename is None or Path(error.filename) != image:
+                raise
+            unreadable.append(f"{error.strerror}: {image}")
     return "\n".join(dict.fromkeys(unreadable))
 
 

@@ -69,7 +69,7 @@ def ordered(pair: Rule, order: Callable[[float, float], bool]) -> Rule:
 
 
 NULL, TRUTH, GROUP = Rule("null", type(None)), Rule("true or false", bool), Rule("a group of settings", dict[str, Any])
-TEXT = Rule("text", Annotated[str, Field(min_length=1)])
+TEXT = Rule("text, and not empty", Annotated[str, Field(pattern=r"\S")])  # of an empty path "." would come
 FINITE = Rule("a finite number", JsonValue)  # or no number: of the settings without another rule
 POSITIVE, NOT_NEGATIVE = number("a number above 0", gt=0), number("a number from 0", ge=0)
 SHARE, PART = number("a number from 0 to 1", ge=0, le=1), number("a number from 0 to below 1", ge=0, lt=1)

@@ -62,7 +62,7 @@ from tests.tiny import composed, run
         ),
         ("dataset.hu_window=[100,-100]", "lowest < highest, got [100, -100]"),
         ("dataset.hu_window=[100,100]", "lowest < highest, got [100, 100]"),
-        ("dataset.root=2024", "dataset.root must be text, got 2024"),
+        ("dataset.root=2024", "dataset.root must be text, and not empty, got 2024"),
         (
             "dataset.spacing=-1",
             "dataset.spacing must be null or median or a number above 0 or three of them (mm; d, h, w), got -1",

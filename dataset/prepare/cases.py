@@ -11,7 +11,7 @@ from common.errors import UserError
 from dataset.prepare.case_table import CASE_TABLE, cases_of_table
 from dataset.scans.dicom_file import holds_dicom
 from dataset.scans.formats import SUFFIXES
-from dataset.scans.xray_io import IMAGES
+from dataset.scans.xray_files import is_image, name_of
 from dataset.store.case import Case, Problem, is_view, relative_to, sharing
 
 
@@ -73,7 +73,7 @@ def _from_folders(
         try:
             cts, ct_name = _matches(folder, _ct_patterns(folder, ct_pattern))
             xrays, xray_name = _matches(folder, [xray_pattern])
-            xrays = [path for path in xrays if not is_view(path.stem)]
+            xrays = [path for path in xrays if not is_view(name_of(path))]
         except OSError as error:
             problems.append(_unreadable(folder, error))
             continue
@@ -92,11 +92,11 @@ def _from_folders(
 
 def _views(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     """Further X-rays of a patient, and those that are there twice."""
-    images = sorted(path for path in folder.iterdir() if is_view(path.stem) and path.suffix.lower() in IMAGES)
-    views = {path.stem: path for path in images}
+    images = sorted(path for path in folder.iterdir() if is_view(name_of(path)) and is_image(path))
+    views = {name_of(path): path for path in images}
     return views, [
-        _not_one(folder, group, f"{group[0].stem}.*", "X-ray of each view", "the others", "")
-        for group in sharing(images, lambda path: path.stem)
+        _not_one(folder, group, f"{name_of(group[0])}.*", "X-ray of each view", "the others", "")
+        for group in sharing(images, name_of)
     ]
 
 

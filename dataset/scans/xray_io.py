@@ -23,11 +23,11 @@ from dataset.scans.camera import FRONTAL, Film, Matrix
 from dataset.scans.deep_png import deep_grey, is_deep
 from dataset.scans.dicom_file import is_dicom
 from dataset.scans.xray_dicom import read_xray_dicom
+from dataset.scans.xray_files import sidecar_of
 
 if TYPE_CHECKING:  # preparation workers start without torch
     from torch import Tensor
 
-IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"}  # how their files end
 MAX_PIXELS = 80_000_000  # the largest detectors have about 20 million
 MIN_SIDE = 64
 KIND_FULL_SCALE = {"uint8": 255, "uint16": 65535}
@@ -84,7 +84,7 @@ def read_xray(path: Path | str, film: Film = Film(), expected: str = FRONTAL) ->
         xray = Xray(image, "dicom", camera, synthetic=False, view=view, useless_window=useless)
     else:
         xray = Xray(*_read_picture(path), camera=None, synthetic=False)
-    return _with_sidecar(xray, path.with_suffix(".json"))
+    return _with_sidecar(xray, sidecar_of(path))
 
 
 def write_xray(path: Path | str, image: np.ndarray, camera: Matrix | None, synthetic: bool) -> None:
@@ -93,7 +93,7 @@ def write_xray(path: Path | str, image: np.ndarray, camera: Matrix | None, synth
     if image.ndim != 2 or not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
         raise ValueError(f"an X-ray to write must be (h, w) in [0, 1], got shape {image.shape} for {path}")
     geometry = None if camera is None else np.asarray(camera, dtype=float).tolist()
-    write_text(path.with_suffix(".json"), json.dumps({"camera": geometry, "synthetic": synthetic}) + "\n")
+    write_text(sidecar_of(path), json.dumps({"camera": geometry, "synthetic": synthetic}) + "\n")
     with replacing(path) as temporary:
         Image.fromarray(np.rint(image * KIND_FULL_SCALE["uint16"]).astype(np.uint16)).save(temporary)
 

@@ -16,8 +16,8 @@ _VIEW = re.compile(rf"{LATERAL}|xray_\d+")
 class Case:
     """A pair: one study of a patient. `xray` is None where it is to be projected from the CT.
 
-    `target` is the label, `split` the user's own choice, `series`, `hu_offset` and `axes` how the CT is to be
-    read (dataset/scans/reading.py); None where not given. `study_id` is empty for a patient's first or only one. `about`
+    `target` is the label, `split` the user's own choice, `series`, `hu_offset` and `axes` how the CT is to be read
+    (dataset/scans/reading.py); None where not given. `study_id` is empty for a patient's first or only one. `about`
     holds other columns of pairs.csv, for the manifest. `views` are further X-rays by their names.
     """
 

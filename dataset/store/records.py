@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.atomic import write_text
 from dataset.scans.formats import files_of
+from dataset.scans.xray_files import sidecar_of
 from dataset.store.case import Case, Problem
 from dataset.store.store import StoredCase, volume_path, xray_path
 
@@ -106,7 +107,7 @@ def source_hash(case: Case) -> str:
 def _source_files(case: Case) -> list[Path]:
     """Every file that the case is read from, ordered."""
     slices = files_of(case.ct)
-    sidecars = (xray.with_suffix(".json") for xray in case.xrays)
+    sidecars = map(sidecar_of, case.xrays)
     return [*slices, *case.xrays, *filter(Path.is_file, sidecars)]
 
 

@@ -60,6 +60,9 @@ def sample(
     Raises:
         ValueError: settings that cannot be, a file that is no X-ray. OSError: an output that cannot be written.
     """
+    for name, path in (("xray", xray), ("ckpt", ckpt), ("output", output), ("lateral", lateral)):
+        if isinstance(path, str) and not path.strip():  # the current folder, to Python
+            raise UserError(f"{name} must be text, and not empty, got {path!r}")
     how = SamplingPlan(**plan)
     if not isinstance(ckpt, CTSampler):
         ckpt = CTSampler(ckpt, vqgan_ckpt, averaged, device, xray_weights)

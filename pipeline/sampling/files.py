@@ -21,7 +21,7 @@ from common.planes import planes_at
 from common.voxel_file import ReadBox
 from dataset.scans.camera import LATERAL
 from dataset.scans.nifti_stream import stream_ct, write_mean_and_std
-from dataset.scans.xray_io import IMAGES
+from dataset.scans.xray_files import SUFFIXES, is_image, name_of, sidecar_of
 from evaluation.pictures import preview
 from pipeline.sampling.ct_sampler import Placement
 
@@ -73,22 +73,24 @@ def jobs(xrays: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
         if not output.name.endswith(VOLUMES):
             if output.suffix and not output.is_dir():
                 raise UserError(f"output must end in .nii.gz or .nii, or be a folder, got {output}")
-            output = output / f"{xrays[0].stem}.nii.gz"
+            output = output / f"{name_of(xrays[0])}.nii.gz"
         pairs = [(xrays[0], output)]
     else:
         if output.name.endswith(VOLUMES):
             given = " ".join(map(str, xrays))
             raise UserError(f"xray={given} is a folder or a list, so output must be a folder, got {output}")
         images = [image for xray in xrays for image in (_images(xray) if xray.is_dir() else [xray])]
-        pairs = [(image, output / f"{image.stem}.nii.gz") for image in images]
+        pairs = [(image, output / f"{name_of(image)}.nii.gz") for image in images]
     _check_collisions(pairs)
     return pairs
 
 
 def _images(folder: Path) -> list[Path]:
-    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+    images = sorted(filter(is_image, folder.iterdir()))
     if not images:
-        raise UserError(f"no images in {folder}; X-rays end in {', '.join(sorted(IMAGES))}")
+        raise UserError(
+            f"no images in {folder} itself; X-rays end in {', '.join(sorted(SUFFIXES))}, or are such files by content"
+        )
     return images
 
 
@@ -103,9 +105,9 @@ def views_of(image: Path, views: Mapping[str, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, path in views.items():
         if path.is_dir():
-            same = [p for p in sorted(path.iterdir()) if p.stem == image.stem and p.suffix.lower() in IMAGES]
+            same = [p for p in sorted(path.iterdir()) if name_of(p) == name_of(image) and is_image(p)]
             if len(same) > 1:
-                raise UserError(f"{path} holds {len(same)} images named {image.stem}; keep the {name} one")
+                raise UserError(f"{path} holds {len(same)} images named {name_of(image)}; keep the {name} one")
             if not same:
                 log.info("%s has no %s in %s: drawn without it", image.name, name, path)
             found.update((name, file) for file in same)
@@ -131,7 +133,7 @@ def _check_collisions(pairs: Sequence[tuple[Path, Path]]) -> None:
         if target in made:
             raise UserError(f"{made[target]} and {image} would both become {target}; rename one or draw it apart")
         made[target] = image
-        own = {image.absolute(), image.with_suffix(".json").absolute()}  # the image and its geometry
+        own = {image.absolute(), sidecar_of(image).absolute()}  # the image and its geometry
         for ending in (".png", ".json"):
             if beside(target, ending).absolute() in own:
                 raise UserError(f"the files beside {target} would overwrite {image}'s; choose another output folder")
