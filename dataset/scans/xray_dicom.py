@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels import apply_modality_lut, apply_windowing
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
@@ -14,7 +14,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from common.errors import BadFileError, refusing_damage
+from common.errors import BadFileError, of_the_machine, refusing_damage
 from dataset.scans.camera import FRONTAL, LATERAL, Film, Matrix
 from dataset.scans.dicom_file import quiet_pydicom, read_dicom
 
@@ -111,15 +111,14 @@ def _orientation(dataset: pydicom.Dataset) -> tuple[str, str]:
 
 def _image(dataset: pydicom.Dataset) -> tuple[np.ndarray, bool]:
     """float32 (h, w) in [0, 1], and whether a useless window was left out."""
-    pixels, useless = dataset.pixel_array, False
+    pixels, bits, useless = dataset.pixel_array, 0, False
     if pixels.ndim == 3:
         pixels = pixels.astype(np.float32).mean(axis=-1)
     else:
-        pixels = apply_modality_lut(pixels, dataset)
-        windowed = _windowed(pixels, dataset)
-        useless = windowed is None
-        pixels = pixels if windowed is None else windowed
-    low, high = _display_range(dataset, with_voi=not useless)
+        tables = dataset.get("ModalityLUTSequence") or []
+        pixels = _through(tables[0], pixels, dataset) if tables else apply_modality_lut(pixels, dataset)
+        pixels, bits, useless = _windowed(pixels, dataset)
+    low, high = (0.0, 2.0**bits - 1) if bits else _full_range(dataset)
     image = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         image = 1 - image
@@ -131,23 +130,46 @@ def _image(dataset: pydicom.Dataset) -> tuple[np.ndarray, bool]:
     return np.ascontiguousarray(image), useless
 
 
-def _windowed(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """The pixels in their window; None where it is none or tells hardly any of them apart, as one for 8 bits on a film
-    of 12.
+def _windowed(pixels: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, int, bool]:
+    """The pixels as the first VOI table or, after those, window shows them that is of use; the bits of what comes out
+    of a table; and whether there are some, but all of none.
+
+    Of no use is what cannot be, or tells hardly any pixels apart, as a window for 8 bits on a film of 12.
     """
-    try:
-        shown = apply_voi_lut(pixels, dataset)
-    except (ValueError, NotImplementedError, ZeroDivisionError):  # a width of 0 and the like
-        return None
-    between = (shown > shown.min()) & (shown < shown.max())
-    useful = between.mean() >= _SHOWN * ((pixels > pixels.min()) & (pixels < pixels.max())).mean()
-    return shown if useful else None
+    told = ((pixels > pixels.min()) & (pixels < pixels.max())).mean()
+    tables, windows = dataset.get("VOILUTSequence") or [], dataset["WindowWidth"].VM if "WindowWidth" in dataset else 0
+    ways = [*tables, *range(windows)]
+    for way in ways:
+        try:
+            if isinstance(way, int):
+                shown, bits = apply_windowing(pixels, dataset, way), 0
+            else:
+                shown, bits = _through(way, pixels, dataset), int(way.LUTDescriptor[2])
+        except Exception as error:  # a width of 0, a table without values, a window without centre: an open list
+            if of_the_machine(error):
+                raise
+            continue
+        if ((shown > shown.min()) & (shown < shown.max())).mean() >= _SHOWN * told:
+            return shown, bits, False
+    return pixels, 0, bool(ways)
 
 
-def _display_range(dataset: pydicom.Dataset, with_voi: bool) -> tuple[float, float]:
-    """Lowest and highest value that the modality and VOI transforms can give (as pydicom applies them)."""
-    if with_voi and dataset.get("VOILUTSequence"):
-        return 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+def _through(table: pydicom.Dataset, pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """What a table makes of the pixels (DICOM PS3.3, C.11.1.1 and C.11.2.1.1). pydicom's own counts modulo 256 where 8
+    bits come out.
+    """
+    count, first, _ = (int(number) for number in table.LUTDescriptor)
+    outputs = table.LUTData
+    if isinstance(outputs, bytes):
+        packed = len(outputs) < 2 * (count or 2**16)  # a byte each
+        order = "<>"[dataset.original_encoding[1] is False]
+        outputs = np.frombuffer(outputs, np.uint8 if packed else f"{order}u2")
+    places = (pixels.astype(np.int64) - first).clip(0, (count or 2**16) - 1)
+    return np.asarray(outputs)[places]
+
+
+def _full_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """Lowest and highest value that the modality transform can give, and windows after it (as pydicom applies them)."""
     if dataset.get("ModalityLUTSequence"):
         return 0.0, float(2 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1)
     bits = int(dataset.BitsStored)
