@@ -75,8 +75,8 @@ class Conversion:
     def reading_of(self, case: Case) -> Reading:
         """With what `case` says for itself."""
         offset = self.reading.hu_offset if case.hu_offset is None else case.hu_offset
-        told = {"series": case.series or self.reading.series, "axes": case.axes or self.reading.axes}
-        return replace(self.reading, hu_offset=offset, **told)
+        series, axes = case.series or self.reading.series, case.axes or self.reading.axes
+        return replace(self.reading, series=series, hu_offset=offset, axes=axes)
 
     def recipe(self, case: Case) -> str:
         """What of this shapes the entry of `case` and its stored form, as text to compare."""

@@ -11,6 +11,7 @@ _SHIFTS = {
 }
 _BITS = (12, 13, 14, 15)
 _CUT_LOW, _CUT_HIGH = 0.01, 0.001  # of all voxels, at the one lowest or highest value: more than chance leaves there
+_PILE, _BESIDE = 10, 10  # so many times as many as of each of the next values (HU)
 _OUTSIDE = -500  # HU; what lies outside the body is lower
 
 
@@ -31,11 +32,15 @@ def likeness(thin: np.ndarray) -> tuple[str, str]:
 
 def clipped(thin: np.ndarray) -> tuple[float, float]:
     """Lowest and highest value (HU) that a CT was clipped to; minus infinity, infinity at ends where it was not."""
-    low, high = int(thin.min()), int(thin.max())
-    return (
-        low if (thin == low).mean() >= _CUT_LOW else -np.inf,
-        high if (thin == high).mean() >= _CUT_HIGH else np.inf,
-    )
+    below, above = (_pile(values, least) for values, least in ((thin, _CUT_LOW), (-thin.astype(np.int32), _CUT_HIGH)))
+    return (-np.inf if below is None else below), (np.inf if above is None else -above)
+
+
+def _pile(values: np.ndarray, least: float) -> int | None:
+    """The lowest value, where that of a share of `least` or more is, and of many more than of those next to it."""
+    low = int(values.min())
+    at, beside = np.count_nonzero(values == low), np.count_nonzero(values <= low + _BESIDE)
+    return low if at >= max(least * values.size, _PILE, _PILE * (beside - at) / _BESIDE) else None
 
 
 def outside(thin: np.ndarray) -> int | None:
