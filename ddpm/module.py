@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from common.checkpoint_key import CHECKPOINT_KEY
+from common.collectives import sum_over_ranks
 from common.errors import UserError
 from common.geometry import STEP, triple
 from common.keyed import KeyedRandom
@@ -23,6 +24,7 @@ from ddpm.perceptual import PerceptualLoss
 from ddpm.position import about_origin
 from ddpm.protocols import Codec, XrayEncoder
 
+NOISE_LEVELS = 5  # equal parts of time, 0 clean and 1 noise, whose validation losses are told apart
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
 _OTHER_STREAM, _VIEW_STREAM = 0x9E3779B9, 0x3C6EF372  # added to a sample's key
 
@@ -78,6 +80,7 @@ class PatchDDPM(pl.LightningModule):
         self.condition_dropout, self.view_dropout = condition_dropout, view_dropout
         self.latent_scale = latent_scale or LatentScale.unknown(denoiser.latent_channels)
         self.meta, self.statistics_patches = dict(meta), statistics_patches
+        self._by_noise = torch.zeros(2, NOISE_LEVELS)  # sums of validation errors, and of how many
 
     def on_fit_start(self) -> None:
         codec, _, perceptual = self._frozen
@@ -144,15 +147,19 @@ class PatchDDPM(pl.LightningModule):
         Args:
             even_times: take times spread evenly over the draws instead of random ones.
         """
-        (x_t, t, *others), x0, noise = self._noised(batch, even_times)
-        predicted = (self._graphed or self._eager)(x_t, t, *others).float()
-        error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
-        error = (self.diffusion.loss_weight(t).to(error) * error).mean()
-        perceptual = self._frozen[2]
+        errors, t, (x_t, predicted, x0) = self._errors(batch, even_times)
+        error, perceptual = errors.mean(), self._frozen[2]
         if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
             return error, None
         x0_now = self.diffusion.split(x_t[:, : x0.shape[1]], predicted, t)[0]
         return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
+
+    def _errors(self, batch: dict[str, Tensor], even_times: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Weighted squared errors (B,) and their times (B,); the noisy latents, what was predicted, the clean ones."""
+        (x_t, t, *others), x0, noise = self._noised(batch, even_times)
+        predicted = (self._graphed or self._eager)(x_t, t, *others).float()
+        error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
+        return self.diffusion.loss_weight(t).to(error) * error, t, (x_t, predicted, x0)
 
     def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> tuple[list[Tensor], Tensor, Tensor]:
         """What `Prediction` is given; the clean latents (B, C, d, h, w) and the noise in them."""
@@ -214,9 +221,21 @@ class PatchDDPM(pl.LightningModule):
         self.log("train/loss", loss, batch_size=size)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self._by_noise = torch.zeros(2, NOISE_LEVELS, dtype=torch.float64, device=self.device)
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        loss = self.loss(batch, even_times=True)
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["sample_key"]))
+        errors, t, _ = self._errors(batch, even_times=True)
+        self.log("val/loss", errors.mean(), prog_bar=True, sync_dist=True, batch_size=len(batch["sample_key"]))
+        level = (t * NOISE_LEVELS).ceil().long().clamp(1, NOISE_LEVELS) - 1
+        self._by_noise.index_add_(1, level, torch.stack([errors, torch.ones_like(errors)]).double())
+
+    def on_validation_epoch_end(self) -> None:
+        errors, draws = sum_over_ranks(self._by_noise).tolist()
+        for i, (error, count) in enumerate(zip(errors, draws, strict=True)):
+            if count:
+                ends = f"{i / NOISE_LEVELS:.1f}-{(i + 1) / NOISE_LEVELS:.1f}"
+                self.log(f"val_by_noise/{ends}", error / count, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)

@@ -28,6 +28,7 @@ from pipeline.training.agreement import SameStart
 from pipeline.training.data import NotPrepared
 from pipeline.training.folders import check_free, own_folders
 from pipeline.training.loaders import check_loaders
+from pipeline.training.sweeps import note_settings
 from pipeline.versions import changes, versions
 
 Build = Callable[[DictConfig], tuple[Any, PatchDataModule]]
@@ -144,6 +145,8 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
     log.info("%s", _step_size(trainer, cfg.model))
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     try:
+        if rank_and_world()[0] == 0:
+            note_settings(trainer, cfg)
         trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
     except OSError as error:
         # TensorBoard names no file; all that we write is named
