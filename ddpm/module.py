@@ -126,8 +126,14 @@ class PatchDDPM(pl.LightningModule):
             network.to(self.device)
         return network
 
+    @property
+    def codec(self) -> Codec:
+        """The frozen one, on this module's device."""
+        found: Codec = self._here(self._frozen[0])
+        return found
+
     def _raw_latents(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["latent"] if "latent" in batch else self._here(self._frozen[0]).encode_patch(batch["ct_context"])
+        return batch["latent"] if "latent" in batch else self.codec.encode_patch(batch["ct_context"])
 
     def _features(self, batch: dict[str, Tensor], of: str = "") -> tuple[Tensor, Tensor]:
         """The frozen encoder's pooled vector and tokens of the batch's X-rays, or of its further views."""
@@ -210,7 +216,7 @@ class PatchDDPM(pl.LightningModule):
         return error if perceptual is None or distance is None else error + perceptual.weight * distance
 
     def _decode(self, x0: Tensor) -> Tensor:
-        return self._here(self._frozen[0]).decode_patch(self.latent_scale.restore(x0))
+        return self.codec.decode_patch(self.latent_scale.restore(x0))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         error, distance = self.losses(batch)

@@ -111,6 +111,22 @@ def case_page(
     return _page(xray, rows, title, {**numbers, **shown, "difference": "generated - real"})
 
 
+def page_of_planes(
+    xray: NDArray, volumes: Mapping[str, Mapping[str, NDArray]], spacing: Sequence[float], title: str
+) -> Image.Image:
+    """Several CTs of one patient beside the X-ray, in three planes, for lungs and vessels.
+
+    Args:
+        xray: (h, w) in [0, 1]. volumes: by name their slices, HU, as `planes_at` gives them; `spacing` (d, h, w) in mm.
+    """
+    rows = [
+        (f"{who}, {_window_name(window)}", pictures_of(slices, spacing, window))
+        for window in ("lung", "ctpa")
+        for who, slices in volumes.items()
+    ]
+    return _page(xray, rows, title, {f"{_window_name(window)} window": _ends(window) for window in ("lung", "ctpa")})
+
+
 def preview(
     xray: NDArray, slices: Mapping[str, NDArray], shape: Sequence[int], spacing: Sequence[float], path: Path
 ) -> None:

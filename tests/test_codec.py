@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
+from common.geometry import slices
 from common.tensor_hash import tensor_hash
 from common.tiling import reader_of, tile_boxes
 from vq_gan_3d.codec import FrozenCodec
@@ -47,6 +48,20 @@ def test_half_the_halo_would_not_do(codec, ct, monkeypatch):
     monkeypatch.setattr(codec, "decoder_halo", codec.decoder_halo // 2)
     assert (codec.encode_volume(ct, 2) - z).abs().max() > 1e-3 * z.std()
     assert (codec.decode_volume(z, 2) - whole).abs().max() > 1e-3 * whole.std()
+
+
+@pytest.mark.parametrize(
+    ("first", "size"), [((0, 0, 0), (12, 1, 20)), ((5, 9, 2), (1, 19, 7)), ((11, 27, 3), (1, 1, 16))]
+)
+def test_a_box_can_be_decoded_or_encoded_by_itself(codec, ct, first, size):
+    z = codec.encode_volume(ct)
+    whole = codec.decode_volume(z)
+    expected = whole[(slice(None), *slices(first, size))]
+    box = codec.decode_box(lambda *where: z[(slice(None), *slices(*where))], ct.shape[1:], first, size)
+    torch.testing.assert_close(box, expected, rtol=0, atol=1e-4 * float(whole.std()))
+    low, n = [f // 4 for f in first], [-(-(f + s) // 4) - f // 4 for f, s in zip(first, size, strict=True)]
+    latent = codec.encode_box(reader_of(ct), ct.shape[1:], low, n)
+    torch.testing.assert_close(latent, z[(slice(None), *slices(low, n))], rtol=0, atol=1e-4 * float(z.std()))
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (4, 8, 12), (4, 20, 12)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.frozen import Frozen
-from common.geometry import STEP, Triple, triple
+from common.geometry import STEP, Triple, slices, triple
 from common.tiling import assemble, padded_boxes, reader_of
 from vq_gan_3d.group_norm_vqgan import GroupNormVQGAN
 from vq_gan_3d.layers import crop
@@ -141,6 +141,37 @@ class FrozenCodec(Frozen):
         shape = [n * STEP for n in z.shape[1:]]
         return assemble(self.decode_tiles(z, tile), z.new_empty((1, *shape), dtype=torch.float32))
 
+    def encode_box(
+        self, read: Callable[[Triple, Triple], Tensor], shape: Triple, first: Triple, size: Triple, tile: int = 32
+    ) -> Tensor:
+        """Part of a volume's latent (C, *size), as `encode_tiles` would give it. `first`, `size`: latent voxels."""
+        low, length = _around(first, size, triple([n // STEP for n in shape]), self.encoder_halo)
+        corner, extent = (triple([STEP * n for n in values]) for values in (low, length))
+        ct = read(corner, extent)
+        latent = self.encode_volume(ct, tile)
+        return latent[(slice(None), *slices([f - a for f, a in zip(first, low, strict=True)], size))]
+
+    def decode_box(
+        self,
+        latent: Callable[[Triple, Triple], Tensor],
+        shape: Triple,
+        first: Triple,
+        size: Triple,
+        tile: int = 32,
+    ) -> Tensor:
+        """Part of a decoded volume (1, *size), as `decode_tiles` would give it.
+
+        Args:
+            latent: (first latent voxel, size) of a box inside the latent → (C, d, h, w).
+            shape: (D, H, W) of the volume in voxels, multiples of 4. first, size: voxels.
+        """
+        ends = [-(-(f + n) // STEP) for f, n in zip(first, size, strict=True)]
+        start = triple([f // STEP for f in first])
+        extent = triple([end - f for end, f in zip(ends, start, strict=True)])
+        low, length = _around(start, extent, triple([n // STEP for n in shape]), self.decoder_halo)
+        volume = self.decode_volume(latent(low, length), tile)
+        return volume[(slice(None), *slices([f - STEP * a for f, a in zip(first, low, strict=True)], size))]
+
     def decode_patch(self, z: Tensor) -> Tensor:
         """CT (B, 1, 4d, 4h, 4w) of a latent (B, C, d, h, w) as it is, with a gradient to `z`; for losses.
 
@@ -154,3 +185,10 @@ class FrozenCodec(Frozen):
         device = next(self.vqgan.parameters()).device
         volume = torch.full((1, 1, side, side, side), FLOOR, device=device)
         return crop(self.vqgan.encode(volume), self.encoder_halo).flatten().float()
+
+
+def _around(first: Triple, size: Triple, shape: Triple, halo: int) -> tuple[Triple, Triple]:
+    """First voxel and size of a box with `halo` voxels on every side, as far as they lie in `shape`."""
+    low = triple([max(0, f - halo) for f in first])
+    ends = [min(f + n + halo, whole) for f, n, whole in zip(first, size, shape, strict=True)]
+    return low, triple([end - a for end, a in zip(ends, low, strict=True)])
