@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from common.checkpoint_key import CHECKPOINT_KEY
-from common.collectives import sum_over_ranks
 from common.errors import UserError
 from common.geometry import STEP, triple
 from common.keyed import KeyedRandom
 from common.patches import positions_mm
 from common.wide_view import noise_in_view
+from ddpm.by_noise import LossByNoise
 from ddpm.denoiser import PATIENT, PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
@@ -24,7 +24,6 @@ from ddpm.perceptual import PerceptualLoss
 from ddpm.position import about_origin
 from ddpm.protocols import Codec, XrayEncoder
 
-NOISE_LEVELS = 5  # equal parts of time, 0 clean and 1 noise, whose validation losses are told apart
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
 _OTHER_STREAM, _VIEW_STREAM = 0x9E3779B9, 0x3C6EF372  # added to a sample's key
 
@@ -80,7 +79,6 @@ class PatchDDPM(pl.LightningModule):
         self.condition_dropout, self.view_dropout = condition_dropout, view_dropout
         self.latent_scale = latent_scale or LatentScale.unknown(denoiser.latent_channels)
         self.meta, self.statistics_patches = dict(meta), statistics_patches
-        self._by_noise = torch.zeros(2, NOISE_LEVELS)  # sums of validation errors, and of how many
 
     def on_fit_start(self) -> None:
         codec, _, perceptual = self._frozen
@@ -228,20 +226,16 @@ class PatchDDPM(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._by_noise = torch.zeros(2, NOISE_LEVELS, dtype=torch.float64, device=self.device)
+        self._by_noise = LossByNoise(self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         errors, t, _ = self._errors(batch, even_times=True)
         self.log("val/loss", errors.mean(), prog_bar=True, sync_dist=True, batch_size=len(batch["sample_key"]))
-        level = (t * NOISE_LEVELS).ceil().long().clamp(1, NOISE_LEVELS) - 1
-        self._by_noise.index_add_(1, level, torch.stack([errors, torch.ones_like(errors)]).double())
+        self._by_noise.add(errors, t)
 
     def on_validation_epoch_end(self) -> None:
-        errors, draws = sum_over_ranks(self._by_noise).tolist()
-        for i, (error, count) in enumerate(zip(errors, draws, strict=True)):
-            if count:
-                ends = f"{i / NOISE_LEVELS:.1f}-{(i + 1) / NOISE_LEVELS:.1f}"
-                self.log(f"val_by_noise/{ends}", error / count, sync_dist=True)
+        for ends, loss in self._by_noise.means().items():
+            self.log(f"val_by_noise/{ends}", loss, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
