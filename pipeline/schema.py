@@ -1,7 +1,7 @@
 """What a setting may be: kind and range of the values in all groups of all commands.
 
 A key means the same wherever it stands, so its last name finds its rule; where it does not, more of the key is given.
-What follows from other settings by interpolation is right if those are.
+What is wrong with a setting is said of it, not also of those that refer to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter, 
 
 from common.errors import UserError
 
-_REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}")  # to another setting; other interpolations derive a value
+_REFERENCE = re.compile(r"\$\{([\w.\[\]]+)\}")  # to another setting; other interpolations derive a value
 
 
 _OF_A_PART = re.compile(r"(module|trainer|callbacks)\.|.*\._\w+_$")  # an argument of what a command builds
@@ -122,12 +122,12 @@ RULES: tuple[tuple[Rule, str], ...] = (
     ),
     (
         NOT_NEGATIVE,
-        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight latent_noise patient_mm"
-        " perceptual_weight rotation_deg shift_mm train_lr weight weight_decay",
+        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight latent_noise lr"
+        " patient_mm perceptual_weight rotation_deg shift_mm train_lr weight weight_decay",
     ),
-    (SHARE, "embolism_share foreground_share latent_floor lr_final noise_limit"),
+    (SHARE, "embolism_share final foreground_share latent_floor lr_final noise_limit"),
     (PART, "condition_dropout decay ema_decay view_dropout"),
-    (several("two numbers from 0 to below 1", PART, 2), "adam_betas"),
+    (several("two numbers from 0 to below 1", PART, 2), "adam_betas betas"),
     (ordered(several("two numbers [lowest, highest] in HU, lowest < highest", number(""), 2), lt), "hu_window"),
     (ordered(several("two times, 0 <= low <= high <= 1", SHARE, 2), le), "guidance_interval"),
     (Rule("shares from 0 to 1 by name", dict[str, SHARE.kind]), "dataset.split"),  # type: ignore[name-defined]
@@ -207,8 +207,9 @@ def check(command: str, cfg: DictConfig) -> None:
         else:
             if rule is None and command != "demo" and not _OF_A_PART.match(key) and "${" not in str(written):
                 wrong.append(f"{key} is no setting, so it would change nothing; --cfg job lists those there are")
-            rule = rule or FINITE
-            if not _REFERENCE.fullmatch(str(written)) and not rule.allows(value):
+            rule, reference = rule or FINITE, _REFERENCE.fullmatch(str(written))
+            said = reference and not (rule_of(f"{command}.{reference[1]}") or FINITE).allows(value)
+            if not rule.allows(value) and not said:
                 wrong.append(f"{key} must be {rule.says}, got {value!r}")
     if wrong:
         raise UserError("\n".join(wrong))

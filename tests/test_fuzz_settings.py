@@ -1,6 +1,5 @@
 """Settings that nobody meant: a message or a run, never a traceback."""
 
-import os
 import random
 import shutil
 from functools import cache
@@ -17,10 +16,10 @@ import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from pipeline import schema
-from tests.processes import running, script
+from tests.forks import forked
 from tests.tiny import PHANTOM, Workshop, composed, run
 
-IN_PROCESS, IN_PROCESSES = (200, 20) if "ALL_RUNS" in os.environ else (60, 6)
+IN_PROCESS, IN_PROCESSES = 200, 20
 VALUES = [
     *("-1", "0", "1", "2", "3", "2.5", "1e-9", "-0.0", "nan", "-inf", "null", "true", "''", "text", "'a b'", "auto"),
     *("[]", "[0]", "[4,4,4]", "[1,2]", "[null]", "[[1,2],[3]]", "{a: 1}", "{}", "${seed}", "${nothing}", "???"),
@@ -93,7 +92,7 @@ def test_a_message_or_a_run(seed, own, elsewhere, capsys):
 @pytest.mark.parametrize("seed", range(1000, 1000 + IN_PROCESSES))
 def test_a_message_or_a_run_of_a_process(seed, own, elsewhere):
     module, settings = fuzzed(own, seed)
-    with running(script(module, *settings), elsewhere / "log") as command:
+    with forked(module, *settings, log=elsewhere / "log") as (command,):
         check(command.status(), command.said)
 
 
