@@ -196,8 +196,9 @@ def _page(
     height = top + max(len(rows) * (PANEL + LABEL), LABEL + xray_size + LABEL * (len(numbers) + 2)) + GAP
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
-    draw.text((2 * GAP, GAP), title, INK, _font(22))
-    draw.text((width - 2 * GAP, 2 * GAP), NOTICE, FAINT, _font(15), anchor="ra")
+    room = width - 8 * GAP - round(_font(15).getlength(NOTICE))
+    draw.text((2 * GAP, LABEL + GAP), title, INK, _fitting(title, room, 22), anchor="ls")
+    draw.text((width - 2 * GAP, LABEL + GAP), NOTICE, FAINT, _font(15), anchor="rs")
     _panel(page, fit(xray, xray_size), (GAP, top), "X-ray", ("R", "L"))
     _numbers(draw, numbers, (2 * GAP, top + LABEL + xray_size + LABEL), xray_size - 2 * GAP)
     for i, (text, pictures) in enumerate(rows):
@@ -213,7 +214,7 @@ def _panel(
     """Put a picture with a label over it and the names of its sides at its left and right edge."""
     x, y = corner
     draw = ImageDraw.Draw(page)
-    draw.text((x, y + LABEL - 4), label, INK, _fitting(label, picture.width), anchor="ls")
+    draw.text((x, y + LABEL - 4), label, INK, _fitting(label, picture.width, 13), anchor="ls")
     page.paste(picture, (x, y + LABEL))
     middle = y + LABEL + picture.height // 2
     for text, place, anchor in ((sides[0], x + 4, "lm"), (sides[1], x + picture.width - 4, "rm")):
@@ -228,9 +229,9 @@ def _numbers(draw: ImageDraw.ImageDraw, numbers: Mapping[str, object], corner: t
         draw.text((x + width, y + i * LABEL), text, INK, _font(15), anchor="ra")
 
 
-def _fitting(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The largest font in which a heading stays over its picture."""
-    return next(font for size in range(13, 0, -1) if (font := _font(size)).getlength(text) <= width or size == 1)
+def _fitting(text: str, width: int, largest: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font, up to a size, in which a text is no wider."""
+    return next(font for size in range(largest, 0, -1) if (font := _font(size)).getlength(text) <= width or size == 1)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

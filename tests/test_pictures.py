@@ -93,6 +93,17 @@ def test_a_case_page_shows_real_generated_and_their_difference_in_three_windows(
     assert (np.asarray(below) < 128).sum() > (np.asarray(blank) < 128).sum()  # the numbers stand there
 
 
+def test_a_long_title_leaves_room_for_the_notice():
+    hu = np.full((8, 8, 8), AIR)
+    short, long = (
+        np.asarray(case_page(np.zeros((8, 8)), hu, hu, (1, 1, 1), title, {}))[:35] for title in ("", "patient " * 20)
+    )
+    written = (short < 255).any((0, 2))
+    first = written.argmax()  # of the notice
+    np.testing.assert_array_equal(long[:, first:], short[:, first:])
+    assert (long[:, :first] < 255).any()
+
+
 def test_headings_stay_over_their_pictures():
     hu = np.full((8, 8, 8), AIR)
     page = np.asarray(case_page(np.zeros((8, 8)), hu, hu, (1, 1, 1), "case", {}))

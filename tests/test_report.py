@@ -208,3 +208,14 @@ def test_a_report_is_written_from_metrics_json_alone(tmp_path, findings):
         names = {"niivue-0.69.0.js", "niivue-LICENSE.txt", "page.js"}
         assert {path.name for path in (tmp_path / "report").iterdir()} == names
     assert 'src="p2.png"' in page.read_text()
+
+
+def test_the_pairs_nearest_to_one_another_are_shown(tmp_path, findings):
+    pair = {"by": "HU", "case": "p<1>", "training": "t1", "distance": 9.0, "ratio": 0.25}
+    closest = [pair | {"picture": "closest_HU_p<1>.png"}, pair | {"case": "p2", "picture": "closest_HU_p2.png"}]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics_of(findings, closest=closest)))
+    (tmp_path / "closest_HU_p<1>.png").write_bytes(b"")
+    page = Page(write_report(tmp_path).read_text())
+    shown = [value for name, value in page.attributes if name == "src" and value.startswith("closest_")]
+    assert shown == ["closest_HU_p%3C1%3E.png"]
+    assert ("alt", "training CT t1 and the CT drawn for p<1>") in page.attributes

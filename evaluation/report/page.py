@@ -33,7 +33,8 @@ def write_report(folder: Path, title: str = "X-ray → CTPA") -> Path:
     for name in _ASSETS:
         with replacing(folder / FOLDER / name) as temporary:
             shutil.copyfile(Path(__file__).with_name(name), temporary)
-    pictures = {name for name in metrics["scores"] if (folder / f"{name}.png").is_file()}
+    names = (*metrics["scores"], *(Path(pair["picture"]).stem for pair in metrics.get("closest", ())))
+    pictures = {name for name in names if (folder / f"{name}.png").is_file()}
     write_text(folder / PAGE, report_html(title, metrics, pictures, embedded(folder), full_size(folder)))
     return folder / PAGE
 
@@ -50,7 +51,8 @@ def report_html(
     Args:
         metrics: what metrics.json holds. Parts that this module does not know are shown as they are; numbers are
             explained by `evaluation.report.definitions`, and by the `definitions` among the metrics.
-        pictures: cases that have one. volumes: cases in the viewer. full: their full-size files, as a server has them.
+        pictures: cases, and closest pairs, that have one. volumes: cases in the viewer. full: their full-size files,
+            as a server has them.
     """
     found, names = metrics["controls"], list(metrics["scores"])
     cases = dict(zip(names, metrics["cases"], strict=True))
@@ -100,7 +102,9 @@ def report_html(
         best=best[:_EXTREMES],
         worst=best[max(_EXTREMES, len(best) - _EXTREMES) :],
         pictures=[name for name in names if name in pictures],
+        closest=[pair for pair in metrics.get("closest", ()) if Path(pair["picture"]).stem in pictures],
         quote=quote,
+        show=show,
         outside=OUTSIDE,
         windows={name: (centre - width / 2, centre + width / 2) for name, (centre, width) in WINDOWS.items()},
         volumes=volumes,
