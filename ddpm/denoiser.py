@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.layers import inverse_rms
+from ddpm.condition import Condition
 from ddpm.position import (
     COORDINATE_CHANNELS,
+    EXTENT_EMBEDDING_DIM,
     PATCH_EMBEDDING_DIM,
     coordinate_channels,
+    extent_embedding,
     patch_embedding,
     token_positions_mm,
     view_token_positions_mm,
@@ -23,46 +26,6 @@ from ddpm.protocols import Lifter
 
 CONDITIONS = ("pooled", "tokens", "lifted")
 VOLUME, PATIENT = "volume", "patient"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """All that one batch of X-rays tells the denoiser; encoded once per X-ray.
-
-    Attributes:
-        pooled: (B, P), one vector per X-ray.
-        tokens: (B, N, T) with token_positions (B, N, 2), x and z in mm from the volume's centre; of a network that
-            takes several views (B, N, 3), x, z and y, NaN along the rays.
-        maps: features of the X-ray (B, c, h, w), fine to coarse, to lift along the rays of
-            xray_camera (B, 3, 4).
-        dropped: (B,) bool, X-rays that the network must do without.
-        views: the same of each further view.
-    """
-
-    pooled: Tensor
-    tokens: Tensor
-    token_positions: Tensor
-    maps: tuple[Tensor, ...]
-    xray_camera: Tensor
-    dropped: Tensor
-    views: tuple[Condition, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.dropped)
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> Condition:
-        """The condition with `function` applied to each tensor."""
-        single = [f.name for f in fields(self) if f.name not in ("maps", "views")]
-        views = tuple(view.apply(function) for view in self.views)
-        values = {name: function(getattr(self, name)) for name in single}
-        return Condition(maps=tuple(map(function, self.maps)), views=views, **values)
-
-    def to(self, device: torch.device | str) -> Condition:
-        return self.apply(lambda tensor: tensor.to(device))
-
-    def __getitem__(self, index: Tensor | slice) -> Condition:
-        """The condition of some of the X-rays, or of one of them several times."""
-        return self.apply(lambda tensor: tensor[index])
 
 
 def unit_rms(features: Tensor) -> Tensor:
@@ -96,6 +59,7 @@ class PatchDenoiser(nn.Module):
             of its own, and channels of its own for what is lifted: where two see a voxel, both tell.
         position_origin: what positions and cameras are to count from: the "volume"'s centre, which is where a field of
             view happened to be, or the "patient", the centre of the lungs' box.
+        volume_extent: it is told how much of the patient the whole volume holds.
     """
 
     def __init__(
@@ -109,11 +73,12 @@ class PatchDenoiser(nn.Module):
         global_context: bool = False,
         views: Sequence[str] = (),
         position_origin: str = VOLUME,
+        volume_extent: bool = False,
     ) -> None:
         super().__init__()
         if position_origin not in (VOLUME, PATIENT):
             raise UserError(f"position_origin is {VOLUME} or {PATIENT}, got {position_origin!r}")
-        self.position_origin = position_origin
+        self.position_origin, self.volume_extent = position_origin, volume_extent
         unknown = sorted(set(cond) - set(CONDITIONS))
         if unknown:
             raise UserError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
@@ -127,11 +92,12 @@ class PatchDenoiser(nn.Module):
         self.views = nn.ModuleDict(
             {name: FurtherView(pooled_dim, token_dim, deepcopy(self.lifter), cond) for name in views}
         )
+        placed = PATCH_EMBEDDING_DIM + (EXTENT_EMBEDDING_DIM if volume_extent else 0)
         lifted_channels = 0 if self.lifter is None else self.lifter.channels
         self.unet = unet(
             in_channels=self.noisy_channels + COORDINATE_CHANNELS + lifted_channels * (1 + len(views)),
             out_channels=latent_channels,
-            vector_dim=PATCH_EMBEDDING_DIM + (pooled_dim * (1 + len(views)) if "pooled" in cond else 0),
+            vector_dim=placed + (pooled_dim * (1 + len(views)) if "pooled" in cond else 0),
             token_dim=token_dim if "tokens" in cond else None,
             **({"token_axes": 3} if views else {}),
         )
@@ -194,7 +160,15 @@ class PatchDenoiser(nn.Module):
             others.append(seen(view.lifter, dropped | missing, *values))
         return replace(seen(self.lifter, dropped, *frontal), views=tuple(others))
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition, positions: Tensor, spacing: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        positions: Tensor,
+        spacing: Tensor,
+        extent: Tensor | None = None,
+    ) -> Tensor:
         """Prediction (B, C, d, h, w) for the noisy latent.
 
         Args:
@@ -203,11 +177,16 @@ class PatchDenoiser(nn.Module):
             condition: of B X-rays, or of one for B windows of the same patient.
             positions: (B, 3, d, h, w), z, y, x of the latent voxels in mm from `position_origin`.
             spacing: (B, 3), CT voxel size (d, h, w) in mm.
+            extent: (B, 3), of the whole CT (d, h, w) in mm; with `volume_extent` only.
         """
         batch = len(x)
         if len(condition) not in (1, batch):
             raise ValueError(f"a condition of 1 or {batch} X-rays fits a batch of {batch}, got {len(condition)}")
         inputs, vector = [x, coordinate_channels(positions)], [patch_embedding(positions, spacing)]
+        if self.volume_extent:
+            if extent is None:
+                raise ValueError("a PatchDenoiser with volume_extent needs extent in forward")
+            vector.append(extent_embedding(extent))
         tokens: list[Tensor] = []
         places: list[Tensor] = []
         each: list[PatchDenoiser | FurtherView] = [self, *self._further]

@@ -13,7 +13,8 @@ from common.errors import UserError
 from common.geometry import STEP, Triple, latent_shape, slices, triple
 from common.patches import grid_coords, stitch_patches
 from ddpm import gpu_memory
-from ddpm.denoiser import Condition, PatchDenoiser
+from ddpm.condition import Condition
+from ddpm.denoiser import PatchDenoiser
 from ddpm.diffusion import Diffusion, Regression
 from ddpm.finite import FiniteSteps
 from ddpm.guided import GuidedDenoiser

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from common.geometry import STEP, triple
 from common.patches import positions_mm
-from ddpm.denoiser import Condition, PatchDenoiser
+from ddpm.condition import Condition
+from ddpm.denoiser import PatchDenoiser
 from ddpm.graph import Replayed
 from ddpm.plan import Grid, SamplingPlan
 
@@ -45,4 +46,4 @@ class GuidedDenoiser:
         spacing, volume = self.spacing.expand(n, 3), self.volume.expand(n, 3)
         places = positions_mm(coords * STEP, spacing, volume, triple(x.shape[2:]), STEP) - self.origin
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16 is True):
-            return self.denoiser(x, t, self.condition[rows], places, spacing).float()
+            return self.denoiser(x, t, self.condition[rows], places, spacing, volume * spacing).float()

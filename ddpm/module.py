@@ -183,7 +183,8 @@ class PatchDDPM(pl.LightningModule):
         x_t = self.diffusion.add_noise(x0, noise, t)
         if "wide_latent" in batch:
             x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
-        return [x_t, t, *xray, positions, batch["spacing"], *self._views(batch)], x0, noise
+        extent = batch["volume_shape"] * batch["spacing"]
+        return [x_t, t, *xray, positions, batch["spacing"], extent, *self._views(batch)], x0, noise
 
     def _views(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """What `PatchDenoiser.encode_condition` takes of further views, if the network has any."""

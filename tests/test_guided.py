@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from ddpm.denoiser import Condition
+from ddpm.condition import Condition
 from ddpm.guided import GuidedDenoiser
 from ddpm.plan import Grid, SamplingPlan
 
 SEEN, UNSEEN = 5.0, 2.0  # predictions with the X-ray and without
 
 
-def denoiser(x, t, condition, positions, spacing):
+def denoiser(x, t, condition, positions, spacing, extent):
     answers = torch.where(condition.dropped, UNSEEN, SEEN).expand(len(x))
     return answers.view(-1, 1, 1, 1, 1).expand_as(x)
 

@@ -106,7 +106,7 @@ def test_cases_without_lungs_are_named_and_a_data_set_of_such_is_refused(setting
 def test_a_windows_positions_count_from_the_grids_origin():
     seen = []
 
-    def denoiser(x, t, condition, positions, spacing):
+    def denoiser(x, t, condition, positions, spacing, extent):
         seen.append(positions)
         return x
 
