@@ -31,6 +31,8 @@ ROWS: Mapping[str, Sequence[str]] = {
     "lifted": [],
     "declared": ["+prepare.dataset.register_films=false"],  # lifted by the cameras that the files tell
     "augmented": AUGMENT,
+    "patient": ["+ddpm.model.position_origin=patient"],
+    "extent": ["+ddpm.model.volume_extent=true"],
 }
 BLOCKS = {"clean": "demo", "film": "demo_film"}
 ONLY_FILMS = ("declared",)

@@ -22,7 +22,8 @@ from common.memory import forget_peak, peak_bytes, resident_bytes
 from common.notice import NOTICE
 from common.voxel_file import VoxelFile
 from dataset.scans.nifti_stream import stream_ct
-from pipeline.sampling.ct_sampler import Placement, hu_tiles, slabs_of
+from pipeline.sampling.ct_sampler import Placement
+from pipeline.sampling.slabs import hu_tiles, slabs_of
 from vq_gan_3d.codec import FrozenCodec
 from vq_gan_3d.quantizers import FiniteScalarQuantizer
 from vq_gan_3d.vqgan import VQGAN

@@ -19,7 +19,7 @@ from ddpm.generator import VolumeGenerator
 from ddpm.graph import Replayed
 from ddpm.latent_scale import LatentScale
 from ddpm.plan import Grid, SamplingPlan, XrayInput
-from pipeline.sampling.ct_sampler import hu_tiles, slabs_of
+from pipeline.sampling.slabs import hu_tiles, slabs_of
 from pipeline.settings import instantiated, plain
 from vq_gan_3d.codec import FrozenCodec
 

@@ -37,6 +37,8 @@ class XrayInput:
     xray: (1, 512, 512) in [0, 1]; cxr: (3, S, S), normalised; camera: (3, 4), patient mm → pixels of `xray`.
     dropped: draw as if there were no X-ray, as the networks learned it from those that training dropped.
     views: further X-rays of the patient by the names that the denoiser has for them.
+    lungs: where the lungs were found on the film, (d, h, w) in mm from what its camera counted from before; all cameras
+        count from there now.
     """
 
     xray: Tensor
@@ -44,6 +46,7 @@ class XrayInput:
     camera: Tensor
     dropped: bool = False
     views: "Mapping[str, XrayInput]" = field(default_factory=dict)
+    lungs: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Positions that count from the patient: fields of view that lie otherwise in the same chest change no input."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,17 @@ import pytest
 import torch
 
 import evaluate_ddpm_patches
+import sample_ddpm_patches
 import train_ddpm_patches_4gpu
+from dataset.prepare import examine
 from dataset.scans import camera as cam
+from dataset.scans.volume_io import Volume
 from dataset.store.store import VolumeStore, write_manifest
+from dataset.store.views import StoredView
 from ddpm.guided import GuidedDenoiser
 from ddpm.plan import Grid, SamplingPlan, XrayInput
 from ddpm.position import about_origin
+from pipeline.sampling import film_frame
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.evaluated_field import Field
 from pipeline.sampling.shown_films import ShownFilms
@@ -138,6 +144,45 @@ def test_a_checkpoint_knows_what_its_positions_count_from(trained, workshop):
     shown = model.stored_xray(store, case)
     here, there = (model.draw(shown, replace(grid, origin=origin), plan, 0) for origin in ((0, 0, 0), case.origin_mm))
     assert not np.array_equal(here, there)
+
+
+def test_a_film_alone_defines_the_frame(trained, workshop, tmp_path, monkeypatch):
+    """The lungs on it are where the grid's centre lies, and the JSON beside the CT says so."""
+    monkeypatch.setattr(film_frame, "lungs_on_film", lambda film, camera: np.array(ORIGIN[::-1]))
+    model, plain = CTSampler(trained, device="cpu"), CTSampler(workshop.ddpm_ckpt, device="cpu")
+    told, found = plain.load_xray(workshop.xray), model.load_xray(workshop.xray)
+    assert (told.lungs, found.lungs) == (None, ORIGIN)
+    np.testing.assert_allclose(found.camera, cam.of_centre(told.camera.numpy(), ORIGIN[::-1]), rtol=1e-4, atol=1e-3)
+    command = [f"xray={workshop.xray}", f"ckpt={trained}", "shape=[16,16,16]", "steps=2", "device=cpu"]
+    run(sample_ddpm_patches, *command, f"output={tmp_path}/found.nii.gz")
+    monkeypatch.setattr(film_frame, "lungs_on_film", lambda film, camera: None)
+    run(sample_ddpm_patches, *command, f"output={tmp_path}/lost.nii.gz")
+    assert torch.equal(model.load_xray(workshop.xray).camera, told.camera)
+    beside = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("found", "lost")}
+    assert beside["found"]["position_origin"] == "the lungs on the X-ray"
+    assert beside["found"]["lungs_mm"] == list(ORIGIN)
+    assert "no lungs found" in beside["lost"]["position_origin"]
+    assert beside["found"]["xray_camera"] != beside["lost"]["xray_camera"]
+
+
+def test_further_views_share_the_frontal_ones_frame(monkeypatch):
+    monkeypatch.setattr(film_frame, "lungs_on_film", lambda film, camera: np.array(ORIGIN[::-1]))
+    frontal, lateral = (torch.tensor(cam.Film(view).square(64, 400.0)) for view in ("pa", "ll"))
+    image = torch.zeros(1, 64, 64)
+    given = XrayInput(image, image, frontal, views={"lateral": XrayInput(image, image, lateral)})
+    shown = film_frame.in_patients_frame(given)
+    for old, new in ((frontal, shown.camera), (lateral, shown.views["lateral"].camera)):
+        np.testing.assert_allclose(new, cam.of_centre(old.numpy(), ORIGIN[::-1]), atol=1e-5)
+
+
+def test_where_a_ct_cuts_the_lungs_its_registered_film_tells_where_they_lie(workshop, monkeypatch):
+    monkeypatch.setattr(examine, "lungs_on_film", lambda film, camera: np.array([7.0, 0.0, -9.0]))
+    volume = Volume(np.zeros((20, 40, 30), np.int16), np.diag([-1.0, -2.0, 3.0, 1.0]), "LPS", np.eye(4))
+    body = ((0, 4, 0), (20, 30, 30))
+    camera = examine.as_tuples(cam.PARALLEL.square(512, 400.0).tolist())
+    for registration, expected in (({"ok": True}, (-9, -6, 7)), ({"ok": False}, None), (None, None)):
+        film = StoredView("a.png", "uint8", (0.0, 1.0), camera, False, camera, registration)
+        assert examine._lungs_on(np.zeros((512, 512)), film, volume, body) == expected
 
 
 def test_projections_are_compared_where_the_cameras_count_from():

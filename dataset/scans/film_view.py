@@ -59,17 +59,14 @@ class FilmView:
     @classmethod
     def of(cls, image: np.ndarray, declared: Matrix, size: int) -> "FilmView":
         """image: (h, w) in [0, 1], bright = dense."""
-        shape = rows, columns = [max(2, round(n * size / max(image.shape))) for n in image.shape]
-        places = (centres(new, old / new) for old, new in zip(image.shape, shape, strict=True))
-        down, across = (axis_weights(n, 1.0, at) for n, at in zip(image.shape, places, strict=True))
-        small = down @ image.astype(np.float32) @ across.T
-        open_field = _open_field(small).astype(np.float32)
-        scale = np.array([image.shape[1] / columns, image.shape[0] / rows])
+        small = shrunk(image, size)
+        shown = open_field(small).astype(np.float32)
+        scale = np.divide(image.shape, small.shape)[::-1]
         to_film = np.diag([*(scale * size), 1.0])
         to_film[:2, 2] = (scale - 1) / 2
         camera = cam.of_pixels(np.linalg.inv(to_film), declared)
-        pixels = np.diag([1 / size, 1 / size, 1.0]) @ pixels_of((rows, columns))
-        return cls(evened(small, open_field), open_field, camera, size, pixels, to_film)
+        pixels = np.diag([1 / size, 1 / size, 1.0]) @ pixels_of(small.shape)
+        return cls(evened(small, shown), shown, camera, size, pixels, to_film)
 
     def camera_of(self, pose: Pose) -> Matrix:
         """The film's camera (3, 4), in its own pixels, as a pose says."""
@@ -81,6 +78,14 @@ class FilmView:
         integrals, inside = slabs.seen(camera, self.even.shape, self.pixels, float(pose[BREATH]), _RIM_MM)
         mask = (inside & (integrals > _BODY)).astype(np.float32)
         return evened(integrals, mask), mask
+
+
+def shrunk(image: np.ndarray, size: int) -> Image:
+    """An image (h, w) whose longer side has `size` pixels."""
+    places = [centres(new, old / new) for old in image.shape for new in [max(2, round(old * size / max(image.shape)))]]
+    down, across = (axis_weights(n, 1.0, at) for n, at in zip(image.shape, places, strict=True))
+    small: Image = down @ image.astype(np.float32) @ across.T
+    return small
 
 
 def smoothed(image: Image, sigma: float) -> Image:
@@ -102,7 +107,7 @@ def evened(image: Image, mask: Image) -> Image:
     return (deviation / np.sqrt(variance + _QUIET**2)).astype(np.float32)
 
 
-def _open_field(film: Image) -> NDArray[np.bool_]:
+def open_field(film: Image) -> NDArray[np.bool_]:
     """Where a film (h, w) shows body: not the dark that begins at its edges, not lead letters."""
     blurred = ndimage.gaussian_filter(film, 1.0, mode="nearest")
     dark = np.pad(blurred < max(0.2 * float(np.percentile(blurred, 80)), 0.03), 1, constant_values=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from common.geometry import STEP, Triple, lengths, sizes, triple
 from common.layers import use_channels_last
 from common.tensor_hash import tensor_hash
 from common.tiling import tile_boxes
-from dataset.intensity import unit_to_hu
 from dataset.prepare.checks import check_xray
 from dataset.scans.camera import ANY, FRONTAL, LATERAL, PARALLEL
 from dataset.scans.volume_io import read_ct
@@ -26,14 +24,13 @@ from dataset.scans.xray_io import encoder_view, read_xray, scale_xray, to_square
 from dataset.store.store import Store, StoredCase
 from dataset.store.views import film_of, kind_of, xray_of
 from ddpm.denoiser import PATIENT
-from ddpm.finite import check_decoded
 from ddpm.plan import Grid, SamplingPlan, XrayInput
 from ddpm.position import about_origin
 from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
 from pipeline.sampling.decoding import AUTO, DecodingChoice
-
-HuTile = tuple[Triple, np.ndarray]  # first voxel, int16 HU (d, h, w)
+from pipeline.sampling.film_frame import in_patients_frame
+from pipeline.sampling.slabs import hu_tiles, in_turn, slabs_of
 
 
 def plan_of(settings: Mapping[str, Any]) -> SamplingPlan:
@@ -130,7 +127,8 @@ class CTSampler:
         views: further X-rays of the patient by their names, such as "lateral".
         """
         further = {view: self._load(Path(file), fov_mm, view) for view, file in (views or {}).items()}
-        return replace(self._load(Path(path), fov_mm), views=further)
+        shown = replace(self._load(Path(path), fov_mm), views=further)
+        return in_patients_frame(shown) if self.counts_from_patient else shown
 
     def _load(self, path: Path, fov_mm: float | None, view: str = "") -> XrayInput:
         expected = LATERAL if view == LATERAL else ANY if view else FRONTAL
@@ -152,10 +150,14 @@ class CTSampler:
 
         return replace(look(), views={view: look(view) for view in self.generator.denoiser.views if view in case.views})
 
+    @property
+    def counts_from_patient(self) -> bool:
+        """Whether the network's positions count from the lungs, not from the volume's centre."""
+        return self.generator.denoiser.position_origin == PATIENT
+
     def origin_of(self, case: StoredCase) -> tuple[float, float, float]:
         """Where the network's positions count from in a case, (d, h, w) in mm from the volume's centre."""
-        counts_from_patient = self.generator.denoiser.position_origin == PATIENT
-        return case.origin_mm if counts_from_patient and case.origin_mm is not None else (0.0, 0.0, 0.0)
+        return case.origin_mm if self.counts_from_patient and case.origin_mm is not None else (0.0, 0.0, 0.0)
 
     def prepare_xray(
         self, image: np.ndarray, camera: Any, fov_mm: float | None = None, synthetic: bool = False, view: str = ""
@@ -209,37 +211,5 @@ class CTSampler:
         if team.size > 1:
             boxes = tile_boxes(triple(latent.shape[1:]), side)
             inside = sum(STEP * first < shape[0] for (first, _, _), _ in boxes)
-            tiles = _in_turn(tiles, -(-inside // team.size), team)
+            tiles = in_turn(tiles, -(-inside // team.size), team)
         return slabs_of(tiles, shape)
-
-
-def hu_tiles(tiles: Iterator[tuple[Triple, torch.Tensor]], hu_window: tuple[float, float]) -> Iterator[HuTile]:
-    """Decoded tiles, (1, d, h, w) in [-1, 1], in HU on the host. UserError where one is not finite."""
-    for start, block in tiles:
-        check_decoded(block, start)
-        yield start, unit_to_hu(block[0], hu_window).round().to(torch.int16).cpu().numpy()
-
-
-def _in_turn(own: Iterator[HuTile], rounds: int, team: Team) -> Iterator[HuTile]:
-    """The tiles of all members in their order, for the first of them; every member owns one of each round."""
-    for _ in range(rounds):
-        yield from (tile for tile in team.gather(next(own, None)) if tile is not None)
-
-
-def slabs_of(tiles: Iterator[HuTile], shape: Triple) -> Iterator[tuple[int, np.ndarray]]:
-    """Tiles, all of one depth after another → first slice and int16 HU (d, H, W) of slabs, cropped to `shape`.
-
-    Args:
-        tiles: they may reach beyond `shape` at the high ends.
-    """
-    depth, height, width = shape
-    for first, row in groupby(tiles, key=lambda piece: piece[0][0]):
-        if first >= depth:
-            return  # only padding follows
-        slab = None
-        for (_, h, w), tile in row:
-            hu = tile[: depth - first]
-            slab = np.empty((len(hu), height, width), dtype=np.int16) if slab is None else slab
-            slab[:, h : h + hu.shape[1], w : w + hu.shape[2]] = hu[:, : max(0, height - h), : max(0, width - w)]
-        if slab is not None:
-            yield first, slab
