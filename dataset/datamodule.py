@@ -1,8 +1,10 @@
 """Batches of patches for Lightning, in an order that survives a restart."""
 
 import atexit
+import logging
 import multiprocessing
 import signal
+from hashlib import blake2b
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +15,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from common.errors import UserError
 from dataset.sampler import VolumeGroupedSampler
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
+
+log = logging.getLogger(__name__)
 
 
 class _PackedItems(Dataset[dict[str, Any]]):
@@ -93,15 +97,28 @@ class PatchDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         return self.train.unpack(batch)
 
-    def state_dict(self) -> dict[str, int]:
-        """The epoch under way and the batches of it that are done."""
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch under way, the batches of it that are done, and hashes of the cases."""
         if self.trainer is None:
             return {}
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        return {"epoch": self.trainer.current_epoch, "batches": done}
+        return {"epoch": self.trainer.current_epoch, "batches": done, "cases": self.cases()}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resume = (state_dict["epoch"], state_dict["batches"])
+        before = state_dict.get("cases", {})  # not in those of the first versions
+        changed = [split for split, found in self.cases().items() if before.get(split, found) != found]
+        if changed:
+            log.warning(
+                "the cases of %s are not those that this training has had so far: some are new, gone, or hold something"
+                " else; figures from before and after do not compare, and do not judge the model where cases have"
+                " changed sides",
+                " and ".join(changed),
+            )
+
+    def cases(self) -> dict[str, str]:
+        """A hash of the cases of training, and one of those of validation: of their names and of what they hold."""
+        return {name: _hash(split) for name, split in (("training", self.train), ("validation", self.val))}
 
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -119,6 +136,11 @@ class PatchDataModule(pl.LightningDataModule):
         )
         self._loaders.append(loader)
         return loader
+
+
+def _hash(dataset: XrayCTPAPatchDataset) -> str:
+    held = [(case.name, case.source_hash, case.shape) for case in dataset.cases]
+    return blake2b(repr(held).encode(), digest_size=8).hexdigest()
 
 
 def _end_workers(loader: DataLoader[Any]) -> None:

@@ -172,6 +172,12 @@ MISTAKES: list[type[Exception]] = [UserError, *UserError.__subclasses__(), *FILE
 
 def _of_worker(error: BaseException) -> str | None:
     """The message of a user's mistake that a process of torch's loader met: it arrives as text, with a traceback."""
+    killed = re.match(r"DataLoader worker \(pid[^)]*\) (is killed by signal: [\w ]+|exited unexpectedly)", str(error))
+    if killed:
+        return (
+            f"a loader process {killed[1]}, as by a system that is out of memory; take fewer model.num_workers, or"
+            " give the job more memory. The same command goes on from last.ckpt"
+        )
     caught = re.match(r"Caught (\w+) in [^\n]*\nOriginal Traceback", str(error))
     if caught is None or caught[1] not in [mistake.__name__ for mistake in MISTAKES]:
         return None

@@ -4,6 +4,7 @@ import resource
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
@@ -28,6 +29,21 @@ def test_too_few_open_files(check, workshop, elsewhere, refused):
         message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, WORKERS, f"check={check}")
     assert "model.num_workers=4 needs about" in message
     assert "this shell allows 64; ulimit -n" in message
+
+
+class KillLoader(pl.Callback):
+    """Kills a loader process, as Linux does where memory runs out."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 1:
+            trainer.datamodule._loaders[0]._iterator._workers[0].kill()
+
+
+def test_a_loader_process_that_the_system_kills_is_one_message(workshop, elsewhere, refused):
+    settings = [*workshop.ddpm, WORKERS, "model.patches_per_volume=200"]
+    message = refused(train_ddpm_patches_4gpu, *settings, "+callbacks.kill={_target_: tests.test_loaders.KillLoader}")
+    assert "a loader process is killed by signal: Killed" in message
+    assert "fewer model.num_workers" in message
 
 
 def test_as_many_open_files_as_are_asked_for_are_enough(workshop, elsewhere, refused):

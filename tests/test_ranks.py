@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
@@ -92,7 +93,7 @@ def test_ranks_that_see_different_checkpoints_are_refused(workshop, elsewhere):
     shutil.copy(workshop.ddpm_ckpt, "of0/last.ckpt")
     own = "checkpoint_dir=of${oc.env:RANK}"
     every_other = "model.val_every_n_epochs=2"  # so that only one of them makes ready for a validation
-    with training(elsewhere, *workshop.ddpm, *ENDLESS, own, every_other) as launched:
+    with training(elsewhere, *workshop.ddpm, "model.max_epochs=3", own, every_other) as launched:
         assert launched.status() == 1
     assert launched.said.count("all ranks must go on from the same checkpoint") == 1, launched.said
     assert "step 4" in launched.said
@@ -116,6 +117,34 @@ def test_ranks_of_other_code_are_refused(workshop, elsewhere):
         assert ranks[0].status() == 2, ranks[0].said
     assert "commit: 0 and 1" in ranks[0].said
     assert not Path(DDPM_CKPT).exists()
+
+
+def test_ranks_of_other_cases_are_refused(workshop, elsewhere):
+    """As on machines each of which has prepared a copy of its own."""
+    shutil.copytree(workshop.root, "data1")
+    manifest = Path("data1/store/manifest.jsonl")
+    manifest.write_text("".join(line for line in manifest.open() if "phantom0000" not in line))
+    Path("data0").symlink_to(workshop.root)
+    settings = [*workshop.ddpm, "dataset.root=data${oc.env:RANK}", "model.max_steps=2"]
+    with forked(train_ddpm_patches_4gpu, *settings, log=elsewhere / "log", processes=2) as ranks:
+        assert ranks[0].status() == 2, ranks[0].said
+    assert "on the same cases; rank 0 on" in ranks[0].said
+    assert "differ in cases of training: " in ranks[0].said
+    assert not Path(DDPM_CKPT).exists()
+
+
+def test_ranks_that_go_on_from_another_state_are_refused(workshop, elsewhere):
+    """Of the same step: checkpoints of two trainings, or one that was not copied anew."""
+    content = load(workshop.ddpm_ckpt)
+    for rank in range(2):
+        Path(f"of{rank}").mkdir()
+        torch.save(content, f"of{rank}/last.ckpt")
+        content["optimizer_states"][0]["state"][0]["exp_avg"] += 1
+    settings = [*workshop.ddpm, "checkpoint_dir=of${oc.env:RANK}", "model.max_epochs=3"]
+    with forked(train_ddpm_patches_4gpu, *settings, log=elsewhere / "log", processes=2) as ranks:
+        assert ranks[0].status() == 2, ranks[0].said
+    assert "all ranks must go on from the same checkpoint" in ranks[0].said
+    assert ranks[0].said.count("step 4, state ") == 2
 
 
 def train_of_another_commit():

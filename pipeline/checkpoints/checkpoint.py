@@ -79,9 +79,13 @@ class StoredCheckpoint:
         return network
 
     def unlike(self, module: nn.Module, now: ModelDescription) -> list[str]:
-        """Where a module and its description differ from those stored: settings, or else the first few tensors."""
+        """Where a module and its description differ from those stored: settings, or else the first few tensors.
+
+        Settings that shape the weights, and those that keep patients from training.
+        """
         stored, new = ({name: tuple(t.shape) for name, t in s.items()} for s in (self.state, module.state_dict()))
-        return differences(self.description.shaping(), now.shaping()) or differences(stored, new)[:SHOWN]
+        described, given = ({**d.shaping(), **d.held_out()} for d in (self.description, now))
+        return differences(described, given) or differences(stored, new)[:SHOWN]
 
 
 def read(path: str | Path, stage: str, *others: str) -> StoredCheckpoint:

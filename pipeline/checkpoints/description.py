@@ -72,6 +72,11 @@ class ModelDescription:
         kept = {key: plain.get(key) for key in ("parts", "hu_window", "encoder_hash")}
         return kept | {"latent_floor": plain.get("latent_floor"), "codec_hash": plain.get("codec", {}).get("hash")}
 
+    def held_out(self) -> dict[str, Any]:
+        """The settings by which its training did without some patients."""
+        dataset = (self.config or {}).get("dataset", {})
+        return {f"dataset.{key}": dataset.get(key) for key in ("folds", "fold")}
+
 
 @dataclass(frozen=True)
 class UsedCodec:

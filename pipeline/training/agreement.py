@@ -33,13 +33,14 @@ def tell(trainer: pl.Trainer, values: Tensor) -> Later:
 
 
 class SameStart(pl.Callback):
-    """A distributed training goes on only if all ranks do from the same state, by the same code and settings.
+    """A distributed training goes on only if all ranks do from the same state, by the same code, settings and cases.
 
-    Else each would train on from a checkpoint of its own, as on nodes that share no disk, or another network.
+    Else each would train on from a checkpoint of its own, as on nodes that share no disk, or another network, or leave
+    out cases that it believes to be others' share.
     """
 
     def __init__(self) -> None:
-        self.of_this_rank: dict[str, str] = {}  # code and settings, by name
+        self.of_this_rank: dict[str, str] = {}  # code, settings and cases, by name
         self._step = 0  # of the checkpoint that this rank goes on from
 
     def on_load_checkpoint(
@@ -66,8 +67,9 @@ def _compare_settings(own: dict[str, str]) -> None:
         if unlike:
             each = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in unlike[:10])
             raise AgreedError(
-                f"all ranks must run the same code with the same settings; rank 0 on {first_host} and rank {rank} on"
-                f" {host} differ in {each}. Start the same command from the same code on all machines"
+                f"all ranks must run the same code with the same settings on the same cases; rank 0 on {first_host} and"
+                f" rank {rank} on {host} differ in {each}. Start the same command from the same code on all machines,"
+                " and give those that share no disk the same prepared data"
             )
 
 

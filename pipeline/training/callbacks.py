@@ -80,6 +80,7 @@ class LossGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._check(trainer)  # weights that a NaN has reached must not replace good ones
+        _check_weights(trainer, checkpoint["state_dict"])
 
     def _check(self, trainer: pl.Trainer) -> None:
         if self._pending is None:
@@ -97,6 +98,16 @@ class LossGuard(pl.Callback):
         raise AgreedError(
             f"the loss became NaN or infinite at step {step}; the batch that caused it is in {paths[0]}."
             " Try the same command with a lower model.train_lr or model.precision=32, or look at that batch's volume"
+        )
+
+
+def _check_weights(trainer: pl.Trainer, state: dict[str, Tensor]) -> None:
+    """A finite loss may have gradients that are not: its step then spoils the weights, the same on all ranks."""
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise AgreedError(
+            f"the weights became NaN or infinite by step {trainer.global_step}, although its loss is a number: its"
+            " gradients were none. The checkpoints of before are kept, and the same command goes on from last.ckpt;"
+            " give it a lower model.train_lr or model.precision=32"
         )
 
 

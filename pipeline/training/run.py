@@ -128,7 +128,7 @@ def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
     log.info("settings, files and checkpoints are in order")
 
 
-def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, resume_from: str | None) -> None:
+def fit(cfg: DictConfig, module: pl.LightningModule, data: PatchDataModule, resume_from: str | None) -> None:
     """Train, and say where the results are."""
     step = load(resume_from, OURS)["global_step"] if resume_from else 0
     if rank_and_world()[0] == 0:
@@ -141,7 +141,7 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModul
     trainer = _trainer(cfg, **more)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, SameStart):
-            callback.of_this_rank = _what_ranks_share(cfg)
+            callback.of_this_rank = _what_ranks_share(cfg) | {f"cases of {k}": v for k, v in data.cases().items()}
     log.info("%s", _step_size(trainer, cfg.model))
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     try:
