@@ -8,6 +8,7 @@ import pytest
 from dataset.datamodule import PatchDataModule
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
+from tests.processes import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,5 +51,7 @@ batches = iter(PatchDataModule(patches, patches, 1, 2).train_dataloader())
 next(batches)
 print("workers", len(batches._workers))
 """)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "workers 2\n"), done.stderr
