@@ -73,6 +73,41 @@ def test_another_patients_xray_is_told(bodies, tmp_path, synthetic):
     assert not problem.fatal
 
 
+@pytest.mark.parametrize("synthetic", [False, True], ids=["film", "projection"])
+def test_exchanged_xrays_name_each_other(bodies, tmp_path, synthetic):
+    third = render(draw_anatomy(np.random.default_rng(15)), VOXELS, VOXEL_MM)
+    add(tmp_path, "a", bodies[0], shown(bodies[1]), synthetic)
+    add(tmp_path, "b", bodies[1], shown(bodies[0]), synthetic)
+    add(tmp_path, "c", third, shown(third), synthetic)
+    for anew in (3, 0):  # from records as well
+        report = prepare(tmp_path, tmp_path / "store", conversion=CHECK)
+        assert report.prepared == anew
+        told = {problem.patient_id: problem for problem in report.problems}
+        assert sorted(told) == ["a", "b"]
+        for name, partner in (("a", "b"), ("b", "a")):
+            assert f"it fits the CT of {partner} better: 0." in told[name].found
+            assert f"that of {partner}." in told[name].remedy
+
+
+def test_a_mirrored_xray_and_a_strangers_name_nobody(bodies, tmp_path):
+    third = render(draw_anatomy(np.random.default_rng(15)), VOXELS, VOXEL_MM)
+    add(tmp_path, "a", bodies[0], shown(bodies[0])[:, ::-1])
+    add(tmp_path, "b", bodies[1], shown(third))
+    problems = prepare(tmp_path, tmp_path / "store", conversion=CHECK).problems
+    assert sorted(problem.patient_id for problem in problems) == ["a", "b"]
+    assert not any("fits the CT of" in problem.found for problem in problems)
+
+
+def test_another_study_of_the_patient_is_no_partner(bodies, tmp_path):
+    add(tmp_path, "a", bodies[0], shown(bodies[1]))
+    add(tmp_path, "b", bodies[1], shown(bodies[1])[::-1, ::-1])
+    rows = [f"p,{name}/{name}.nii.gz,{name}/x_pa_drr.png" for name in ("a", "b")]
+    (tmp_path / "pairs.csv").write_text("\n".join(["patient_id,ct,xray", *rows]))
+    problems = prepare(tmp_path, tmp_path / "store", conversion=CHECK).problems
+    assert sorted(p.patient_id for p in problems if "X-ray" in p.rule) == ["p", "p_2"]
+    assert not any("fits the CT of" in problem.found for problem in problems)
+
+
 def test_a_lost_affine_is_found_by_the_xray(bodies, tmp_path):
     """Of an identity left is right, and front is back."""
     add(tmp_path, "lost", bodies[0], shown(bodies[0]))

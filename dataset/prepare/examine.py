@@ -51,7 +51,7 @@ class Pair:
     """A good case as it is stored: HU (D, H, W), square X-rays in [0, 1], and their entry without a split.
 
     squares: the frontal X-ray's has an empty name. problems: found on the way. better: what that X-ray seems to be, if
-    it is not as it should be.
+    it is not as it should be. sketch: of X-ray and CT, to compare them with those of others.
     """
 
     hu: np.ndarray
@@ -59,6 +59,7 @@ class Pair:
     entry: StoredCase
     problems: tuple[Problem, ...] = ()
     better: str | None = None
+    sketch: str = ""
 
 
 def examine(case: Case, root: Path, conversion: Conversion) -> Examined:
@@ -95,12 +96,14 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
     squares: dict[str, np.ndarray] = {}
     seen: dict[str, StoredView] = {}
     problems: tuple[Problem, ...] = ()
-    better = None
+    better, sketch = None, ""
     for name, xray in xrays.items():
         path = case.views[name] if name else case.xray
         film = film_of(name, conversion.film)
         squares[name], seen[name], fit = _stored_view(case, name, path, root, xray, film, volume, conversion)
-        problems, better = problems + fit.problems, better or (None if name else fit.better)
+        problems += fit.problems
+        if not name:
+            better, sketch = fit.better, fit.sketch
     frontal = seen.pop("")
     d, h, w = volume.hu.shape
     body = body_of(volume.hu, volume.spacing)
@@ -128,7 +131,7 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         view=xrays[""].view,
         views=seen,
     )
-    return Pair(volume.hu, squares, entry, problems, better)
+    return Pair(volume.hu, squares, entry, problems, better, sketch)
 
 
 def _stored_view(

@@ -56,4 +56,5 @@ def _record(stamp: str, content: str, recipe: str, found: Examined, pair: Pair |
     """What reading and checking a case told."""
     entry, problems = (None, ()) if pair is None else (pair.entry, pair.problems)
     looks = found.ct_content, found.xray_content, found.ct_look, found.xray_look
-    return Record(stamp, content, recipe, found.problems + problems, entry, *looks)
+    sketch = "" if pair is None else pair.sketch
+    return Record(stamp, content, recipe, found.problems + problems, entry, *looks, sketch)

@@ -10,22 +10,25 @@ from dataset.scans.camera import Matrix
 from dataset.scans.pair_check import AS_IS, check_pair, fits_better, projection_likeness
 from dataset.scans.registration import LEAST_SCORE, Registration, register
 from dataset.scans.resample import resample
+from dataset.scans.sketch import Sketch
 from dataset.store.case import Problem
 
 OF_ONE_RULE = "an X-ray shows what its CT shows"
-_RIGHT_WAY_RULE = "an X-ray fits its CT best as it is"
+RIGHT_WAY_RULE = "an X-ray fits its CT best as it is"
 _VOXEL_MM, _READ_MM = 4.5, 3.0
 
 
 @dataclass(frozen=True)
 class Fit:
     """registration: of a film; None where there was nothing to find. better: what the X-ray seems to be, if it is not
-    as it should be (dataset/scans/pair_check.py).
+    as it should be (dataset/scans/pair_check.py). sketch: for comparing it with other CTs (dataset/scans/sketch.py);
+    empty where pairs are not checked.
     """
 
     registration: Registration | None = None
     better: str | None = None
     problems: tuple[Problem, ...] = ()
+    sketch: str = ""
 
 
 def fit_of(
@@ -55,12 +58,13 @@ def fit_of(
     if better is not None:
         said = f"taken for {better} it fits better: {scores[better]:.2f}, as it is {scores[AS_IS]:.2f}"
         remedy = "Compare the pictures in report.html, and mend the X-ray, or the CT's affine."
-        problem = Problem(patient_id, path, _RIGHT_WAY_RULE, said, remedy, conversion.pair_check == REFUSE)
+        problem = Problem(patient_id, path, RIGHT_WAY_RULE, said, remedy, conversion.pair_check == REFUSE)
     elif not alike:
         said = f"a likeness of {score:.2f}, not {LEAST_SCORE} or more"
         remedy = "Check that both are one patient's." + " Its declared geometry is used." * registering
         problem = Problem(patient_id, path, OF_ONE_RULE, said, remedy, conversion.pair_check == REFUSE)
-    return Fit(found if registering else None, better, () if problem is None else (problem,))
+    sketch = Sketch.of(square, thin, step, declared).text() if checking else ""
+    return Fit(found if registering else None, better, () if problem is None else (problem,), sketch)
 
 
 def thinned_for_films(hu: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, Spacing]:

@@ -14,6 +14,7 @@ from dataset.prepare.conversion_file import warn_of_change, write_conversion
 from dataset.prepare.examine import entry_of
 from dataset.prepare.leaks import leaks
 from dataset.prepare.one_case import prepare_case
+from dataset.prepare.partners import with_partners
 from dataset.prepare.processes import results_of
 from dataset.prepare.reports import summary, write_reports
 from dataset.prepare.shards import Shard
@@ -88,6 +89,7 @@ def prepare(
     with exclusive(store / _MERGE_LOCK):
         missing = 0 if shard is None else _add_others(records, cases, store, conversion)
         problems += [problem for record in records.values() for problem in record.problems]
+        problems = with_partners(problems, records, cases)
         problems = sorted(problems + leaks(records, cases), key=lambda problem: (problem.patient_id, problem.path))
         if missing:
             return PrepareReport([], problems, prepared, missing)

@@ -41,41 +41,63 @@ def search(
 ) -> Found | None:
     """Best of all shifts for each turn and magnification; None where film or projection shows no body."""
     projected, mask = view.projected(slabs, np.zeros(7))
-    film, moving = (_Gradients.of(*pair) for pair in ((view.even, view.open), (projected, mask)))
+    film, moving = (Gradients.of(*pair) for pair in ((view.even, view.open), (projected, mask)))
+    reach = int(np.ceil(FARTHEST_MM * float(np.linalg.norm(view.camera[:2, [0, 1]])) * view.size))
+    found = placed(film, moving, view.camera[:2, 3] * view.size, reach, magnifications, turns_deg)
+    if found is None:
+        return None
+    score, pose, lowest = found
+    pose[:2] /= view.size
+    return Found(score, pose, inverted=-lowest)
+
+
+def placed(
+    film: "Gradients",
+    moving: "Gradients",
+    centre: NDArray[np.float64],
+    reach: int,
+    magnifications: Sequence[float],
+    turns_deg: Sequence[float],
+) -> tuple[float, Pose, float] | None:
+    """The best score of all places of `moving` on a film, its pose with shifts in pixels, and the lowest score; None
+    where one shows no body.
+
+    Args:
+        centre: pixel (across, down) about which `moving` is turned and magnified. reach: farthest shift, pixels.
+    """
     if min(film.mask.sum(), moving.mask.sum()) < 0.05 * film.mask.size:
         return None
-    reach = int(np.ceil(FARTHEST_MM * float(np.linalg.norm(view.camera[:2, [0, 1]])) * view.size))
     padded = [scipy.fft.next_fast_len(n + reach) for n in film.mask.shape]
     fixed = _Spectra.of(film, padded)
     best, lowest = None, 0.0
     for zoom in np.log(magnifications):
         for turn in np.radians(turns_deg):
             pose = np.array([0, 0, turn, zoom, 0, 0, 0])
-            scores = fixed.correlated(moving.warped(pose, view.camera[:2, 3] * view.size))
+            scores = fixed.correlated(moving.warped(pose, centre))
             scores = scores[np.ix_(*(np.arange(-reach, reach + 1) % n for n in padded))]
             lowest = min(lowest, float(scores.min()))
             if best is None or scores.max() > best[0]:
                 down, right = np.unravel_index(scores.argmax(), scores.shape)
-                pose[:2] = (right - reach) / view.size, (down - reach) / view.size
+                pose[:2] = right - reach, down - reach
                 best = float(scores.max()), pose
-    return None if best is None else Found(*best, inverted=-lowest)
+    return None if best is None else (*best, lowest)
 
 
 @dataclass(frozen=True)
-class _Gradients:
+class Gradients:
     """Of an image (h, w): across + i down, shortened where steep, 0 where `mask` is."""
 
     field: Complex
     mask: Image
 
     @classmethod
-    def of(cls, image: Image, mask: Image) -> "_Gradients":
+    def of(cls, image: Image, mask: Image) -> "Gradients":
         down, across = np.gradient(image)
         inner = ndimage.binary_erosion(mask > 0).astype(np.float32)
         field = (across + 1j * down) * inner
         return cls(field / np.sqrt(np.abs(field) ** 2 + _SOFT**2), inner)
 
-    def warped(self, pose: Pose, centre: NDArray[np.float64]) -> "_Gradients":
+    def warped(self, pose: Pose, centre: NDArray[np.float64]) -> "Gradients":
         """Of the image turned and magnified about a pixel; `centre` in pixels."""
         back = np.linalg.inv(in_plane(pose, centre))
         rows, columns = np.indices(self.mask.shape, dtype=np.float32)
@@ -85,7 +107,7 @@ class _Gradients:
             for part in (self.field.real, self.field.imag, self.mask)
         )
         across, down, mask = parts
-        return _Gradients((across + 1j * down) * np.exp(1j * pose[TURN]), mask)
+        return Gradients((across + 1j * down) * np.exp(1j * pose[TURN]), mask)
 
 
 @dataclass(frozen=True)
@@ -98,12 +120,12 @@ class _Spectra:
     padded: list[int]
 
     @classmethod
-    def of(cls, film: _Gradients, padded: list[int]) -> "_Spectra":
+    def of(cls, film: Gradients, padded: list[int]) -> "_Spectra":
         field = scipy.fft.fft2(film.field.astype(np.complex64), padded)
         energy = scipy.fft.rfft2(np.abs(film.field).astype(np.float32) ** 2, padded)
         return cls(field, energy, scipy.fft.rfft2(film.mask, padded), padded)
 
-    def correlated(self, moving: _Gradients) -> NDArray[np.float32]:
+    def correlated(self, moving: Gradients) -> NDArray[np.float32]:
         """Normalised correlation over what masks share, by shift (down, right), circular; 0 where that is little."""
         field = scipy.fft.fft2((moving.field * moving.mask).astype(np.complex64), self.padded)
         energy = np.conj(scipy.fft.rfft2(moving.mask * np.abs(moving.field).astype(np.float32) ** 2, self.padded))

@@ -21,8 +21,8 @@ CHANGES = {  # what an X-ray may be: whether it is mirrored to mend it, and by h
     "turned right, then mirrored": (True, 1),
     "turned left, then mirrored": (True, 3),
 }
-_MAGNIFICATIONS, _TURNS_DEG = (0.94, 1.0, 1.07, 1.15, 1.23), (-4.0, 0.0, 4.0)
-_CLEARLY = 0.08
+MAGNIFICATIONS, TURNS_DEG = (0.94, 1.0, 1.07, 1.15, 1.23), (-4.0, 0.0, 4.0)
+CLEARLY = 0.08
 
 
 def check_pair(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Matrix) -> dict[str, float]:
@@ -38,7 +38,7 @@ def check_pair(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Ma
         aside = np.eye(3)
         aside[:2, 2] = (np.array(upright.shape) - image.shape)[::-1] / 2  # the declared camera is of the film's middle
         view = FilmView.of(upright, cam.of_pixels(aside, declared), COARSE)
-        found = search(view, slabs, _MAGNIFICATIONS, _TURNS_DEG)
+        found = search(view, slabs, MAGNIFICATIONS, TURNS_DEG)
         scores[name] = found.score if found else 0.0
         if name == AS_IS:
             scores[NEGATIVE] = found.inverted if found else 0.0
@@ -48,7 +48,7 @@ def check_pair(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Ma
 def fits_better(scores: dict[str, float]) -> str | None:
     """What an X-ray seems to be, by `check_pair`, if that fits clearly better than the X-ray as it is."""
     best = max(scores, key=lambda name: scores[name])
-    return best if scores[best] > scores[AS_IS] + _CLEARLY else None
+    return best if scores[best] > scores[AS_IS] + CLEARLY else None
 
 
 def mended(image: np.ndarray, change: str) -> np.ndarray:
@@ -62,7 +62,7 @@ def mended(image: np.ndarray, change: str) -> np.ndarray:
 def projection_likeness(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Matrix) -> float:
     """As `Registration.score`, of an image that was projected from its CT: it differs in the plane alone, if at all."""
     slabs, view = Slabs.of(hu, spacing, declared), FilmView.of(image, declared, COARSE)
-    found = search(view, slabs, _MAGNIFICATIONS, _TURNS_DEG)
+    found = search(view, slabs, MAGNIFICATIONS, TURNS_DEG)
     if found is None:
         return 0.0
     pose = refine(view, slabs, found.pose, 4, range(YAW))

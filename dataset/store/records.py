@@ -27,6 +27,7 @@ class Record:
     recipe: what preparing changed of the case (dataset/prepare/conversion.py).
     stored: None if a problem is fatal. Its split, target and sources are set anew for each manifest.
     ct_content, xray_content: fingerprints of what was read, and looks, to find files of two patients.
+    sketch: of X-ray and CT, to find whose X-ray it is (dataset/scans/sketch.py).
     """
 
     stamp: str
@@ -38,6 +39,7 @@ class Record:
     xray_content: str = ""
     ct_look: str = ""
     xray_look: str = ""
+    sketch: str = ""
 
 
 def fresh_record(case: Case, store: Path, recipe: str, tried: bool = False) -> Record | None:
