@@ -1,4 +1,4 @@
-"""Two evaluations of the same patients, side by side: `python -m evaluation.compare RUN_A RUN_B`."""
+"""Evaluations of the same patients, side by side: `python -m evaluation.compare RUN_A RUN_B [RUN ...]`."""
 
 import argparse
 import json
@@ -46,7 +46,7 @@ def paired(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) -
     """
     for name in _ALIKE:
         a, b = (run["settings"].get(name) for run in (first, second))
-        if a != b:
+        if a != b and None not in (a, b):  # CTs of another system, in files, have no split
             raise UserError(
                 f"runs can be compared that were evaluated alike, but {name} is {a} in one and {b} in the other;"
                 " evaluate one of them again as the other was"
@@ -68,6 +68,25 @@ def paired(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) -
     return found
 
 
+def means(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Of every number that all runs have, the mean of each run over the patients of whom all have it."""
+    cases = [dict(zip(run["scores"], run["cases"], strict=True)) for run in runs.values()]
+    found = {}
+    for name in dict.fromkeys(name for numbers in cases[0].values() for name in numbers):
+        rows = [[of.get(patient, {}).get(name) for of in cases] for patient in cases[0]]
+        known = [row for row in rows if None not in row]
+        if known:
+            found[name] = [float(mean) for mean in np.mean(known, axis=0)]
+    return found
+
+
+def as_table(table: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+    """One number a line, one run a column."""
+    width = max(10, *map(len, names)) + 2
+    lines = [" " * 26 + "".join(f"{name:>{width}}" for name in names)]
+    return "\n".join(lines + [f"{name:26}" + "".join(f"{v:{width}.4g}" for v in row) for name, row in table.items()])
+
+
 def as_text(rows: Sequence[Paired]) -> str:
     """A table, one number a line."""
     head = f"{'':26}{'patients':>9}{'first':>11}{'second':>11}{'difference':>12}"
@@ -83,11 +102,19 @@ def as_text(rows: Sequence[Paired]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="the run_dir of an evaluation")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the run_dir of an evaluation, two or more")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    paths = parser.parse_args().runs
+    if len(paths) < 2:
+        parser.error("two evaluations or more can be compared, got one")
     try:
-        first, second = (json.loads((run / "metrics.json").read_text("utf-8")) for run in parser.parse_args().runs)
-        log.info(as_text(paired(first, second)))
+        runs = {str(path): json.loads((path / "metrics.json").read_text("utf-8")) for path in paths}
+        first, *others = runs
+        if len(others) > 1:
+            log.info(as_table(means(runs), list(runs)))
+        for other in others:
+            rows = as_text(paired(runs[first], runs[other]))
+            log.info(rows if len(others) == 1 else f"\n{first} beside {other}\n{rows}")
     except (UserError, OSError) as error:
         parser.error(str(error))
 

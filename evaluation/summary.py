@@ -81,7 +81,8 @@ class Findings:
             if shown:
                 alike, first, owners = zip(*shown, strict=True)
                 projection[name], found[name] = mean_of(alike, owners, seed), mean_of(first, owners, seed)
-        textures = {name: float(np.mean([own[name] for own in numbers])) for name in _TEXTURES}
+        known = [name for name in _TEXTURES if all(name in own for own in numbers)]
+        textures = {name: float(np.mean([own[name] for own in numbers])) for name in known}
         anatomy, vessels = {}, {}
         for name in ("right", "codec", "real"):
             seen = [volume for case in cases for volume in case if volume["of"] == name and "vessels" in volume]

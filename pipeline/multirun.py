@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 PLACES = {  # where a command writes, by its config; what others write is shared with other commands
     "evaluate_ddpm": ["run_dir"],
+    "evaluate_files": ["run_dir"],
+    "evaluate_task": ["run_dir"],
     "export_model": ["output"],
     "import_vqgan": ["output"],
     "sample_ddpm": ["output"],

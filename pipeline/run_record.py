@@ -40,7 +40,7 @@ def facts(cfg: DictConfig) -> dict[str, Any]:
     """Command, date, seed, processes, GPUs of this machine, hash of the store's manifest (None without a store),
     versions with the commit, files of code that git does not know.
     """
-    store = cfg.dataset.store
+    store = cfg.dataset.store if "dataset" in cfg else None
     manifest = Path(store) / MANIFEST if store is not None else None
     return {
         "command": shlex.join(sys.argv),

@@ -157,8 +157,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
     ),
     (
         TEXT,
-        "accelerator checkpoint_dir ckpt device dir latents_dir licence name output root run_dir split model.vqgan_ckpt"
-        " xray_encoder.weights xray_pattern",
+        "accelerator checkpoint_dir ckpt device dir generated latents_dir licence name output real root run_dir split"
+        " model.vqgan_ckpt xray_encoder.weights xray_pattern",
     ),
     (
         NULL | TEXT,
@@ -173,7 +173,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (several("a list of texts", TEXT), "phantom.axes"),
     (NULL | TEXT, "lateral"),
     (NULL | Rule("images or folders by lateral, xray_2, ...", dict[VIEW.kind, TEXT.kind]), "views"),  # type: ignore[name-defined]
-    (GROUP, "dataset.phantom phantom.xray"),
+    (GROUP, "dataset.phantom extractors phantom.xray"),
 )
 _BY_NAME = {name: rule for rule, names in RULES for name in names.split()}
 

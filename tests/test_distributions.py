@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import FIDMetric
+from scipy.ndimage import gaussian_filter
 from torchmetrics.image.kid import poly_kernel, poly_mmd
 
 import evaluate_ddpm_patches
@@ -127,6 +128,24 @@ def test_slices_that_show_nothing_do_not_count():
         by_hand = network._of(ct[:, 6:24:6].movedim(1, 0))
     assert found.shape == (3, 2048)
     torch.testing.assert_close(found[1], by_hand)
+
+
+@pytest.mark.parametrize("damage", ["noise", "blur"])
+def test_cts_are_further_away_with_every_step_of_damage(damage):
+    rng = np.random.default_rng(0)
+    cts = [np.tanh(2 * gaussian_filter(rng.normal(0, 3, (24, 24, 24)), 1)) for _ in range(8)]
+    network = load_extractors(NONE | {"random": True})["random_volume"].network
+
+    def seen(by):
+        worse = [gaussian_filter(ct, by) if damage == "blur" else ct + by * rng.normal(0, 0.3, ct.shape) for ct in cts]
+        with torch.no_grad():
+            return np.stack([network(torch.from_numpy(ct).float()).numpy()[0] for ct in worse])
+
+    found = [compared(seen(by), seen(0)) for by in (0, 1, 2, 4)]
+    for measure in ("fid", "kid"):
+        values = [getattr(one, measure).value for one in found]
+        assert values == sorted(values), measure
+        assert values[0] == pytest.approx(0, abs=1e-6 * values[-1])
 
 
 @pytest.mark.parametrize(

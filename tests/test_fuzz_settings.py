@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 
 import encode_latents
 import evaluate_ddpm_patches
+import evaluate_files
+import evaluate_task
 import export_model
 import make_phantom_data
 import prepare_data
@@ -50,16 +52,24 @@ def settings_of(workshop):
     }
 
 
+def judges_of(workshop):
+    """The same of those that judge; the task would need more patients."""
+    task = [workshop.data, f"ckpt={workshop.ddpm_ckpt}", "steps=1", "run_dir=h", "epochs=1", "common_grid=20"]
+    return {
+        evaluate_files: ("evaluate_files", [f"generated={workshop.root}", f"real={workshop.root}", "run_dir=g"]),
+        evaluate_task: ("evaluate_task", task),
+    }
+
+
 @cache
 def keys_of(config, *settings):
     found = [key for key, _ in schema.settings(OmegaConf.to_container(composed(config, *settings)))]
     return [key for key in found if not key.endswith("compile")]  # which takes minutes
 
 
-def fuzzed(workshop, seed):
+def fuzzed(commands, seed):
     """A command and its settings, one or two of which are anything."""
     chance = random.Random(seed)
-    commands = settings_of(workshop)
     module = chance.choice(list(commands))
     config, settings = commands[module]
     keys = keys_of(config, *settings)
@@ -77,9 +87,11 @@ def fuzzed(workshop, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(IN_PROCESS))
-def test_a_message_or_a_run(seed, own, elsewhere, capsys):
-    module, settings = fuzzed(own, seed)
+@pytest.mark.parametrize(
+    ("commands", "seed"), [(of, n) for of, count in ((settings_of, IN_PROCESS), (judges_of, 20)) for n in range(count)]
+)
+def test_a_message_or_a_run(commands, seed, own, elsewhere, capsys):
+    module, settings = fuzzed(commands(own), seed)
     status = 0
     try:
         run(module, *settings)
@@ -91,7 +103,7 @@ def test_a_message_or_a_run(seed, own, elsewhere, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1000, 1000 + IN_PROCESSES))
 def test_a_message_or_a_run_of_a_process(seed, own, elsewhere):
-    module, settings = fuzzed(own, seed)
+    module, settings = fuzzed(settings_of(own), seed)
     with forked(module, *settings, log=elsewhere / "log") as (command,):
         check(command.status(), command.said)
 

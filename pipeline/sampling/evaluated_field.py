@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from common.geometry import Slices, centres
+from common.geometry import Slices, Spacing, Triple, centres
 from dataset.store.store import StoredCase
 from ddpm.plan import Grid
 from evaluation.common_grid import CommonGrid, to_grid
@@ -47,12 +47,8 @@ class Field:
     @cached_property
     def box(self) -> Slices:
         """Of the drawn CT, what is compared."""
-        grid, inside = self.place.grid, []
-        for n, step, size, own in zip(grid.shape, grid.spacing, self.case.shape, self.case.spacing, strict=True):
-            seen = np.flatnonzero(np.abs(centres(n, step)) <= size * own / 2 * (1 + 1e-9))
-            inside.append(slice(int(seen[0]), int(seen[-1]) + 1))
-        d, h, w = inside
-        return d, h, w
+        grid = self.place.grid
+        return box_shown(grid.shape, grid.spacing, self.case.shape, self.case.spacing)
 
     @cached_property
     def grid(self) -> CommonGrid:
@@ -66,3 +62,13 @@ class Field:
     def of_real(self, hu: NDArray, window: tuple[float, float]) -> NDArray:
         """A CT on the real one's grid, brought onto the one that is compared."""
         return hu if self.is_own else to_grid(hu, self.case.spacing, self.grid, window)
+
+
+def box_shown(shape: Triple, spacing: Spacing, real_shape: Triple, real_spacing: Spacing) -> Slices:
+    """Of a grid, the voxels whose centres a real CT's field of view holds, which has the same centre."""
+    inside = []
+    for n, step, size, own in zip(shape, spacing, real_shape, real_spacing, strict=True):
+        seen = np.flatnonzero(np.abs(centres(n, step)) <= size * own / 2 * (1 + 1e-9))
+        inside.append(slice(int(seen[0]), int(seen[-1]) + 1))
+    d, h, w = inside
+    return d, h, w

@@ -1,0 +1,118 @@
+"""evaluate_files.py: CTs of other systems get the scores that ours get, in one table."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evaluate_ddpm_patches
+import evaluate_files
+from common.errors import UserError
+from dataset.scans.volume_io import write_ct
+from evaluation.common_grid import CommonGrid, to_grid
+from evaluation.compare import means, paired
+from evaluation.metrics import psnr
+from pipeline.sampling import extractors
+from pipeline.sampling.file_pairs import FilePairs
+from tests.tiny import run
+
+WINDOW, SHAPE, SPACING = (-1000.0, 1000.0), (20, 24, 28), (5.0, 3.0, 3.0)
+SMALL = CommonGrid((24, 24, 24), (5.0, 5.0, 5.0))
+
+
+def write(path, hu, spacing=SPACING, axes="LPS"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    d, h, w = spacing
+    write_ct(path, hu.astype(np.int16), np.diag([-w, -h, d, 1]), axes)
+
+
+def body(seed):
+    """A dense ellipsoid in air."""
+    rng = np.random.default_rng(seed)
+    radius = sum(
+        ((o - n / 2) / (n / rng.uniform(2.5, 3))) ** 2 for o, n in zip(np.ogrid[:20, :24, :28], SHAPE, strict=True)
+    )
+    return np.round(np.where(radius < 1, 40, -1000) + rng.normal(0, 20, SHAPE))
+
+
+@pytest.fixture
+def folders(elsewhere):
+    """Five real CTs, and drawn ones that are off by some noise."""
+    for seed in range(5):
+        real = body(seed)
+        write(Path(f"real/p{seed}.nii.gz"), real)
+        write(Path(f"drawn/p{seed}.nii.gz"), real + np.random.default_rng(9).normal(0, 50, SHAPE), axes="RAS")
+
+
+def evaluated(*settings):
+    run(evaluate_files, "real=real", "device=cpu", "anatomy=false", *settings)
+    return json.loads(Path("outputs/evaluation_files/metrics.json").read_text())
+
+
+def test_files_are_scored_with_presets_and_distributions(folders, monkeypatch):
+    monkeypatch.setattr(extractors, "GRID", SMALL)
+    found = evaluated("generated=drawn", "presets=[x2ct_compat]", "extractors.random=true")
+    assert list(found["scores"]) == [f"p{i}" for i in range(5)]
+    summary = found["summary"]
+    assert 25 < summary["psnr_right"] < 35
+    assert "psnr_right x2ct_compat" in summary
+    assert summary["fid_random_volume"] > 0
+    assert "psnr" in Path("outputs/evaluation_files/report.html").read_text()
+
+
+def test_the_truth_is_perfect(folders):
+    found = evaluated("generated=real")
+    assert [case["psnr"] for case in found["cases"]] == [None] * 5  # infinite
+    assert found["summary"]["ssim_right"] == pytest.approx(1)
+    assert found["summary"]["hu_mae_right"] == 0
+    assert found["summary"]["gradient_energy"] == 1
+
+
+def test_another_grid_of_the_same_field_of_view_is_compared_where_it_is(folders):
+    real = body(0)
+    coarse = CommonGrid((10, 12, 14), (10.0, 6.0, 6.0))
+    shown = to_grid(real, SPACING, coarse, WINDOW)
+    write(Path("coarse/p0.nii.gz"), shown, coarse.spacing)
+    pair = FilePairs.find(Path("coarse"), Path("real")).read("p0", WINDOW)
+    assert pair.spacing == coarse.spacing
+    assert psnr(pair.drawn, pair.real, WINDOW) > 70  # but for rounding
+    write(Path("coarse/p0.nii.gz"), (shown + 1000) / 2000, coarse.spacing)  # as networks have it
+    with pytest.raises(UserError, match="CTs are in HU, in which air and fat are below 0; got"):
+        FilePairs.find(Path("coarse"), Path("real")).read("p0", WINDOW)
+    write(Path("coarse/p0.nii.gz"), shown, (1.0, 1.0, 1.0))  # as those write them who know no spacing
+    with pytest.raises(UserError, match=r"shows the field of view of the real one; got \[10.0, 12.0, 14.0\] mm"):
+        FilePairs.find(Path("coarse"), Path("real")).read("p0", WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["generated=nowhere"], ("generated=nowhere is no folder",)),
+        (["generated=empty"], ("generated=empty holds no CT",)),
+        (["generated=drawn", "real=one"], ("4 have none: p1, p2, p3, p4",)),
+        (["generated=drawn", "masks=empty"], ("masks=empty has no folder real/",)),
+    ],
+)
+def test_what_cannot_be_scored(settings, said, folders, refused):
+    Path("empty").mkdir()
+    write(Path("one/p0/p0.nii.gz"), body(0))
+    message = refused(evaluate_files, "real=real", *settings)
+    assert all(words in message for words in said)
+
+
+def test_what_a_model_drew_gets_the_numbers_of_its_own_evaluation_and_stands_beside_it(workshop, elsewhere):
+    settings = [workshop.data, f"ckpt={workshop.ddpm_ckpt}", "run_dir=own", "split=train", "num_cases=2", "steps=1"]
+    run(evaluate_ddpm_patches, *settings, "device=cpu", "controls=false")
+    names = [path.name.partition(".")[0] for path in Path("own/volumes").iterdir()]
+    for name in names:
+        Path("real").mkdir(exist_ok=True)
+        Path(f"real/{name}.nii.gz").symlink_to(workshop.root / name / f"{name}.nii.gz")
+    run(evaluate_files, "generated=own/volumes", "real=real", "run_dir=files")
+    own, files = (json.loads(Path(f"{folder}/metrics.json").read_text()) for folder in ("own", "files"))
+    rows = {row.name: row for row in paired(own, files)}
+    assert {"psnr", "ssim", "hu_mae", "dice_lung", "gradient_energy"} <= set(rows)
+    for row in rows.values():
+        assert row.first == pytest.approx(row.second, rel=1e-4), row.name
+    table = means({"own": own, "files": files, "again": files})
+    assert table["psnr"] == pytest.approx([rows["psnr"].first] * 3, rel=1e-4)
