@@ -102,7 +102,7 @@ def test_the_split_of_one_study_is_that_of_all(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "right"),
-    [("Split", "split"), ("label", "target"), ("fold", "split"), ("Patient_ID ", "patient_id"), ("seires", "series")],
+    [("Split", "split"), ("label", "target"), ("fold", "split"), ("Patient_ID", "patient_id"), ("seires", "series")],
 )
 def test_a_column_that_was_meant_to_be_another_is_an_error_with_its_name(root, column, right):
     table(root, pair("p", 0, "1"), header=f"{HEADER},{column}")

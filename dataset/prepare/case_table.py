@@ -12,6 +12,8 @@ from dataset.store.case import Case, Problem, case_name, is_view
 from dataset.store.split import SPLITS
 
 CASE_TABLE = "pairs.csv"
+_SEPARATORS = ",;\t"  # the first of those that the header holds most often
+_SURPLUS = "(surplus)"
 _FRONTAL = {"", "ap", "pa"}
 _VIEWS = _FRONTAL | {"lateral", "ll", "rl", "lat"}
 
@@ -49,15 +51,35 @@ def cases_of_table(root: Path, make_xray: bool) -> tuple[list[Case], list[Proble
 
 
 def _read_rows(table: Path, required: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:
-    """Every row as column -> stripped cell, absent cells empty; the names of columns that are the user's own."""
+    """Every row as column -> cell as it was meant, absent cells empty, surplus ones as `_SURPLUS`; the names of columns
+    that are the user's own.
+    """
     with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
         try:
-            columns, rows = list(reader.fieldnames or []), list(reader)
+            first = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, strict=True, delimiter=max(_SEPARATORS, key=first.count))
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            rows = list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{table}: not a comma-separated UTF-8 table ({error}). Export it as CSV.") from None
     own = check_columns(table, columns, required)
-    return [{name: (value or "").strip() for name, value in row.items() if name is not None} for row in rows], own
+    for row in rows:
+        row[_SURPLUS] = "".join(row.pop(None, []))
+    return [{name: _cell(value) for name, value in row.items()} for row in rows], own
+
+
+def _cell(value: str | None) -> str:
+    """Without spaces around it, and without what Excel is told by that a number is text: ="001"."""
+    text = (value or "").strip()
+    return text[2:-1] if text.startswith('="') and text.endswith('"') and len(text) > 3 else text
+
+
+def _path(root: Path, text: str) -> Path:
+    """Of a file; with the separators of Windows only where none is there by that name."""
+    path = root / text
+    return root / text.replace("\\", "/") if "\\" in text and not _exists(path) else path
 
 
 def _row_case(row: dict[str, str], root: Path, own: list[str]) -> Case:
@@ -66,15 +88,15 @@ def _row_case(row: dict[str, str], root: Path, own: list[str]) -> Case:
     )
     return Case(
         row["patient_id"],
-        root / row["ct"],
-        None if xray is None else root / xray,
+        _path(root, row["ct"]),
+        None if xray is None else _path(root, xray),
         None if target is None else float(target),
         split,
         series,
         None if offset is None else float(offset),
         row["study_id"],
         {name: row[name] for name in (*KEPT, *own) if row.get(name)},
-        {name: root / path for name, path in row.items() if is_view(name) and path},
+        {name: _path(root, path) for name, path in row.items() if is_view(name) and path},
         row.get("axes") or None,
     )
 
@@ -91,8 +113,11 @@ def _row_problems(row: dict[str, str], root: Path, where: str, required: tuple[s
         if not value and column in required:
             remedy = "Fill it or remove the row."
             report(where, f"needs a value for {column}", f"an empty cell{_other_side(row, column)}", remedy)
-        elif value and column != "patient_id" and not _exists(root / value):
+        elif value and column != "patient_id" and not _exists(_path(root, value)):
             report(value, f"the {column} file exists", "no such file", f"Correct the path in {where}.")
+    if row[_SURPLUS]:
+        remedy = 'Put cells that hold a separator between quotes ("a,b").'
+        report(where, "a row has no more cells than there are columns", repr(row[_SURPLUS]), remedy)
     target, split, view = (row.get(column, "") for column in ("target", "split", "view"))
     if target and not _is_share(target):
         report(where, "target is a number in [0, 1] or empty", repr(target), "Write 1 for yes, 0 for no, or nothing.")
