@@ -15,9 +15,9 @@ import sample_ddpm_patches
 import train_ddpm_patches_4gpu
 from pipeline import versions
 from tests.forks import forked
-from tests.processes import running, torchrun
+from tests.processes import launcher, running, torchrun
 from tests.test_resume import stop_at
-from tests.tiny import DDPM_CKPT, built_ddpm, load
+from tests.tiny import DDPM_CKPT, DDPM_FOLDER, built_ddpm, free_port, load
 
 ENDLESS = ["model.max_epochs=100000", "model.num_workers=4"]
 AT_ONCE_S = 30  # torchrun kills what has not ended by then
@@ -60,9 +60,11 @@ def callback(name, **how):
     ("asked", "validating"), [(signal.SIGTERM, False), (signal.SIGUSR1, False), (signal.SIGTERM, True)]
 )
 def test_a_signal_to_the_launcher_costs_no_step(asked, validating, workshop, elsewhere):
-    there = callback("Tell", file="there", step=4, validating=validating)
-    more = ["model.val_patches_per_volume=200"] if validating else ["model.val_every_n_epochs=1000000"]
-    with training(elsewhere, *workshop.ddpm, *ENDLESS, *more, there) as launched:
+    there = callback("Tell", file=elsewhere / "there", step=4, validating=validating)
+    more = [f"run_dir={elsewhere}/run", f"checkpoint_dir={elsewhere}/{DDPM_FOLDER}"]  # it runs in the project's folder
+    more += ["model.val_patches_per_volume=200"] if validating else ["model.val_every_n_epochs=1000000"]
+    command = launcher("ddpm", *workshop.ddpm, *ENDLESS, *more, there)
+    with running(command, elsewhere / "log", NGPU="2", MASTER_PORT=str(free_port())) as launched:
         launched.until(Path("there").is_file)
         end(launched, asked)
         assert launched.status() == 1  # torchrun's, whatever its processes end with
