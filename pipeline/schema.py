@@ -93,8 +93,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
         "batch_size common_grid crop diffusion_depth_size dim disc_channels epochs"
         " diffusion_img_size diffusion_num_channels disc_layers embedding_dim every groups init_patches layers"
         " lifted_channels lifter_stride log_every_n_steps n_codes n_hiddens num_res_blocks num_samples num_steps"
-        " patch patches_per_volume patients perceptual_every phantom.num_cases size statistics_patches steps tile"
-        " timesteps val_every_n_epochs val_patches_per_volume width wrong_xrays xray_variants",
+        " patch patches_per_volume patients perceptual_every phantom.num_cases size smallest statistics_patches steps"
+        " tile timesteps val_every_n_epochs val_patches_per_volume width wrong_xrays xray_variants",
     ),
     (whole(2), "fsq_levels"),
     (NULL | whole(1), "checkpoint_every_n_steps effective_batch every_n_steps num_cases tiles_per_volume"),

@@ -48,9 +48,8 @@ COMBINATIONS = [
 
 def needed(name):
     """Settings that have no default."""
-    wanted = {"dataset": NEEDED, "sample": ["xray=a.png", "output=a.nii.gz"]}
-    groups = defaults(name)
-    return [*(wanted["dataset"] if "dataset" in groups else []), *(wanted["sample"] if name == "sample_ddpm" else [])]
+    wanted = {"sample_ddpm": ["xray=a.png", "output=a.nii.gz"], "evaluate_files": ["generated=a", "real=b"]}
+    return [*(NEEDED if "dataset" in defaults(name) else []), *wanted.get(name, [])]
 
 
 @pytest.mark.parametrize(("name", "group", "choice"), COMBINATIONS, ids=["-".join(c) for c in COMBINATIONS])

@@ -16,7 +16,7 @@ from tests import test_architecture as rules
 from tests.pages import PAGES, README, ROOT
 
 SCRIPTS = sorted(p.stem for p in cli.CONFIG_DIR.glob("*.yaml") if p.stem != "script")
-GROUPS = ("model", "dataset", "diffusion", "quantizer")  # whose values users set
+GROUPS = ("model", "dataset", "diffusion", "optimizer", "quantizer")  # whose values users set
 every_page = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 
 
@@ -33,7 +33,7 @@ def variants():
     """Every command, and what its groups may hold in place of the default."""
     for name in SCRIPTS:
         yield (name,)
-        for group in {"diffusion", "quantizer"} & set(composed(name)):
+        for group in {"diffusion", "optimizer", "quantizer"} & set(composed(name)):
             yield from ((name, f"{group}={path.stem}") for path in (cli.CONFIG_DIR / group).glob("*.yaml"))
 
 
@@ -111,7 +111,7 @@ def users_choose(cfg):
             path = f"{prefix}{key}"
             if isinstance(value, dict) and (path not in DOCUMENTED if prefix else key in GROUPS):
                 yield from leaves(value, f"{path}.")
-            elif not (isinstance(value, dict) or key == "_target_" or "${" in str(value)):
+            elif not (isinstance(value, dict) or key in ("_target_", "_partial_") or "${" in str(value)):
                 yield path
 
     return set(leaves(OmegaConf.to_container(cfg, resolve=False), "")) - {"hydra"}

@@ -57,7 +57,7 @@ from tests.tiny import composed, run
         ("model.val_every_n_epochs=0", "model.val_every_n_epochs must be a whole number from 1, got 0"),
         ("model.max_epochs=0", "model.max_epochs must be -1 or a whole number from 1, got 0"),
         ("model.batch_size=${model.none}", "Interpolation key 'model.none' not found"),
-        ("init_from=${seed}", "init_from must be null or text, got 42"),
+        ("init_from=${seed}", "init_from must be null or text, and not empty, got 42"),
         (
             "dataset.hu_window=5",
             "dataset.hu_window must be two numbers [lowest, highest] in HU, lowest < highest, got 5",
@@ -93,7 +93,7 @@ def test_a_value_that_cannot_be_is_one_message(setting, rule, elsewhere, refused
         (make_phantom_data, "dataset.phantom.num_cases=1.5", "num_cases must be a whole number from 1, got 1.5"),
         (train_vqgan_patches_4gpu, "module.optimizer.lr=auto", "optimizer.lr must be a number from 0, got 'auto'"),
         (train_vqgan_patches_4gpu, "module.optimizer.betas=/", "two numbers from 0 to below 1, got '/'"),
-        (sample_ddpm_patches, "output=${seed}", "output must be text, got 42"),
+        (sample_ddpm_patches, "output=${seed}", "output must be text, and not empty, got 42"),
         (prepare_data, "strict=1", "strict must be true or false, got 1"),
         (make_phantom_data, "+dataset.phantom.nonsense=1", "dataset.phantom.nonsense is no setting"),
         (train_ddpm_patches_4gpu, "+model.warmup=5", "model.warmup is no setting, so it would change nothing"),

@@ -27,10 +27,22 @@ class OptimizerSettings(pl.Callback):
 
     def __init__(self) -> None:
         self._given: list[dict[str, Any]] = []
+        self._saved: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._saved = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # the optimizer is made, the checkpoint's state not yet in it
         self._given = [_settings(group) for group in _groups(trainer)]
+        for saved, given in zip(self._saved, self._given, strict=False):  # none, where a training starts
+            if ("momentum" in saved) != ("momentum" in given):  # as Muon has
+                raise AgreedError(
+                    "a training goes on with the optimizer that it was started with; set optimizer= as it was, or start"
+                    " another training from the weights (init_from=... resume=never)"
+                )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         changed: list[str] = []
