@@ -6,7 +6,8 @@ that needs it. Rows may run in processes beside one another, each with some `row
 that is done is not done again.
 
 A row is an objective, after a hyphen how the latents are scaled (see OBJECTIVES and SCALES): v, v-common, jlt-floor.
-context is v whose windows see the noisy latent around them; muon is v, trained by that optimizer.
+context is v whose windows see the noisy latent around them; adamw is v, trained by that
+optimizer in place of the demo's.
 Options: rows=, seeds= (of the training), block=clean or film (experiment=demo_film), channels= (of the codec),
 steps_per_row= or else minutes_per_row= (their speeds are measured first), cases= and draws= (per X-ray), device=, out=.
 Other settings go to run_demo.py, e.g. vqgan.quantizer=vq ddpm.model.dim=64. `out` gets BLOCK_CHANNELSch/rows/, one JSON
@@ -64,7 +65,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     f"{objective}{scale and '-'}{scale}": [*OBJECTIVES[objective], *SCALES[scale]]
     for objective in OBJECTIVES
     for scale in SCALES
-} | {"context": ["model.global_context=true"], "muon": ["optimizer=muon", "model.train_lr=0.01"]}
+} | {"context": ["model.global_context=true"], "adamw": ["optimizer=adamw", "model.train_lr=0.002"]}
 MEANS: Sequence[str] = (
     *(f"psnr_{name}" for name in ("right", "wrong", "null", "mean_volume", "single", "expected")),
     *("ssim_right", "gradient_energy", "hu_histogram", "block_index", "spread", "evaluations"),
