@@ -12,7 +12,7 @@ from tests.pairs import AFFINE, add_case, thorax
 
 
 def problems_of(hu):
-    return check_volume("p", "ct", Volume(hu, AFFINE, "LPS", AFFINE), hu)
+    return check_volume("p", "ct", Volume(hu, AFFINE, "LPS", AFFINE), hu, (-1000.0, 1000.0))
 
 
 @pytest.mark.parametrize(

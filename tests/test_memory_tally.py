@@ -27,7 +27,7 @@ ALLOWED = {
     "common/patches.py:stitch_patches": "drawing, once, but not in fused windows",
     "ddpm/finite.py:check_decoded": "decoding, once a tile: NaN would look like air",
     "ddpm/guided.py:__call__": "drawing with guidance, each call: whether it acts at this time",
-    "pipeline/sampling/ct_sampler.py:hu_tiles": "decoding, a tile goes to the host",
+    "pipeline/sampling/slabs.py:hu_tiles": "decoding, a tile goes to the host",
     "benchmarks/paper_steps.py:encode": "encoding, a tile goes to the host",
     "benchmarks/paper_steps.py:_train": "fp16: the loss scaler looks whether gradients were finite",
 }

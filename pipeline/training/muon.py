@@ -21,8 +21,7 @@ class Muon(torch.optim.Optimizer):
     `smallest` rows or columns, such as gains, biases and a head of few channels, gets AdamW's step.
 
     Args:
-        lr, betas, eps, weight_decay: as torch's AdamW.
-        momentum: of the matrices' gradients, Nesterov's.
+        lr, weight_decay: as torch's AdamW.
     """
 
     def __init__(
@@ -30,12 +29,9 @@ class Muon(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float,
         weight_decay: float = 0.0,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
         smallest: int = 16,
     ) -> None:
-        own = {"momentum": momentum, "betas": betas, "eps": eps, "smallest": smallest}
+        own = {"momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8, "smallest": smallest}
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **own})
 
     @torch.no_grad()
