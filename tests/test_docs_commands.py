@@ -31,6 +31,7 @@ TINY = {  # what each command needs besides to take seconds
     "sample_ddpm_patches.py": TWO_STEPS,
     "evaluate_ddpm_patches.py": TWO_STEPS,
     "evaluate_task.py": [*TWO_STEPS, "target=tall", "epochs=1", "common_grid=20"],
+    "evaluate_files.py": [],
     "export_model.py": [],
 }
 
@@ -121,12 +122,16 @@ def test_the_tasks_of_the_readme_leave_what_it_says(tiny_data, elsewhere):
     lines = [f"{line},{more}" for line, more in zip([head, *rows], told, strict=True)]
     (pairs / "pairs.csv").write_text("\n".join(lines) + "\n")
     shutil.copy(tiny_data.xray, "chest.png")
+    for folder in ("drawn", "real"):
+        shutil.copytree(
+            pairs, elsewhere / folder, ignore=lambda _, names: [n for n in names if n.endswith((".csv", ".png"))]
+        )
     (tasks,) = (table for table in pages.tables(README) if table.head == ("task", "command", "result"))
     for _, command, result in tasks.rows:
         call = of_python(call_of(shlex.split(command.strip("`"))))
         if call.program in OTHERS:
             continue
-        settings = [word.replace("/data/pairs", str(pairs)) for word in call.arguments]
+        settings = [word.replace("/data/", f"{elsewhere}/") for word in call.arguments]
         tiny.run(import_module(call.program.removesuffix(".py")), *settings, *TINY[call.program])
         made = [pairs.parent / name.replace("/data/", "") for name in pages.code_spans(result)]
         for path in made:
