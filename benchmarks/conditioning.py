@@ -1,9 +1,9 @@
 """What does each part of the X-ray's way into the network bring? `python -m benchmarks.conditioning block=film`
 
 Trains stage 2 of the demo with the settings of each row below, all for `minutes` of training on this machine (their
-speeds are measured first), on the same patients, codec and latents, and evaluates each as the demo does. block=clean:
-X-rays that are projections of the CT; block=film: films (experiment=demo_film). What is done is not done again, so it
-goes on where it was ended.
+speeds are measured first), on the same patients, and evaluates each as the demo does. block=clean: X-rays that are
+projections of the CT; block=film: films (experiment=demo_film). Rows that differ in stage 2 alone share one folder of
+data, codec and latents. What is done is not done again, so it goes on where it was ended.
 
 Options: block=, rows=pooled,tokens,... (see ROWS), minutes=, out=. Other settings go to run_demo.py, e.g.
 ddpm.model.batch_size=4, seed=43. `out` gets table.md; the last line is one JSON object, with each row's summary as
@@ -24,6 +24,11 @@ from common.atomic import write_text
 from common.errors import UserError
 from common.memory import PeakMemory
 
+LATERAL = [
+    "+phantom.dataset.phantom.xray.lateral=true",
+    "+latents.model.views=[lateral]",
+    "+ddpm.model.views=[lateral]",
+]
 AUGMENT = ["+latents.dataset.film_augment=true", "+ddpm.dataset.film_augment=true"]
 ROWS: Mapping[str, Sequence[str]] = {
     "pooled": ["+ddpm.model.cond=[pooled]"],
@@ -31,10 +36,12 @@ ROWS: Mapping[str, Sequence[str]] = {
     "lifted": [],
     "declared": ["+prepare.dataset.register_films=false"],  # lifted by the cameras that the files tell
     "augmented": AUGMENT,
+    "lateral": LATERAL,
     "patient": ["+ddpm.model.position_origin=patient"],
     "extent": ["+ddpm.model.volume_extent=true"],
 }
 BLOCKS = {"clean": "demo", "film": "demo_film"}
+SHARED = "data"  # folder of the rows whose data, codec and latents are the same
 ONLY_FILMS = ("declared",)
 SHORT, LONG = 10, 40  # steps of the two trainings whose difference is the speed
 TRAINING = "train_ddpm_patches_4gpu.py"
@@ -42,9 +49,20 @@ TRAINING = "train_ddpm_patches_4gpu.py"
 log = logging.getLogger(__name__)
 
 
+def folder_of(row: str, out: Path) -> Path:
+    """Where a row's demo lies: rows that differ in stage 2 alone share one."""
+    return out / (SHARED if all(word.startswith("+ddpm.") for word in ROWS[row]) else row)
+
+
 def settings_of(row: str, block: str, out: Path, overrides: Sequence[str]) -> list[str]:
-    """Of run_demo.py. A row has a folder of its own: what it changes in the data would be made anew for the next."""
-    return [f"experiment={BLOCKS[block]}", f"dir={out}/{row}", *overrides, *ROWS[row]]
+    """Of run_demo.py."""
+    return [
+        f"experiment={BLOCKS[block]}",
+        f"dir={folder_of(row, out)}",
+        f"variant={row}",
+        *overrides,
+        *ROWS[row],
+    ]
 
 
 def steps_for(minutes: float, settings: Sequence[str], folder: Path) -> int:
@@ -66,13 +84,13 @@ def without(settings: Sequence[str], *keys: str) -> list[str]:
 
 def measure(row: str, block: str, minutes: float, out: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The summary of a row's evaluation, and the steps of its training."""
-    settings = settings_of(row, block, out, overrides)
+    settings, folder = settings_of(row, block, out, overrides), folder_of(row, out)
     made = stages(settings)
     before = [made[script] for script in list(made)[: list(made).index(TRAINING)]]
-    run_demo.run_all(before, out / row / "stages", PeakMemory())
-    steps = steps_for(minutes, made[TRAINING].command[1:], out / row)
+    run_demo.run_all(before, folder / "stages", PeakMemory())
+    steps = steps_for(minutes, made[TRAINING].command[1:], out / "speed" / row)
     run("run_demo.py", [*settings, f"+ddpm.model.max_steps={steps}", "ddpm.model.max_epochs=-1"])
-    metrics = json.loads((out / row / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads(made["evaluate_ddpm_patches.py"].product.read_text())
     return {"steps": steps} | metrics["summary"]
 
 
