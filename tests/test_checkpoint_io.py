@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import os
 import random
 import tempfile
 import time
@@ -62,6 +63,24 @@ def test_kill_9_while_writing_leaves_the_last_finished_checkpoint_or_a_newer_one
         assert (stored["weights"] == stored["step"]).all()
         newest = stored["step"]
     assert not any(temporary.iterdir())
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path, monkeypatch):
+    """Else a power cut may leave neither: the new name without the new bytes."""
+    path, done, sync, replace = tmp_path / "last.ckpt", [], os.fsync, os.replace
+
+    def note_sync(number):
+        sync(number)
+        done.append(os.fstat(number).st_ino)
+
+    def note_replace(*paths):
+        replace(*paths)
+        done.append("replaced")
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    save(1, path)
+    assert done == [path.stat().st_ino, "replaced", tmp_path.stat().st_ino]
 
 
 def test_a_full_disk_names_the_checkpoint_and_leaves_the_old_one(tmp_path, temporary):

@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from common.errors import UserError
+from common.json_file import read_json
+from dataset.store import latents
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.xray_features import XrayFeatures
 from tests.disk import largest_file
@@ -100,3 +103,49 @@ def test_latents_that_are_being_replaced_are_not_taken_for_written(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         other.write(case, shape, made_tiles(shape, more=killed))
     assert not writer.has_latents(case, shape)
+
+
+@pytest.fixture
+def replaced(tmp_path):
+    """A finished cache of one case, how to open it, and a writer of another codec's."""
+    shape, case, source = (5, 6, 7), stored_case("p"), LatentSource("codec", "encoder", (-1000.0, 1000.0))
+    writer, features = LatentWriter(tmp_path, source, {}), XrayFeatures(torch.zeros(2, 3), torch.zeros(4))
+    writer.write(case, shape, made_tiles(shape))
+    writer.write_xray(case, features)
+    writer.finish([case])
+
+    def renew(**other):
+        again = LatentWriter(tmp_path, replace(source, **other), {}, overwrite=True)
+        again.write_xray(case, features)
+        again.write(case, shape, made_tiles(shape))
+
+    return case, lambda: LatentCache(tmp_path, source, [case], [shape], {}), renew
+
+
+@pytest.mark.parametrize("moment", ["before a read", "while it was opened"])
+def test_latents_that_are_replaced_are_not_taken_for_those_of_the_start(moment, replaced, monkeypatch):
+    case, opened, renew = replaced
+
+    def read_and_renew(*how):
+        content = read_json(*how)
+        renew(codec_hash="other")
+        return content
+
+    if moment == "while it was opened":
+        monkeypatch.setattr(latents, "read_json", read_and_renew)
+    cache = opened()
+    if moment == "before a read":
+        cache.read(case, (0, 0, 0), (5, 6, 7))
+        renew(codec_hash="other")
+    with pytest.raises(UserError, match=r"p\.npy is not the one .* has replaced it meanwhile"):
+        cache.read(case, (0, 0, 0), (5, 6, 7))
+
+
+def test_features_of_another_encoder_are_not_taken_for_those_of_the_start(replaced):
+    case, opened, renew = replaced
+    cache = opened()
+    renew()
+    cache.read_xray(case)  # made again, by the same encoder
+    renew(encoder_hash="other")
+    with pytest.raises(UserError, match=r"p\.npz holds features of another encoder"):
+        cache.read_xray(case)

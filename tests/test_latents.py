@@ -1,12 +1,15 @@
 """The latent cache gives what encoding on the fly gives."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import encode_latents
@@ -151,6 +154,24 @@ def test_a_cache_that_is_being_written_is_not_passed_over(workshop, tiny_latents
     assert f"{folder} is not finished" in message
     assert "dataset.latents=never" in message
     run(train_ddpm_patches_4gpu, *command, "dataset.latents=never")
+
+
+class Replace(pl.Callback):
+    """Puts other latents in the place of those that a training reads, as encode_latents.py overwrite=true does."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 1:
+            Path("latents/latents.json").unlink()
+            for path in Path("latents").glob("*.npy"):
+                np.save("new.npy", np.load(path) * 0)
+                os.replace("new.npy", path)
+
+
+def test_a_training_does_not_go_on_with_latents_that_are_replaced(workshop, tiny_latents, elsewhere, refused):
+    shutil.copytree(tiny_latents, "latents")
+    settings = [*workshop.ddpm, "dataset.latents_dir=latents", "model.num_workers=2", "model.patches_per_volume=200"]
+    message = refused(train_ddpm_patches_4gpu, *settings, "+callbacks.replace={_target_: tests.test_latents.Replace}")
+    assert "encode_latents.py has replaced it meanwhile" in message
 
 
 def test_overwrite_replaces_what_another_codec_made(workshop, far_sighted, tmp_path):

@@ -1,4 +1,4 @@
-"""A volume's latent as a file, written tile by tile; in int8 it takes half the disk."""
+"""A volume's latent as a file, written tile by tile, read box by box; in int8 it takes half the disk."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
-from common.geometry import Triple
+from common.errors import UserError, refusing_damage
+from common.geometry import Triple, slices
+from dataset.store.latent_source import REMEDY
 
 _HALF = np.dtype("<f2")
 
@@ -73,3 +75,29 @@ def _write_half(file: IO[bytes], shape: Triple, tiles: Iterable[tuple[Triple, Te
     if begin == 0:
         raise ValueError("a volume needs at least one tile of latents, got none")
     return Written(total, square)
+
+
+def when_made(path: Path) -> tuple[int, int] | None:
+    """Tells a file from one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def read_latent(path: Path, start: Triple, size: Triple, made: tuple[int, int] | None) -> np.ndarray:
+    """A box of a file of latents (d, h, w, C), as it is stored; may be written to.
+
+    Raises:
+        FileNotFoundError: no such file. BadFileError: a damaged one.
+        UserError: it is no longer the one that was `when_made` at that time.
+    """
+    with refusing_damage(path, "a file of latents is whole", f"{REMEDY}."):
+        crop = np.array(np.load(path, mmap_mode="r")[slices(start, size)])
+    if when_made(path) != made:  # looked at when it is open, which even a network's disk answers by what is there now
+        raise UserError(
+            f"{path} is not the one that was there at the start: encode_latents.py has replaced it meanwhile. Wait"
+            " for it; then the same command goes on, unless the latents are now those of another VQ-GAN"
+        )
+    return crop

@@ -1,10 +1,15 @@
-"""What cached latents depend on, besides the volumes."""
+"""What cached latents and X-ray features depend on: networks, window, volumes and X-rays."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from dataset.store.store import StoredCase
+from dataset.store.views import xray_of
 
+Ranges = Mapping[str, tuple[float, float]]  # Store.xray_ranges
 REMEDY = "encode_latents.py overwrite=true makes it anew, dataset.latents=never encodes on the fly"
 
 
@@ -29,3 +34,19 @@ class LatentSource:
 def stored_source(info: dict) -> LatentSource:
     low, high = info["hu_window"]
     return LatentSource(info["codec_hash"], info["encoder_hash"], (low, high))
+
+
+def volume_identity(case: StoredCase) -> dict:
+    return {"shape": list(case.shape), "spacing": list(case.spacing), "source_hash": case.source_hash}
+
+
+def xray_identity(case: StoredCase, ranges: Ranges, view: str = "") -> dict:
+    """What X-ray features depend on besides the encoder; a kind without a range is scaled by each image itself."""
+    scaled = ranges.get(xray_of(case, view).kind)
+    return {"source_hash": case.source_hash, "xray_range": None if scaled is None else list(scaled)}
+
+
+def features_identity(source: LatentSource, case: StoredCase, ranges: Ranges, variant: int, view: str) -> str:
+    """The same and the encoder, as text."""
+    number = {"variant": variant} if variant else {}
+    return json.dumps({"encoder": source.encoder_hash} | xray_identity(case, ranges, view) | number)

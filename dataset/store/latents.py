@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -13,18 +13,23 @@ import torch
 from torch import Tensor
 
 from common.atomic import remove_abandoned, replacing, write_text
-from common.errors import BadFileError, UserError, refusing_damage
-from common.geometry import Triple, slices
+from common.errors import BadFileError, UserError
+from common.geometry import Triple
 from common.json_file import read_json
 from dataset.scans.film_variants import FilmVariants
 from dataset.store import xray_features
-from dataset.store.latent_file import write_latent
-from dataset.store.latent_source import REMEDY, LatentSource, stored_source
+from dataset.store.latent_file import read_latent, when_made, write_latent
+from dataset.store.latent_source import (
+    REMEDY,
+    LatentSource,
+    Ranges,
+    features_identity,
+    stored_source,
+    volume_identity,
+    xray_identity,
+)
 from dataset.store.store import StoredCase
-from dataset.store.views import xray_of
 from dataset.store.xray_features import XrayFeatures
-
-Ranges = Mapping[str, tuple[float, float]]  # Store.xray_ranges
 
 
 class LatentCache:
@@ -57,14 +62,16 @@ class LatentCache:
         variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
         views: Sequence[str] = (),
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self._source, self._ranges = Path(folder), source, xray_ranges
+        # asked before the file that speaks of them is read, which a writer takes away first
+        self._made = {case.name: when_made(self.folder / f"{case.name}.npy") for case in cases}
         if not is_finished(self.folder):
             raise FileNotFoundError(f"no finished latent cache in {self.folder}; encode_latents.py makes it")
         info = read_json(self.folder / "latents.json", f"{REMEDY}.")
         source.check(self.folder, stored_source(info))
         for case, shape in zip(cases, shapes, strict=True):
             found = info["volumes"].get(case.name)
-            wanted = _identity(case) | _xray_identity(case, xray_ranges)
+            wanted = volume_identity(case) | xray_identity(case, xray_ranges)
             if found != wanted:
                 raise UserError(
                     f"the latent cache {self.folder} does not fit volume {case.name}: {found} there, {wanted}"
@@ -87,7 +94,7 @@ class LatentCache:
         self._steps = {name: np.float32(step) for name, step in info.get("int8_steps", {}).items()}
         for view in views:
             held = info.get("views", {}).get(view, {})
-            if any(held.get(c.name) != _xray_identity(c, xray_ranges, view) for c in cases if view in c.views):
+            if any(held.get(c.name) != xray_identity(c, xray_ranges, view) for c in cases if view in c.views):
                 raise UserError(
                     f"the latent cache {self.folder} does not hold the X-rays {view!r} as they are now, which"
                     " model.views asks for; given the same settings, encode_latents.py adds them"
@@ -99,17 +106,19 @@ class LatentCache:
         return len(self.mean)
 
     def read(self, case: StoredCase, start: Triple, size: Triple) -> Tensor:
-        """Unscaled latents float16 (C, d, h, w), a view with channels last, of the box at latent voxel `start`."""
-        path = self.folder / f"{case.name}.npy"
-        with refusing_damage(path, "a file of latents is whole", f"{REMEDY}."):
-            crop = np.array(np.load(path, mmap_mode="r")[slices(start, size)])  # a copy may be written to
+        """Unscaled latents float16 (C, d, h, w), a view with channels last, of the box at latent voxel `start`.
+
+        UserError if the file is no longer that of the beginning.
+        """
+        crop = read_latent(self.folder / f"{case.name}.npy", start, size, self._made[case.name])
         if crop.dtype == np.int8:
             crop = (crop * self._steps[case.name]).astype(np.float16)
         return torch.from_numpy(crop).permute(3, 0, 1, 2)
 
     def read_xray(self, case: StoredCase, variant: int = 0, view: str = "") -> XrayFeatures:
-        """Of an X-ray, or of a variant of it."""
-        return xray_features.read(self.folder, case.name, variant, view)
+        """Of an X-ray, or of a variant of it. UserError if they are no longer those of the beginning."""
+        identity = features_identity(self._source, case, self._ranges, variant, view)
+        return xray_features.read(self.folder, case.name, variant, view, identity)
 
 
 class LatentWriter:
@@ -153,7 +162,7 @@ class LatentWriter:
             if not self._overwrite:
                 raise
             return False
-        as_wanted = info["identity"] == _identity(case) and ("int8_step" in info) == (self.dtype == "int8")
+        as_wanted = info["identity"] == volume_identity(case) and ("int8_step" in info) == (self.dtype == "int8")
         return bool(as_wanted) and _holds(info["shape"], shape)
 
     def bytes_missing(self, cases: Iterable[tuple[StoredCase, Triple]], channels: int) -> int:
@@ -163,7 +172,8 @@ class LatentWriter:
 
     def has_xray(self, case: StoredCase, variant: int = 0, view: str = "") -> bool:
         """Whether this X-ray's features are there, from the same encoder and scaled as the store does now."""
-        return xray_features.are_stored(self.folder, case.name, variant, view, self._identity(case, variant, view))
+        identity = features_identity(self.source, case, self.xray_ranges, variant, view)
+        return xray_features.are_stored(self.folder, case.name, variant, view, identity)
 
     def write(self, case: StoredCase, shape: Triple, tiles: Iterable[tuple[Triple, Tensor]]) -> None:
         """Store a volume's latents from tiles (start, (C, d, h, w)) that do not overlap and cover `shape`.
@@ -176,7 +186,7 @@ class LatentWriter:
         with replacing(self.folder / f"{case.name}.npy") as temporary:
             written = write_latent(temporary, shape, tiles, self.dtype)
         info = asdict(self.source) | {
-            "identity": _identity(case),
+            "identity": volume_identity(case),
             "shape": list(shape),
             "count": int(np.prod(shape)),
             "sum": written.total.tolist(),
@@ -189,7 +199,8 @@ class LatentWriter:
     def write_xray(self, case: StoredCase, features: XrayFeatures, variant: int = 0, view: str = "") -> None:
         """Store the features of an X-ray, or of a variant with its image. OSError if there is no space left."""
         (self.folder / "latents.json").unlink(missing_ok=True)  # no longer complete
-        xray_features.write(self.folder, case.name, variant, view, features, self._identity(case, variant, view))
+        identity = features_identity(self.source, case, self.xray_ranges, variant, view)
+        xray_features.write(self.folder, case.name, variant, view, features, identity)
 
     def finish(self, cases: Sequence[StoredCase]) -> None:
         """Write the statistics of the training cases, all of which are written; only then is the cache complete."""
@@ -202,7 +213,7 @@ class LatentWriter:
         content = (
             asdict(self.source)
             | {"mean": mean.tolist(), "std": std.tolist(), "films": self.variants.count}
-            | {"volumes": {c.name: _identity(c) | _xray_identity(c, self.xray_ranges) for c in cases}}
+            | {"volumes": {c.name: volume_identity(c) | xray_identity(c, self.xray_ranges) for c in cases}}
             | {"shapes": {name: info["shape"] for name, info in infos.items()}}
             | {"int8_steps": {name: info["int8_step"] for name, info in infos.items() if "int8_step" in info}}
             | {"views": {view: self._of_view(view, cases) for view in self._views}}
@@ -211,17 +222,13 @@ class LatentWriter:
         remove_abandoned(self.folder)
 
     def _of_view(self, view: str, cases: Sequence[StoredCase]) -> dict[str, dict]:
-        return {case.name: _xray_identity(case, self.xray_ranges, view) for case in cases if view in case.views}
+        return {case.name: xray_identity(case, self.xray_ranges, view) for case in cases if view in case.views}
 
     def _info(self, case: StoredCase) -> Any:
         return read_json(self._info_path(case), "Run encode_latents.py again.")
 
     def _info_path(self, case: StoredCase) -> Path:
         return self.folder / f"{case.name}.json"
-
-    def _identity(self, case: StoredCase, variant: int, view: str) -> str:
-        number = {"variant": variant} if variant else {}
-        return json.dumps({"encoder": self.source.encoder_hash} | _xray_identity(case, self.xray_ranges, view) | number)
 
 
 def is_finished(folder: str | Path) -> bool:
@@ -230,13 +237,3 @@ def is_finished(folder: str | Path) -> bool:
 
 def _holds(stored: Sequence[int], wanted: Sequence[int]) -> bool:
     return all(a >= b for a, b in zip(stored, wanted, strict=True))
-
-
-def _identity(case: StoredCase) -> dict:
-    return {"shape": list(case.shape), "spacing": list(case.spacing), "source_hash": case.source_hash}
-
-
-def _xray_identity(case: StoredCase, ranges: Ranges, view: str = "") -> dict:
-    """What X-ray features depend on besides the encoder; a kind without a range is scaled by each image itself."""
-    scaled = ranges.get(xray_of(case, view).kind)
-    return {"source_hash": case.source_hash, "xray_range": None if scaled is None else list(scaled)}

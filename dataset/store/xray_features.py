@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.atomic import replacing
-from common.errors import BadFileError
+from common.errors import BadFileError, UserError
 from common.npz_file import read_npz
 from dataset.store.store import quantised, unquantised
 
@@ -22,9 +22,15 @@ class XrayFeatures:
     image: np.ndarray | None = None
 
 
-def read(folder: Path, name: str, variant: int, view: str = "") -> XrayFeatures:
-    """In float32. BadFileError for a damaged file."""
-    stored = read_npz(_path(folder, name, variant, view), "Run encode_latents.py again.")
+def read(folder: Path, name: str, variant: int, view: str, identity: str) -> XrayFeatures:
+    """In float32. BadFileError for a damaged file; UserError where they follow from something else."""
+    path = _path(folder, name, variant, view)
+    stored = read_npz(path, "Run encode_latents.py again.")
+    if str(stored.get("identity", identity)) != identity:  # the first versions wrote none
+        raise UserError(
+            f"{path} holds features of another encoder or X-ray than at the start: encode_latents.py has replaced it"
+            " meanwhile. Wait for it; then the same command goes on, unless the encoder is another one now"
+        )
     tokens, pooled = (torch.from_numpy(stored[name]).float() for name in ("tokens", "pooled"))
     return XrayFeatures(tokens, pooled, unquantised(stored["image"]) if variant else None)
 
