@@ -1,5 +1,7 @@
 """A folder of DICOM files -> one CT array with its affine. Geometry and voxels are kept, no patient tags."""
 
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from common.errors import BadFileError, refusing_damage
 from dataset.scans.dicom_file import quiet_pydicom, read_dicom
 from dataset.scans.dicom_slices import EXPORT, Grid, Slice, find_slices
 from dataset.scans.hu import MAX_VOXELS, to_hu
+from dataset.scans.measure import fingerprint
 from dataset.scans.reading import PLAIN, Note, Reading
 from dataset.scans.resample import AIR_HU
 from dataset.scans.series import choose
@@ -38,6 +41,7 @@ def dicom_geometry(path: Path, reading: Reading = PLAIN) -> tuple[tuple[int, int
 
 def _stack(path: Path, reading: Reading) -> tuple[Stack, tuple[Note, ...]]:
     slices, passed = find_slices(path, rescaled=reading.hu_offset is None)
+    slices = _without_copies(slices, passed)
     chosen, notes = choose(slices, passed, path, reading.series)
     rows, columns = chosen[0].grid.rows, chosen[0].grid.columns
     if len(chosen) * rows * columns > MAX_VOXELS:
@@ -45,6 +49,20 @@ def _stack(path: Path, reading: Reading) -> tuple[Stack, tuple[Note, ...]]:
         raise BadFileError(path, f"a CT has at most {MAX_VOXELS / 1e9:.1f}e9 voxels", found, EXPORT)
     stack = stacked(chosen, path, reading.irregular)
     return stack, notes + stack.notes
+
+
+def _without_copies(slices: list[Slice], passed: Counter[str]) -> list[Slice]:
+    """Each slice once: what was sent twice, or copied, is counted in `passed` where it has the same voxels."""
+    voxels = cache(lambda path, grid: fingerprint(_stored_values(path, grid)))
+    kept: dict[tuple[object, ...], list[Slice]] = {}
+    for piece in slices:
+        same = (piece.series, piece.instance, piece.frame, piece.grid, piece.slope, piece.intercept, *piece.position)
+        others = kept.setdefault(same if piece.instance else (piece.path, piece.frame), [])
+        if any(voxels(piece.path, piece.grid) == voxels(other.path, other.grid) for other in others):
+            passed["copies of others"] += 1
+        else:
+            others.append(piece)
+    return [piece for pieces in kept.values() for piece in pieces]
 
 
 def _read_voxels(stack: Stack, offset: float) -> np.ndarray:

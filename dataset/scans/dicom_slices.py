@@ -17,19 +17,20 @@ from pydicom.uid import (
 )
 
 from common.errors import BadFileError, refusing_damage
-from dataset.scans.dicom_file import is_dicom, quiet_pydicom, read_dicom
+from dataset.scans.dicom_file import files_below, is_cut_off, is_dicom, quiet_pydicom, read_dicom
 from dataset.scans.hu import MAX_VOXELS
 from dataset.scans.upright import HALF
 
 EXPORT = "Export the series again, complete and alone, into a folder of its own."
+CUT_OFF = "empty or cut off"  # files that may have been slices
 _OF_DICOM = {".dcm", ".dicom", ".ima"}  # names of files that are no junk
 _CT_CLASSES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
 _PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 _PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", *_RESCALE)
 _HEADER_TAGS = [
-    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
-    "ConvolutionKernel", "AcquisitionNumber", "Rows", "Columns", *_PLACE_TAGS,
+    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PatientID", "SeriesInstanceUID", "FrameOfReferenceUID",
+    "SeriesNumber", "SeriesDescription", "ConvolutionKernel", "AcquisitionNumber", "Rows", "Columns", *_PLACE_TAGS,
     *_PADDING, "PixelRepresentation",
     "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
@@ -75,9 +76,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Series:
-    """What tells one series, and one reconstruction in it, from others. No tag of the patient."""
+    """What tells one series, and one reconstruction in it, from others. No tag of the patient: of the id this process's
+    hash, by which two are told apart, 0 where there is none.
+    """
 
     uid: str
+    patient: int
+    frame: str
     number: str
     description: str
     kernel: str
@@ -90,6 +95,7 @@ class Slice:
     """Where one slice lies (LPS mm) and how its stored numbers become HU.
 
     padding: lowest and highest stored number that fills places outside the scan, by their 16 bits; None without.
+    instance: its file's UID, which copies share.
     """
 
     path: Path
@@ -100,6 +106,7 @@ class Slice:
     slope: float
     intercept: float
     padding: tuple[int, int] | None
+    instance: str = ""
 
 
 def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter[str]]:
@@ -113,21 +120,40 @@ def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter
     """
     slices: list[Slice] = []
     passed: Counter[str] = Counter()
+    lost: list[tuple[str, Path]] = []  # series of what has no place
+    cut: list[str] = []
     for file in _files(path) if path.is_dir() else [path]:
         if file.suffix.lower() not in _OF_DICOM and not is_dicom(file):
-            passed["no DICOM"] += 1
+            if is_cut_off(file):
+                cut.append(file.name)
+            else:
+                passed["no DICOM"] += 1
             continue
         with refusing_damage(file, _RULE, EXPORT, quote=False), quiet_pydicom():
             header = read_dicom(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
             if kind := _other_kind(header, file):
                 passed[kind] += 1
+            elif _lost_place(header):
+                lost.append((_text(header.get("SeriesInstanceUID") or ""), file))
             else:
                 slices += _slices_of(header, file, rescaled)
+    if cut:
+        passed[f"{CUT_OFF}: {', '.join(cut[:3])}"] = len(cut)
+    known = {piece.series.uid for piece in slices}
+    for uid, file in lost:
+        if not known or uid in known:
+            raise BadFileError(file, _RULE, f"a slice without {' or '.join(_PLACE_TAGS[:2])}", EXPORT)
+        passed["without a place"] += 1  # such as a scanner's protocol
     return slices, passed
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [path for path in files_below(folder) if not path.name.startswith(".")]
+
+
+def _lost_place(header: pydicom.Dataset) -> bool:
+    is_classic = "PerFrameFunctionalGroupsSequence" not in header
+    return is_classic and any(header.get(name) is None for name in _PLACE_TAGS[:2])
 
 
 def _other_kind(header: pydicom.Dataset, path: Path) -> str:
@@ -136,7 +162,7 @@ def _other_kind(header: pydicom.Dataset, path: Path) -> str:
         return f"of modality {header.Modality}"
     if _is_page(header):
         return "pages and directories"
-    if header.Modality != "CT":
+    if header.get("Modality") != "CT" and header.get("SOPClassUID") not in _CT_CLASSES:
         raise BadFileError(path, _RULE, "one without a modality", EXPORT)
     return "scouts" if "LOCALIZER" in (header.get("ImageType") or []) else ""
 
@@ -192,7 +218,9 @@ def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, f
     orientation = directions / lengths.repeat(3)
     grid = Grid(int(header.Rows), int(header.Columns), tuple(orientation.tolist()), (rows_mm, columns_mm))
     series = Series(
-        str(header.SeriesInstanceUID),
+        _text(header.get("SeriesInstanceUID") or ""),
+        hash(_text(header.get("PatientID") or "")),
+        _text(header.get("FrameOfReferenceUID") or ""),
         _text(header.get("SeriesNumber") or ""),
         _text(header.get("SeriesDescription") or ""),
         _text(tag("ConvolutionKernel", "")),
@@ -200,7 +228,8 @@ def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, f
         _text(header.get("ImageType") or ""),
     )
     slope, intercept = (float(tag(name, None if rescaled else n)) for name, n in zip(_RESCALE, (1, 0), strict=True))
-    return Slice(path, frame, series, grid, place, slope, intercept, _padding(header))
+    instance = _text(header.get("SOPInstanceUID") or "")
+    return Slice(path, frame, series, grid, place, slope, intercept, _padding(header), instance)
 
 
 def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import BadFileError
-from dataset.scans.dicom_file import is_dicom
+from dataset.scans.dicom_file import files_below, is_dicom
 from dataset.scans.itk_io import META, NRRD, stored
 
 DICOM, NIFTI, PAIR = "DICOM", "NIfTI", "NIfTI pair"
@@ -55,7 +55,7 @@ def format_of(path: Path) -> str:
 def files_of(path: Path) -> list[Path]:
     """The files that a CT is read from, as far as they are there, ordered."""
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        return files_below(path)
     try:
         kind = format_of(path)
         others = list(pair_of(path)) if kind == PAIR else [stored(path, kind).data] if kind in (META, NRRD) else []

@@ -13,6 +13,7 @@ from isal import isal_zlib
 
 from common.errors import BadFileError, refusing_damage
 from dataset.scans.hu import MAX_VOXELS, to_hu
+from dataset.scans.lost_affine import RULE as LOST_RULE
 from dataset.scans.nifti_io import DAMAGED, MAX_BYTES
 from dataset.scans.orientation import check_affine
 from dataset.scans.reading import PLAIN, Note, Reading
@@ -39,7 +40,7 @@ _NRRD_SPACES = {
 class Stored:
     """Where the voxels lie: bytes `start` to the end of `data`, packed or plain; sizes (x, y, z[, 1]).
 
-    at_the_end: what stands between `start` and them is not told.
+    at_the_end: what stands between `start` and them is not told. sized: the header tells how large they are.
     """
 
     data: Path
@@ -48,17 +49,19 @@ class Stored:
     sizes: tuple[int, ...]
     voxel_bytes: int
     at_the_end: bool = False
+    sized: bool = True
 
 
 def read_itk(path: Path, kind: str, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndarray, tuple[Note, ...]]:
-    """HU int16 (x, y, z) in file order, the affine to RAS mm; nothing to tell.
+    """HU int16 (x, y, z) in file order, the affine to RAS mm, and what there is to tell.
 
     Raises:
         BadFileError: damaged, no CT volume, no usable affine. OSError, MemoryError: it cannot be read now.
     """
     import SimpleITK  # here: it takes half a second, and most data sets need none of it
 
-    _check_whole(stored(path, kind), path)
+    found = stored(path, kind)
+    _check_whole(found, path)
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     with refusing_damage(path, f"a {kind} file is whole", DAMAGED):
         image = SimpleITK.ReadImage(str(path), imageIO=_IO[kind])
@@ -69,7 +72,8 @@ def read_itk(path: Path, kind: str, reading: Reading = PLAIN) -> tuple[np.ndarra
         raise BadFileError(path, "a CT is 3D with one number a voxel", f"{shape}", "Export one volume per file.")
     raw = SimpleITK.GetArrayFromImage(image).reshape(shape[2::-1])
     del image
-    return to_hu(raw.T, path, intercept=reading.hu_offset or 0.0), affine, ()
+    unsized = Note(LOST_RULE, "no ElementSpacing: 1 mm is taken", "Write it into the header.", doubtful=True)
+    return to_hu(raw.T, path, intercept=reading.hu_offset or 0.0), affine, () if found.sized else (unsized,)
 
 
 def itk_geometry(path: Path, kind: str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -110,7 +114,8 @@ def _meta(path: Path) -> Stored:
     voxel = _META_BYTES[fields["elementtype"].removeprefix("MET_")] * int(fields.get("elementnumberofchannels", "1"))
     packed = fields.get("compresseddata", "false").lower() == "true"
     sizes = tuple(int(n) for n in fields["dimsize"].split())
-    return Stored(data, end if local else max(skip, 0), packed, sizes, voxel, at_the_end=skip == -1)
+    sized = "elementspacing" in fields or "elementsize" in fields
+    return Stored(data, end if local else max(skip, 0), packed, sizes, voxel, at_the_end=skip == -1, sized=sized)
 
 
 def _nrrd(path: Path) -> Stored:

@@ -1,7 +1,8 @@
 """Which of the stacks of slices in a DICOM folder is the CT."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,19 +10,31 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import BadFileError
-from dataset.scans.dicom_slices import Slice
+from dataset.scans.dicom_slices import CUT_OFF, Slice
 from dataset.scans.kernels import sharpness
 from dataset.scans.reading import Note
 
 MIN_SLICES = 10  # fewer make no chest volume: scouts, bolus tracking
 _SAME_MM = 0.01
 _PARALLEL = 0.99
+_PROJECTION = re.compile(  # image types of what several slices, or a view of the whole, were made into
+    r"\b(m(ax|in)?[ _]?ip|projection image|volren|vrt|ssd|(volume|surface)[ _]render\w*)\b", re.IGNORECASE
+)
+_SCANNED_RULE = "a CT's slices are no projections of others"
+_PATIENT_RULE = "a CT is one patient's"
 _TAKEN_RULE = "a DICOM folder holds one CT and nothing else"
-_TELLS_APART: tuple[Callable[[Slice], str], ...] = (
+_TELLS_APART: tuple[Callable[[Slice], object], ...] = (
+    lambda piece: piece.series.patient,
     lambda piece: piece.series.kernel,
     lambda piece: piece.series.acquisition,
     lambda piece: piece.series.image_type,
 )  # reconstructions and passes that one series may hold
+
+_OF_WHOLE_STACKS: tuple[Callable[[Slice], object], ...] = (
+    lambda piece: piece.series.frame,
+    lambda piece: str(piece.path.parent),
+)  # what else may tell volumes of the same places apart
+_ALL = (*_TELLS_APART, *_OF_WHOLE_STACKS)
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,14 @@ class Candidate:
     def is_volume(self) -> bool:
         return self.places >= MIN_SLICES
 
+    @property
+    def is_projection(self) -> bool:
+        return bool(_PROJECTION.search(self.slices[0].series.image_type))
+
+    @property
+    def is_derived(self) -> bool:
+        return self.slices[0].series.image_type.startswith("DERIVED")
+
     def told(self, folder: Path) -> str:
         series, grid = self.slices[0].series, self.slices[0].grid
         about = f" {series.description!r}" * bool(series.description)
@@ -56,9 +77,9 @@ class Candidate:
 
 
 _WORDS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
-    "thinnest": lambda c: (round(c.step, 2), sharpness(c.slices[0].series.kernel), -c.places),
-    "largest": lambda c: (-c.places, sharpness(c.slices[0].series.kernel)),
-    "softest": lambda c: (sharpness(c.slices[0].series.kernel), round(c.step, 2), -c.places),
+    "thinnest": lambda c: (round(c.step, 2), c.is_derived, sharpness(c.slices[0].series.kernel), -c.places),
+    "largest": lambda c: (-c.places, c.is_derived, sharpness(c.slices[0].series.kernel)),
+    "softest": lambda c: (sharpness(c.slices[0].series.kernel), c.is_derived, round(c.step, 2), -c.places),
 }  # the first counts, then what stands behind it, then the order of the names
 
 
@@ -78,20 +99,38 @@ def choose(
     strays = [piece for piece in pieces if not piece.is_volume and any(_may_belong(piece, v) for v in volumes)]
     short = [piece for piece in pieces if piece not in volumes and piece not in strays]
     named = _named([*volumes, *strays])
-    found = _matching(named, wanted)
-    if len(found) != 1 or not found[0].is_volume:
+    scanned = [piece for piece in named if not piece.is_projection]
+    pool = scanned if _matching(scanned, wanted) else named
+    found = _matching(pool, wanted)
+    patients = _patients(piece.slices[0] for piece in pool or short)
+    if len(found) != 1 or not found[0].is_volume or (patients > 1 and wanted in _WORDS):
         listed = "; ".join(piece.told(folder) for piece in named or short) or "no CT slice"
+        listed = f"{patients} patients: " * (patients > 1) + "; ".join([listed, *_counted(passed)])
         rule = f"a DICOM folder holds one CT series of at least {MIN_SLICES} slices, all on one grid"
         raise BadFileError(folder, rule, listed, _how_to_choose(named, wanted))
     (taken,) = found
-    passed = passed + Counter({"in short series": sum(len(piece.slices) for piece in short)})
-    others = len(named) - 1
-    if not others and not +passed:
-        return taken.slices, ()
+    for what, pieces in (("in short series", short), ("in projections", [p for p in named if p not in pool])):
+        passed = passed + Counter({what: sum(len(piece.slices) for piece in pieces)})
+    others = len(pool) - 1
+    notes = []
+    if taken.is_projection:
+        found_type = taken.slices[0].series.image_type
+        notes.append(Note(_SCANNED_RULE, found_type, "Give the series that they were made from.", doubtful=True))
+    if (patients := _patients(taken.slices)) > 1:
+        found_ids = f"slices of {patients}, by their ids"
+        notes.append(Note(_PATIENT_RULE, found_ids, "Check whose they are.", doubtful=True))
+    told = [f"one of {len(pool)} series by {wanted}: {taken.told(folder)}"] * bool(others) + [*_counted(passed)]
+    if told:
+        lost = any(what.startswith(CUT_OFF) for what in passed)
+        remedy = "Nothing, if this is the CT; else choose another one."
+        remedy = "Export the files that are cut off again, if they are slices." if lost else remedy
+        notes.append(Note(_TAKEN_RULE, "; ".join(told), remedy, doubtful=lost))
+    return taken.slices, tuple(notes)
+
+
+def _counted(passed: Counter[str]) -> list[str]:
     told = [f"{count} {what}" for what, count in sorted(passed.items()) if count]
-    told = [f"passed over: {', '.join(told)}"] if told else []
-    told = [f"one of {len(named)} series by {wanted}: {taken.told(folder)}", *told] if others else told
-    return taken.slices, (Note(_TAKEN_RULE, "; ".join(told), "Nothing, if this is the CT; else choose another one."),)
+    return [f"passed over: {', '.join(told)}"] if told else []
 
 
 def _depths(slices: list[Slice]) -> np.ndarray:
@@ -102,7 +141,7 @@ def _pieces(slices: list[Slice]) -> list[Candidate]:
     """Slices by series and grid, those of several reconstructions apart."""
     groups: dict[str, list[list[Slice]]] = {}
     for piece in slices:
-        of_series = groups.setdefault(piece.series.uid, [])
+        of_series = groups.setdefault(_series(piece), [])
         group = next((group for group in of_series if group[0].grid.like(piece.grid)), None)
         if group is None:
             of_series.append([piece])
@@ -111,13 +150,24 @@ def _pieces(slices: list[Slice]) -> list[Candidate]:
     return [Candidate.of(part) for of_series in groups.values() for group in of_series for part in _parts(group)]
 
 
-def _parts(slices: list[Slice], by: Sequence[Callable[[Slice], str]] = _TELLS_APART) -> list[list[Slice]]:
+def _series(piece: Slice) -> str:
+    """What its series goes by: the UID, or the number where there is none."""
+    return piece.series.uid or f"number {piece.series.number}"
+
+
+def _patients(slices: Iterable[Slice]) -> int:
+    return len({piece.series.patient for piece in slices} - {0})
+
+
+def _parts(slices: list[Slice], by: Sequence[Callable[[Slice], object]] = _ALL) -> list[list[Slice]]:
     """Slices of several passes over the same places apart, as far as tags tell them; others together."""
     if not by or (np.diff(_depths(slices)) > _SAME_MM).all():
         return [slices]
-    parts: dict[str, list[Slice]] = {}
+    parts: dict[object, list[Slice]] = {}
     for piece in slices:
         parts.setdefault(by[0](piece), []).append(piece)
+    if by[0] in _OF_WHOLE_STACKS and len({tuple(_depths(part).round(2)) for part in parts.values()}) > 1:
+        return _parts(slices, by[1:])
     return [smaller for part in parts.values() for smaller in _parts(part, by[1:])]
 
 
@@ -125,7 +175,7 @@ def _may_belong(piece: Candidate, volume: Candidate) -> bool:
     """Whether slices may be a part of a volume that a header tells another grid of: none is dropped for that."""
     one, other = piece.slices[0], volume.slices[0]
     parallel = abs(float(one.grid.normal @ other.grid.normal)) > _PARALLEL
-    return one.series.uid == other.series.uid and parallel and not one.grid.like(other.grid)
+    return _series(one) == _series(other) and parallel and not one.grid.like(other.grid)
 
 
 def _named(pieces: list[Candidate]) -> list[Candidate]:
@@ -162,8 +212,10 @@ def _matching(pieces: list[Candidate], wanted: str | None) -> list[Candidate]:
 def _how_to_choose(pieces: list[Candidate], wanted: str | None) -> str:
     volumes = [piece for piece in pieces if piece.is_volume]
     if not volumes:
-        return "Put the slices of the CT there."
+        return "Put the slices of the CT there, unpacked."
     none = "" if wanted is None else f"dataset.series={wanted} does not choose one of them. "
+    if _patients(piece.slices[0] for piece in volumes) > 1:
+        none += "Put each patient into a folder of its own. "
     return (
         f"{none}Choose with dataset.series={volumes[0].name} (a number, a UID, a pattern of the description like"
         " '*lung*', thinnest, largest or softest), or in a column 'series' of pairs.csv."
