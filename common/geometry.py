@@ -57,6 +57,16 @@ def slices(start: Iterable[int], size: Iterable[int]) -> Slices:
     return d, h, w
 
 
+def box_around(mask: NDArray[np.bool_], margin: int = 0) -> Slices:
+    """The smallest box that holds all that is True, and `margin` voxels more where the volume goes on; else empty."""
+    ends = []
+    for axis in range(3):
+        held = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        ends.append((max(0, held[0] - margin), min(mask.shape[axis], held[-1] + 1 + margin)) if len(held) else (0, 0))
+    d, h, w = (slice(int(first), int(last)) for first, last in ends)
+    return d, h, w
+
+
 def overlap(start: Triple, size: Triple, shape: Triple) -> tuple[Triple, Triple, Slices] | None:
     """What of a box lies inside a volume of `shape`: its first voxel and size there, and where it is in the box.
 

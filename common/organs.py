@@ -6,6 +6,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from common.geometry import box_around
+
 _LUNG_HU = -430  # half way between lung and what surrounds it, so that blurred borders count half
 _FREE_AIR_HU, _MOST = -930, 0.8  # above it lies most of a lung (0.9 and more), and less of air outside (up to 0.7)
 _VESSEL_MM = 6.0  # vessels up to about twice as wide belong to the lung around them
@@ -46,7 +48,7 @@ def _lungs(hu: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, int]:
     outside = touching > _OPEN * sizes ** (2 / 3)
     outside[0] = True  # no air
     dense = ndimage.uniform_filter(hu.astype(np.float32), 3) > _FREE_AIR_HU
-    of_lung = np.bincount(pockets.ravel(), dense.ravel(), len(sizes)) > _MOST * sizes
+    of_lung = np.bincount(pockets[dense], minlength=len(sizes)) > _MOST * sizes
     cut = int(sizes[1:][(outside & of_lung)[1:]].sum())
     inner, _ = ndimage.label(~outside[pockets])
     sizes = np.bincount(inner.ravel())
@@ -91,28 +93,57 @@ def averaged(
     """The means of blocks of voxels that are about `edge` mm wide, and their spacing; coarser axes stay as they are."""
     steps = [max(1, round(edge / s)) for s in spacing]
     for axis, step in enumerate(steps):
-        size, starts = hu.shape[axis], np.arange(0, hu.shape[axis], step)
         if step > 1:
-            sums = np.add.reduceat(hu, starts, axis, dtype=np.float32)
-            counts = np.minimum(starts + step, size) - starts
-            hu = sums / counts.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+            hu = np.moveaxis(_means(np.moveaxis(hu, axis, 0), step), 0, axis)
     return hu, tuple(float(n * s) for n, s in zip(steps, spacing, strict=True))
 
 
+def _means(planes: np.ndarray, step: int) -> np.ndarray:
+    """float32 means of every `step` planes (D, H, W), the last of those that are left."""
+    sums = planes[::step].astype(np.float32)
+    for place in range(1, step):
+        further = planes[place::step]
+        sums[: len(further)] += further
+    counts = np.minimum(step, len(planes) - np.arange(0, len(planes), step))
+    sums /= counts.astype(np.float32)[:, None, None]
+    return sums
+
+
 def pockets_of(air: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Labels from 1, int (D, H, W), of pockets of air that hang together by more than a thin opening; 0 elsewhere."""
+    """Labels from 1, int (D, H, W), of pockets of air that hang together by more than a thin opening; 0 elsewhere.
+
+    All cores grow alike within the air; those alone in a piece of it have it whole.
+    """
     depth = max(1, min(_CORE_DEPTH, round(_CORE_MM / min(spacing))))
     cores, count = ndimage.label(ndimage.binary_erosion(air, iterations=depth, border_value=1))
+    pieces, number = ndimage.label(air)
     if count == 0:
-        return ndimage.label(air)[0]
-    return watershed(np.zeros(air.shape, dtype=np.uint8), cores, mask=air)  # grows all cores alike within the air
+        return pieces
+    within = np.flatnonzero(cores)
+    piece, core = pieces.ravel()[within], cores.ravel()[within]
+    core_of, is_shared = np.zeros(number + 1, cores.dtype), np.zeros(number + 1, bool)
+    core_of[piece] = core
+    is_shared[piece[core_of[piece] != core]] = True
+    pockets: np.ndarray = core_of[pieces]
+    if is_shared.any():
+        shared = is_shared[pieces]
+        box = box_around(shared)
+        shared = shared[box]
+        grown = watershed(np.zeros(shared.shape, np.uint8), cores[box] * shared, mask=shared)
+        pockets[box][shared] = grown[shared]
+    return pockets
 
 
 def _closed(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """The mask with gaps of a vessel's width closed and holes within a slice filled."""
+    box = box_around(mask, 1)  # closing adds nothing outside of it
+    if not mask[box].size:
+        return mask
     reach = [max(1, round(_VESSEL_MM / s)) for s in spacing]
-    padded = np.pad(mask, [(r, r) for r in reach], mode="edge")
+    padded = np.pad(mask[box], [(r, r) for r in reach], mode="edge")
     offsets = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
     ball = sum((o * s / _VESSEL_MM) ** 2 for o, s in zip(offsets, spacing, strict=True)) <= 1.0
     closed = ndimage.binary_closing(padded, ball)[tuple(slice(r, -r) for r in reach)]
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
+    found = np.zeros_like(mask)
+    found[box] = np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
+    return found

@@ -68,13 +68,13 @@ class RealAnatomy:
 
     def __init__(self, hu: NDArray, spacing: Sequence[float], window: Window) -> None:
         self._window, self._spacing = window, spacing
-        self._hu, self._edges = averaged(np.clip(hu, *window), spacing)
+        self._hu, self._edges = averaged(_clipped(hu, window), spacing)
         self._masks = regions_of(self._hu, self._edges)
         self.vessels = self._vessels(hu)
 
     def compare(self, hu: NDArray) -> dict[str, Any]:
         """A CT of the same grid: `regions` as `compare_masks` says, and its `vessels`."""
-        coarse, _ = averaged(np.clip(hu, *self._window), self._spacing)
+        coarse, _ = averaged(_clipped(hu, self._window), self._spacing)
         masks = regions_of(coarse, self._edges)
         return {
             "regions": compare_masks(coarse, self._hu, masks, self._masks, self._edges),
@@ -113,6 +113,11 @@ def over_cases(
 def mean_vessels(cases: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the cases of what `Vessels` counts."""
     return {name: float(np.mean([case[name] for case in cases])) for name in cases[0]}
+
+
+def _clipped(hu: NDArray, window: Window) -> NDArray:
+    low, high = window
+    return np.clip(hu, np.float32(low), np.float32(high))  # of whole numbers float32: half of float64
 
 
 def _known(values: Sequence[tuple[float | None, str]]) -> tuple[list[float], list[str]]:

@@ -6,10 +6,12 @@ figures differ in all four; `Scores` therefore carries them along.
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
@@ -21,7 +23,8 @@ Float = NDArray[np.float32]
 SSIM_SIZES = {"uniform": 7, "gaussian": 11}  # voxels along each side of the local window
 SSIM_SIZE = SSIM_SIZES["uniform"]
 SSIM_SIGMA = 1.5  # voxels, of the gaussian window (Wang et al. 2004), which ends 5 voxels from its middle
-SLAB = 32  # rows of a volume handled at a time
+SLAB = 32  # rows of a volume handled at a time: SSIM holds ten float32 copies of what it is given
+_SLABS_AT_ONCE = 4  # of SSIM's, for memory's sake
 SLICE_PSNR_CEILING = 100.0  # dB given to an identical slice by X2CT-GAN's evaluation
 
 
@@ -105,10 +108,15 @@ def ssim(generated: NDArray, real: NDArray, window: Window, weights: str = "unif
     if weights == "gaussian":
         how = {"gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
     _check_ssim_size(generated.shape, size)
-    total = 0.0
-    for a, b in _slabs(generated, real, window, overlap=size - 1):
+    _check_pair(generated, real)
+
+    def of_slab(start: int) -> float:
+        a, b = (_unit(_clipped(hu[start : start + SLAB + size - 1], window), window) for hu in (generated, real))
         rows = len(a) - size + 1  # structural_similarity leaves half a neighbourhood out at each border
-        total += rows * float(structural_similarity(_unit(a, window), _unit(b, window), data_range=1.0, **how))
+        return rows * float(structural_similarity(a, b, data_range=1.0, **how))
+
+    with ThreadPoolExecutor(min(torch.get_num_threads(), _SLABS_AT_ONCE)) as pool:
+        total = sum(pool.map(of_slab, range(0, len(generated) - size + 1, SLAB)))
     return total / (len(generated) - size + 1)
 
 
@@ -194,12 +202,12 @@ def _check_ssim_size(shape: tuple[int, ...], size: int = SSIM_SIZE) -> None:
         )
 
 
-def _slabs(generated: NDArray, real: NDArray, window: Window, overlap: int = 0) -> Iterator[tuple[Float, Float]]:
-    """Both volumes clipped, a few rows at a time: SSIM holds ten float32 copies of what it is given."""
+def _slabs(generated: NDArray, real: NDArray, window: Window) -> Iterator[tuple[Float, Float]]:
+    """Both volumes clipped, a few rows at a time."""
     _check_pair(generated, real)
     _width(window)
-    for start in range(0, len(generated) - overlap, SLAB):
-        rows = slice(start, start + SLAB + overlap)
+    for start in range(0, len(generated), SLAB):
+        rows = slice(start, start + SLAB)
         yield _clipped(generated[rows], window), _clipped(real[rows], window)
 
 

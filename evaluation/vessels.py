@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from common.geometry import box_around
+
 VESSEL_HU = 100
 DIAMETER_MM = 3.0
 
@@ -36,7 +38,8 @@ def vessels_in(
     Args:
         hu, lung: (D, H, W). spacing: (d, h, w) in mm.
     """
-    vessel = np.pad((hu > VESSEL_HU) & lung, 1)
+    vessel = (hu > VESSEL_HU) & lung
+    vessel = np.pad(vessel[box_around(vessel)], 1)  # beyond it nothing is nearer
     skeleton = skeletonize(vessel)
     if not skeleton.any():
         return Vessels(0, 0.0, 0.0)

@@ -7,6 +7,7 @@ import torch
 from common.errors import UserError
 from common.geometry import (
     axis_weights,
+    box_around,
     centres,
     latent_shape,
     lengths,
@@ -85,3 +86,11 @@ def test_places_between_voxels_are_interpolated_and_wide_ones_averaged():
     np.testing.assert_allclose(axis_weights(4, 2.0, np.array([-2.0, 0.0]), width=2.0) @ values, [0.5, 2.5])
     coarse = axis_weights(4, 1.0, centres(2, 2.0))
     assert (coarse > 0).sum(1).tolist() == [3, 3]
+
+
+def test_a_box_around_what_is_true_holds_it_and_no_more():
+    mask = np.zeros((9, 8, 7), bool)
+    assert mask[box_around(mask, 2)].size == 0
+    mask[4, 1, 6] = mask[6, 3, 5] = True
+    assert box_around(mask) == (slice(4, 7), slice(1, 4), slice(5, 7))
+    assert box_around(mask, 2) == (slice(2, 9), slice(0, 6), slice(3, 7))

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy import ndimage
+from skimage.segmentation import watershed
 
-from common.organs import lung_mask, lung_volume_ml, lungs_centre_mm
+from common.organs import averaged, lung_mask, lung_volume_ml, lungs_centre_mm, pockets_of
 
 
 def chest(left_edge):
@@ -69,3 +71,22 @@ def test_the_windpipe_does_not_move_the_centre_of_the_lungs():
 @pytest.mark.parametrize("part", [slice(5, None), slice(0, 9), slice(0, 2)])
 def test_lungs_that_go_on_beyond_the_volume_have_no_centre(part):
     assert lungs_centre_mm(chest(40)[part], (2.0, 2.0, 2.0)) is None
+
+
+def test_pockets_are_those_of_cores_that_grow_over_all_air_at_once():
+    air = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(30, 50, 60)), 2) > 0.02
+    cores, _ = ndimage.label(ndimage.binary_erosion(air, iterations=2, border_value=1))
+    expected = watershed(np.zeros(air.shape, np.uint8), cores, mask=air)
+    found = pockets_of(air, (2.0, 2.0, 2.0))
+    assert expected.max() > 10
+    assert np.array_equal(found > 0, expected > 0)
+    assert (found != expected).mean() < 1e-3  # voxels as far from one core as from another
+
+
+def test_blocks_have_their_means_also_the_last_ones():
+    hu = np.random.default_rng(0).normal(0, 300, (7, 6, 5)).astype(np.float32)
+    found, edges = averaged(hu, (1.0, 0.6, 2.0))
+    assert edges == pytest.approx((2.0, 1.8, 2.0))
+    assert found.shape == (4, 2, 5)
+    np.testing.assert_allclose(found[1, 1], hu[2:4, 3:6].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(found[3, 0], hu[6, :3].mean(0), rtol=1e-5)
