@@ -71,7 +71,7 @@ def main(cfg: DictConfig) -> None:
         max((case.shape for case in cases), key=np.prod) if median is None else median.grid.shape,
         len(cases) * min(cfg.num_samples, 2),
     )
-    with joined(model.generator.device) as team:
+    with joined(model.generator.device, model.hashes) as team:
         if team.rank == 0:
             record_run(cfg, folder)
         looking, looks = _looks(model, store, cases, cfg, team)

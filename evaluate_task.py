@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     evaluation = Evaluation(
         model, store, plan_of(cfg), cfg.seed, cfg.num_samples, median, [], None, anatomy=False, folder=folder
     )
-    with joined(model.generator.device) as team:
+    with joined(model.generator.device, model.hashes) as team:
         if team.rank == 0:
             record_run(cfg, folder)
         todo = [case for case in cases[team.rank :: team.size] if evaluation.compared(case) is None]

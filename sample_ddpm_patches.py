@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     for folder in {target.parent for _, target in pairs}:
         prepare_folder(folder, place.grid.shape, missing[folder])
     apart = cfg.distribute == "xrays"
-    with joined(model.generator.device) as everyone:
+    with joined(model.generator.device, model.hashes) as everyone:
         team = Team() if apart else everyone
         drawing = Drawing(model, place, plan, cfg.seed, cfg.num_samples, cfg.xray_fov_mm, cfg.decode_tile, team, views)
         unreadable = _draw_all(drawing, pairs[everyone.rank :: everyone.size] if apart else pairs)

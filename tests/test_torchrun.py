@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import evaluate_ddpm_patches
 import sample_ddpm_patches
 from dataset.scans.volume_io import read_ct
-from tests.tiny import run
+from tests.forks import forked
+from tests.tiny import load, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +75,20 @@ def test_two_processes_share_the_cases_of_an_evaluation(workshop, elsewhere):
     assert len(two) == 4
     assert [case["psnr"] for case in two] == pytest.approx([case["psnr"] for case in one], abs=1e-3)
     assert not Path("two/unfinished").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distribute", ["windows", "xrays"])
+def test_processes_that_have_read_different_checkpoints_draw_nothing(distribute, workshop, elsewhere):
+    """As where a training has replaced last.ckpt in between."""
+    content = load(workshop.ddpm_ckpt)
+    for rank in range(2):
+        torch.save(content, f"of{rank}.ckpt")
+        average = next(state for name, state in content["callbacks"].items() if name.startswith("WeightAverage"))
+        next(iter(average["average"].values())).add_(1)
+    settings = [f"xray={workshop.xray}", "output=ct.nii.gz", "ckpt=of${oc.env:RANK}.ckpt", f"distribute={distribute}"]
+    with forked(sample_ddpm_patches, *settings, "steps=1", log=elsewhere / "log", processes=2) as ranks:
+        assert ranks[0].status() == 2, ranks[0].said
+    assert "all processes must draw with the same model" in ranks[0].said
+    assert "denoiser_hash" in ranks[0].said
+    assert not Path("ct.nii.gz").exists()
