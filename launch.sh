@@ -19,6 +19,8 @@ if [[ -v SLURM_STEP_TASKS_PER_NODE && ! $SLURM_STEP_TASKS_PER_NODE =~ ^1(\(x[0-9
     exit 2
 fi
 env -u SLURM_STEP_NUM_TASKS python "$script" check=true "$@" # srun started launchers, not these processes
+signals=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
+if [[ -n "$(trap -p SIGHUP)" ]]; then signals=${signals/SIGHUP,/}; fi # under nohup, which torchrun would not heed
 exec torchrun --nproc_per_node="$NGPU" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --max_restarts="${MAX_RESTARTS:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$MASTER_PORT" \
-    --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "$script" "$@"
+    --signals-to-handle="$signals" "$script" "$@"

@@ -1,4 +1,6 @@
-"""Being told to end, as by `kill`, SLURM or a container's engine: as an exception, so that nothing half done stays."""
+"""Being told to end, as by `kill`, SLURM, a container's engine or a terminal that closes: as an exception, so that
+nothing half done stays.
+"""
 
 import signal
 import threading
@@ -18,6 +20,12 @@ class Told(SystemExit):
         self.name = signal.Signals(number).name
 
 
+def asking() -> list[signal.Signals]:
+    """The signals by which others ask a process to end. Under nohup that of a terminal that closes is none."""
+    of_terminal = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGUSR1, *of_terminal]
+
+
 def end(number: int, _: object) -> NoReturn:
     """A signal's handler."""
     raise Told(number)
@@ -25,11 +33,11 @@ def end(number: int, _: object) -> NoReturn:
 
 @contextmanager
 def hearing_signals() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 raise `Told` meanwhile; not in one of several processes, which end at once.
+    """SIGTERM, SIGUSR1 and SIGHUP raise `Told` meanwhile; not in one of several processes, which end at once.
 
     One that waits for the others, in a library, would not hear.
     """
-    numbers = (signal.SIGTERM, signal.SIGUSR1) if rank_and_world()[1] == 1 else ()
+    numbers = asking() if rank_and_world()[1] == 1 else []
     before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
@@ -47,7 +55,7 @@ def heard_later() -> Iterator[None]:
     met: list[int] = []
     before: dict[int, Callable[[int, FrameType | None], Any]] = {}
     if threading.current_thread() is threading.main_thread():  # the only one that hears
-        for number in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
+        for number in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)):
             if callable(handler := signal.getsignal(number)):
                 before[number] = handler
 

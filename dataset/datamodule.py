@@ -160,7 +160,8 @@ def _end_all_workers() -> None:
 
 
 def _leave_signals_to_the_training(_: int) -> None:
-    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # launchers signal the group of processes
+    # launchers and terminals signal the group of processes
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(asked, signal.SIG_IGN)  # the training ends its step, for which it may need a batch
 
 

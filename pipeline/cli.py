@@ -35,8 +35,8 @@ Task = Callable[[DictConfig], None]
 def script(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """`hydra.main` for our scripts.
 
-    A user's mistake ends in one message and status 2; Ctrl-C, SIGTERM and SIGUSR1 in one line and status 130, 143 or
-    138. Any other error is a fault of the program: its traceback, a line that says so, status 1.
+    A user's mistake ends in one message and status 2; Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP in one line and status 130,
+    143, 138 or 129. Any other error is a fault of the program: its traceback, a line that says so, status 1.
     """
 
     def decorate(task: Task) -> Callable[[], None]:

@@ -69,6 +69,7 @@ def _command(module: str, settings: tuple[str, ...], log: Path, variables: dict[
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # Linux' own again, for what the command starts
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and under nohup this one
     os.chdir(log.parent)
     os.environ.update(variables)
     with log.open("w") as said:

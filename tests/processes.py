@@ -105,8 +105,9 @@ def script(module: ModuleType, *settings: str) -> list[str]:
 def torchrun(module: ModuleType, *settings: str, processes: int = 2, options: tuple[str, ...] = ()) -> list[str]:
     """A command on several processes, which answers the signals that launch.sh names."""
     words = (ROOT / "launch.sh").read_text(encoding="utf-8").split()
-    handled = next(word for word in words if word.startswith("--signals-to-handle="))
-    command = [sys.executable, "-m", "torch.distributed.run", handled, f"--nproc_per_node={processes}"]
+    heard = next(word.removeprefix("signals=") for word in words if word.startswith("signals="))
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    command.append(f"--signals-to-handle={heard}")
     return [*command, *(options or (f"--master_port={free_port()}",)), *script(module, *settings)[1:]]
 
 

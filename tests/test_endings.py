@@ -2,8 +2,12 @@
 
 import errno
 import os
+import pty
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,11 @@ from omegaconf.errors import ConfigAttributeError
 from torch._utils import ExceptionWrapper
 
 import prepare_data
+import train_ddpm_patches_4gpu
 from common.errors import BadFileError, UserError
-from tests.tiny import run
+from tests.processes import PATIENCE_S, script
+from tests.test_ranks import ENDLESS, callback
+from tests.tiny import DDPM_CKPT, load, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -112,3 +119,33 @@ main()
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert done.stderr == "\ninterrupted; what is finished is kept, and the same command goes on from there\n"
+
+
+def in_terminal(command):
+    """A command whose terminal is read here; its process, and the file of the terminal."""
+    process, terminal = pty.fork()
+    if process == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored, where the tests run under nohup
+        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        os.execv(command[0], command)
+    os.set_blocking(terminal, False)
+    return process, terminal
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_costs_a_training_no_step(workshop, elsewhere):
+    there = callback("Tell", file=elsewhere / "there", step=4)
+    settings = [*workshop.ddpm, *ENDLESS, "model.val_every_n_epochs=1000000", there]
+    process, terminal = in_terminal(script(train_ddpm_patches_4gpu, *settings))
+    said, deadline = b"", time.monotonic() + PATIENCE_S
+    try:
+        while not Path("there").exists():
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+            with suppress(BlockingIOError):  # there is nothing to read
+                said += os.read(terminal, 1 << 16)
+    finally:
+        os.close(terminal)
+        _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP, said
+    assert load(DDPM_CKPT)["global_step"] >= 4

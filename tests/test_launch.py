@@ -21,8 +21,8 @@ def launched(tmp_path, monkeypatch):
     for name in ("NGPU", "NNODES", "NODE_RANK", "MAX_RESTARTS", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
 
-    def launch(*settings, check=True):
-        words = [str(tmp_path / "launch.sh"), "train.py", "29500", *settings]
+    def launch(*settings, check=True, by=("env", "--default-signal=HUP")):
+        words = [*by, str(tmp_path / "launch.sh"), "train.py", "29500", *settings]
         done = subprocess.run(words, capture_output=True, text=True, check=check)
         return done.stdout.splitlines() if check else done
 
@@ -37,6 +37,12 @@ def test_one_check_comes_before_all_processes(launched):
         " --master_addr=127.0.0.1 --master_port=29500 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
         " train.py a=1 b=[1, 2]"
     )
+
+
+def test_nohup_counts_for_torchrun_too(launched):
+    """It hears every signal that it is given, whoever told the system to keep it away."""
+    _, start = launched(by=["nohup"])
+    assert "--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1 " in start
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import runpy
 import shutil
 import signal
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -116,6 +117,16 @@ def test_the_second_signal_is_heard_at_once():
         told(done, signal.SIGUSR1, signal.SIGTERM)
     assert done == [signal.SIGUSR1]
     assert ended.value.name == "SIGTERM"
+
+
+@pytest.mark.parametrize(("before", "asks"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_terminal_that_closes_ends_a_command_but_under_nohup(before, asks):
+    kept = signal.signal(signal.SIGHUP, before)
+    try:
+        with pytest.raises(Told) if asks else nullcontext(), hearing_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, kept)
 
 
 def test_signals_that_end_the_process_or_nothing_stay_as_they_are():

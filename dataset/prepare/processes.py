@@ -88,7 +88,8 @@ def _done(work: Callable[[Item], Result], item: Item) -> Result:
 def _deaf() -> Iterator[None]:
     """Processes started meanwhile do not hear what a terminal or SLURM tells all: who started them ends them."""
     resource_tracker.ensure_running()  # where it starts, it lets signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    told = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, told)
     try:
         yield
     finally:

@@ -12,14 +12,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from common.told import asking
 from pipeline.training.agreement import Later, tell
 
 log = logging.getLogger(__name__)
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt` at intervals, and at SIGTERM, SIGUSR1 or Ctrl-C; then the exit status is 143, 138 or 130.
+    """Writes `last.ckpt` at intervals, and at SIGTERM, SIGUSR1, SIGHUP or Ctrl-C; then the exit status is 143, 138,
+    129 or 130.
 
     And at the last step, from which a training that may take more goes on as if it had never ended.
 
@@ -66,7 +67,7 @@ class LastCheckpoint(Checkpoint):
                 raise KeyboardInterrupt
             self._asked = number
 
-        for number in SIGNALS:  # Lightning gives the former handlers back when it is done
+        for number in (*asking(), signal.SIGINT):  # Lightning gives the former handlers back when it is done
             signal.signal(number, ask)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
