@@ -49,6 +49,15 @@ def embed(folder: Path, name: str, pair: Sequence[NDArray], affine: NDArray, mos
     write_text(folder / FOLDER / f"{name}.js", f"addVolumes({json.dumps(name)}, {text});\n")
 
 
+def embedded_pair(folder: Path, name: str) -> tuple[dict[str, NDArray], tuple[float, ...]]:
+    """The CTs that `embed` wrote, HU (D, H, W), and their spacing (d, h, w) in mm."""
+    text = (folder / FOLDER / f"{name}.js").read_text(encoding="utf-8")
+    _, pair = json.loads(f"[{text.strip().removeprefix('addVolumes(').removesuffix(');')}]")
+    images = {key: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(ct))) for key, ct in pair.items()}
+    w, h, d = (float(s) for s in images["real"].header.get_zooms())
+    return {key: np.asarray(image.dataobj).transpose(2, 1, 0) for key, image in images.items()}, (d, h, w)
+
+
 def embedded(folder: Path) -> list[str]:
     """Cases whose CTs are embedded, as they were chosen."""
     try:
