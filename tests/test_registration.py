@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from benchmarks.film_pairs import Pair
 from dataset.phantom.anatomy import draw_anatomy
@@ -11,8 +12,11 @@ from dataset.phantom.thorax import render
 from dataset.scans import camera as cam
 from dataset.scans.camera import Film
 from dataset.scans.drr import project, to_intensity
-from dataset.scans.pair_check import AS_IS, check_pair, fits_better
-from dataset.scans.registration import register
+from dataset.scans.film_search import search
+from dataset.scans.film_view import FilmView, smoothed
+from dataset.scans.pair_check import AS_IS, CHANGES, MAGNIFICATIONS, TURNS_DEG, check_pair, fits_better, mended
+from dataset.scans.registration import COARSE, register
+from dataset.scans.slabs import Slabs
 
 SIZE, PIXEL = (128, 128), (3.0, 3.0)
 SHAPE, SPACING = (52, 44, 52), (6.0, 6.0, 6.0)
@@ -149,3 +153,35 @@ def test_the_error_of_a_shift_is_its_length_in_the_patient():
     pair = Pair("", np.zeros(SIZE), body(0), SPACING, true, true)
     assert pair.error_mm(true) == 0
     assert pair.error_mm(moved(true, shift=(3.0, 4.0))) == pytest.approx(15.0)
+
+
+def test_films_that_are_searched_together_are_found_as_each_alone():
+    declared = Film().camera((128, 96), PIXEL)
+    image = np.ascontiguousarray(film(body(0), moved(declared, 3.0, (-2.0, 4.0), 1.1))[:, 16:112])
+    declared = cam.of_pixels([[1, 0, -16], [0, 1, 0], [0, 0, 1]], declared)
+    scores = check_pair(image, body(0), SPACING, declared)
+    square, slabs = np.pad(image, ((0, 0), (16, 16))), Slabs.of(body(0), SPACING, declared)
+    camera = cam.of_pixels([[1, 0, 16], [0, 1, 0], [0, 0, 1]], declared)
+    for name in CHANGES:
+        alone = search(FilmView.of(mended(square, name), camera, COARSE), slabs, MAGNIFICATIONS, TURNS_DEG)
+        assert scores[name] == pytest.approx(alone.score, abs=1e-4)
+    assert fits_better(scores) is None
+
+
+def test_a_pair_is_looked_at_with_few_projections(monkeypatch):
+    """What takes a search's time: one for all that a film may be, and slopes that hold for some rounds."""
+    made, seen = [], Slabs.seen
+    monkeypatch.setattr(Slabs, "seen", lambda *args: made.append(args) or seen(*args))
+    declared = Film().camera(SIZE, PIXEL)
+    image = film(body(0), moved(declared, 4.0, (-5.0, 4.0), 1.12))
+    check_pair(image, body(0), SPACING, declared)
+    assert len(made) == 1
+    assert register(image, body(0), SPACING, declared).ok
+    assert len(made) <= 1 + 1 + 4 + (8 + 3 * 3) + (6 + 2 * 3) + 1
+
+
+@pytest.mark.parametrize("sigma", [0.6, 1.2, 6.0, 12.0])
+def test_smoothing_by_matrices_is_that_of_a_filter(sigma):
+    image = np.random.default_rng(0).random((52, 64)).astype(np.float32)
+    expected = ndimage.gaussian_filter(image, sigma, mode="constant", truncate=3)
+    np.testing.assert_allclose(smoothed(image, sigma), expected, atol=1e-5)

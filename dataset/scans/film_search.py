@@ -5,7 +5,7 @@ Image Processing 21(5)): edges of masks do not count, and of overlaps that are l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -40,47 +40,64 @@ def search(
     turns_deg: Sequence[float] = TURNS_DEG,
 ) -> Found | None:
     """Best of all shifts for each turn and magnification; None where film or projection shows no body."""
-    projected, mask = view.projected(slabs, np.zeros(7))
-    film, moving = (Gradients.of(*pair) for pair in ((view.even, view.open), (projected, mask)))
-    reach = int(np.ceil(FARTHEST_MM * float(np.linalg.norm(view.camera[:2, [0, 1]])) * view.size))
-    found = placed(film, moving, view.camera[:2, 3] * view.size, reach, magnifications, turns_deg)
-    if found is None:
-        return None
-    score, pose, lowest = found
-    pose[:2] /= view.size
-    return Found(score, pose, inverted=-lowest)
+    return search_all([view], slabs, magnifications, turns_deg)[0]
+
+
+def search_all(
+    views: Sequence[FilmView], slabs: Slabs, magnifications: Sequence[float], turns_deg: Sequence[float]
+) -> list[Found | None]:
+    """`search` of several films that have one size and one declared camera."""
+    first = views[0]
+    projected, mask = first.projected(slabs, np.zeros(7))
+    films = [Gradients.of(view.even, view.open) for view in views]
+    reach = int(np.ceil(FARTHEST_MM * float(np.linalg.norm(first.camera[:2, [0, 1]])) * first.size))
+    moving, centre = Gradients.of(projected, mask), first.camera[:2, 3] * first.size
+    found: list[Found | None] = []
+    for place in placed(films, moving, centre, reach, magnifications, turns_deg):
+        if place is not None:
+            place.pose[:2] /= first.size
+        found.append(place)
+    return found
 
 
 def placed(
-    film: "Gradients",
+    films: Sequence["Gradients"],
     moving: "Gradients",
     centre: NDArray[np.float64],
     reach: int,
     magnifications: Sequence[float],
     turns_deg: Sequence[float],
-) -> tuple[float, Pose, float] | None:
-    """The best score of all places of `moving` on a film, its pose with shifts in pixels, and the lowest score; None
-    where one shows no body.
+) -> list[Found | None]:
+    """The best of all places of `moving` on each of several films of one size, shifts in pixels; None where one shows
+    no body.
 
     Args:
         centre: pixel (across, down) about which `moving` is turned and magnified. reach: farthest shift, pixels.
     """
-    if min(film.mask.sum(), moving.mask.sum()) < 0.05 * film.mask.size:
-        return None
-    padded = [scipy.fft.next_fast_len(n + reach) for n in film.mask.shape]
-    fixed = _Spectra.of(film, padded)
-    best, lowest = None, 0.0
+    shape, least = moving.mask.shape, 0.05 * moving.mask.size
+    best: list[Found | None] = [None] * len(films)
+    shown = [i for i, film in enumerate(films) if min(film.mask.sum(), moving.mask.sum()) >= least]
+    if not shown:
+        return best
+    padded = [scipy.fft.next_fast_len(n + reach, real=True) for n in shape]
+    fixed = _Spectra.of([films[i] for i in shown], padded)
     for zoom in np.log(magnifications):
         for turn in np.radians(turns_deg):
             pose = np.array([0, 0, turn, zoom, 0, 0, 0])
-            scores = fixed.correlated(moving.warped(pose, centre))
-            scores = scores[np.ix_(*(np.arange(-reach, reach + 1) % n for n in padded))]
-            lowest = min(lowest, float(scores.min()))
-            if best is None or scores.max() > best[0]:
-                down, right = np.unravel_index(scores.argmax(), scores.shape)
-                pose[:2] = right - reach, down - reach
-                best = float(scores.max()), pose
-    return None if best is None else (*best, lowest)
+            for i, scores in zip(shown, fixed.correlated(moving.warped(pose, centre), reach), strict=True):
+                best[i] = _better(best[i], scores, pose)
+    return best
+
+
+def _better(known: Found | None, scores: NDArray[np.float32], pose: Pose) -> Found:
+    """What was found so far, or the best of `scores`, whose middle is no shift."""
+    inverted = max(0.0 if known is None else known.inverted, -float(scores.min()))
+    if known is not None and known.score >= scores.max():
+        return replace(known, inverted=inverted)
+    down, right = np.unravel_index(scores.argmax(), scores.shape)
+    here = pose.copy()
+    here[:2] = right - scores.shape[1] // 2, down - scores.shape[0] // 2
+    return Found(float(scores.max()), here, inverted)
 
 
 @dataclass(frozen=True)
@@ -112,27 +129,29 @@ class Gradients:
 
 @dataclass(frozen=True)
 class _Spectra:
-    """Fourier transforms of a film's gradients, of their energy and of their mask."""
+    """Fourier transforms (n, h, w') of n films' gradients across and down, of their energy and of their mask."""
 
-    field: Complex
-    energy: Complex
-    mask: Complex
+    parts: list[Complex]
     padded: list[int]
 
     @classmethod
-    def of(cls, film: Gradients, padded: list[int]) -> "_Spectra":
-        field = scipy.fft.fft2(film.field.astype(np.complex64), padded)
-        energy = scipy.fft.rfft2(np.abs(film.field).astype(np.float32) ** 2, padded)
-        return cls(field, energy, scipy.fft.rfft2(film.mask, padded), padded)
+    def of(cls, films: Sequence[Gradients], padded: list[int]) -> "_Spectra":
+        fields = np.stack([film.field for film in films])
+        parts = fields.real, fields.imag, np.abs(fields) ** 2, np.stack([film.mask for film in films])
+        return cls([scipy.fft.rfft2(part.astype(np.float32), padded) for part in parts], padded)
 
-    def correlated(self, moving: Gradients) -> NDArray[np.float32]:
-        """Normalised correlation over what masks share, by shift (down, right), circular; 0 where that is little."""
-        field = scipy.fft.fft2((moving.field * moving.mask).astype(np.complex64), self.padded)
-        energy = np.conj(scipy.fft.rfft2(moving.mask * np.abs(moving.field).astype(np.float32) ** 2, self.padded))
-        mask = np.conj(scipy.fft.rfft2(moving.mask, self.padded))
-        common = scipy.fft.ifft2(self.field * np.conj(field)).real
-        products = (self.mask * energy, self.energy * mask, self.mask * mask)
-        theirs, ours, area = (scipy.fft.irfft2(product, self.padded) for product in products)
+    def correlated(self, moving: Gradients, reach: int) -> NDArray[np.float32]:
+        """Normalised correlation over what masks share, by shift (n, down, right) of up to `reach`; 0 where that is
+        little.
+        """
+        field = moving.field * moving.mask
+        weighed = field.real, field.imag, moving.mask * np.abs(moving.field) ** 2, moving.mask
+        right, down, energy, mask = np.conj(scipy.fft.rfft2(np.stack(weighed).astype(np.float32), self.padded))
+        fixed_right, fixed_down, fixed_energy, fixed_mask = self.parts
+        products = fixed_right * right + fixed_down * down, fixed_mask * energy, fixed_energy * mask, fixed_mask * mask
+        every = scipy.fft.irfft2(np.stack(products), self.padded)
+        rows, columns = (np.arange(-reach, reach + 1) % n for n in self.padded)
+        common, theirs, ours, area = every[:, :, rows[:, None], columns]
         return np.where(
             area > LEAST_OVERLAP * moving.mask.sum(), common / np.sqrt(np.maximum(theirs * ours, 1e-6)), 0.0
         )

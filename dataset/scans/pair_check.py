@@ -5,7 +5,7 @@ import numpy as np
 from common.geometry import Spacing
 from dataset.scans import camera as cam
 from dataset.scans.camera import Matrix
-from dataset.scans.film_search import search
+from dataset.scans.film_search import search, search_all
 from dataset.scans.film_view import YAW, FilmView
 from dataset.scans.registration import COARSE, FINE, likeness, refine
 from dataset.scans.slabs import Slabs
@@ -31,18 +31,14 @@ def check_pair(image: np.ndarray, hu: np.ndarray, spacing: Spacing, declared: Ma
     Returns:
         Scores of the search, -1 to 1; 0 where X-ray or CT show no body. `fits_better` reads them.
     """
-    slabs = Slabs.of(hu, spacing, declared)
-    scores = {}
-    for name in CHANGES:
-        upright = mended(image, name)
-        aside = np.eye(3)
-        aside[:2, 2] = (np.array(upright.shape) - image.shape)[::-1] / 2  # the declared camera is of the film's middle
-        view = FilmView.of(upright, cam.of_pixels(aside, declared), COARSE)
-        found = search(view, slabs, MAGNIFICATIONS, TURNS_DEG)
-        scores[name] = found.score if found else 0.0
-        if name == AS_IS:
-            scores[NEGATIVE] = found.inverted if found else 0.0
-    return scores
+    h, w = image.shape
+    top, left = ((max(h, w) - n) // 2 for n in (h, w))
+    square = np.pad(image, ((top, max(h, w) - h - top), (left, max(h, w) - w - left)))  # one camera, however it lies
+    camera = cam.of_pixels(cam.resized(1.0, (left, top)), declared)
+    views = [FilmView.of(mended(square, name), camera, COARSE) for name in CHANGES]
+    every = search_all(views, Slabs.of(hu, spacing, declared), MAGNIFICATIONS, TURNS_DEG)
+    scores = {name: found.score if found else 0.0 for name, found in zip(CHANGES, every, strict=True)}
+    return scores | {NEGATIVE: every[0].inverted if every[0] else 0.0}
 
 
 def fits_better(scores: dict[str, float]) -> str | None:

@@ -9,7 +9,6 @@ tiles that disagree weigh little. What lies outside the collimator, the body or 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from common.geometry import Spacing
@@ -23,6 +22,7 @@ LEAST_SCORE = 0.88  # of a film and its own patient's CT: 0.90 and more in calib
 _FARTHEST = np.array([0.5, 0.5, np.radians(25), np.log(1.7), np.radians(10), np.radians(10), 45.0])  # poses believed
 _LIKELY = np.array([np.inf] * 4 + [np.radians(2.5)] * 2 + [10.0])  # standard deviations of poses
 _PIXELS_APART = 8  # residuals closer than this count as one
+_KEPT_ROUNDS = 3  # for which slopes by finite differences hold: they change slowly
 _STEPS = np.array([0, 0, 0, 0, np.radians(1), np.radians(1), 3.0])  # of finite differences
 
 
@@ -69,7 +69,8 @@ def refine(view: FilmView, slabs: Slabs, pose: Pose, rounds: int, free: range = 
     """Gauss-Newton from a pose, in the parameters that are `free`."""
     pose, chosen = pose.copy(), list(free)
     pixels = view.size * np.array([1, 1, 0.5, 0.5, 0.5, 0.5, 0.25 / view.size])  # of motion, about, per parameter
-    for _ in range(rounds):
+    aside: dict[int, Image] = {}
+    for count in range(rounds):
         projected, mask = view.projected(slabs, pose)
         common = ndimage.binary_erosion(mask * view.open > 0).astype(np.float32)
         if common.sum() < 0.03 * common.size:
@@ -77,7 +78,10 @@ def refine(view: FilmView, slabs: Slabs, pose: Pose, rounds: int, free: range = 
         gain = float((view.even * projected * common).sum() / max((projected**2 * common).sum(), 1e-6))
         residual = (view.even - gain * projected) * common
         weight = _trust(residual, common)
-        slopes = gain * _derivatives(view, slabs, pose, projected, mask, chosen)
+        if count % _KEPT_ROUNDS == 0:
+            aside = _slopes_aside(view, slabs, pose, projected, mask, {YAW, PITCH, BREATH} & set(chosen))
+        known = _slopes_in_plane(view, pose, projected) | aside
+        slopes = gain * np.stack([known[k] for k in chosen])
         slopes = (slopes * common).reshape(len(chosen), -1)
         normal = (slopes * weight.ravel()) @ slopes.T
         pull = (slopes * weight.ravel()) @ residual.ravel()
@@ -99,20 +103,25 @@ def _trust(residual: Image, common: Image) -> Image:
     return (common / (1 + around / (2 * usual + 1e-9)) ** 2).astype(np.float32)
 
 
-def _derivatives(
-    view: FilmView, slabs: Slabs, pose: Pose, projected: Image, mask: Image, chosen: list[int]
-) -> NDArray[np.float32]:
-    """Of the projection (h, w) by the chosen parameters: in the plane from its slopes, else by finite differences."""
+def _slopes_in_plane(view: FilmView, pose: Pose, projected: Image) -> dict[int, Image]:
+    """Of the projection (h, w) by the parameters of the film's plane, from its own slopes."""
     down, across = (slope * view.size for slope in np.gradient(projected))
-    centre = moved(view.camera, pose)[:2, 3]
+    centre = moved(view.camera, pose)[:2, 3].astype(np.float32)
     x, y = (axis.reshape(projected.shape) for axis in view.pixels[:2] - centre[:, None])
-    known = {0: -across, 1: -down, TURN: y * across - x * down, ZOOM: -(x * across + y * down)}
-    for k in {YAW, PITCH, BREATH} & set(chosen):
+    return {0: -across, 1: -down, TURN: y * across - x * down, ZOOM: -(x * across + y * down)}
+
+
+def _slopes_aside(
+    view: FilmView, slabs: Slabs, pose: Pose, projected: Image, mask: Image, chosen: set[int]
+) -> dict[int, Image]:
+    """Of the projection (h, w) by other parameters, by finite differences."""
+    slopes = {}
+    for k in chosen:
         aside = pose.copy()
         aside[k] += _STEPS[k]
         other, other_mask = view.projected(slabs, aside)
-        known[k] = (other - projected) * (other_mask * mask) / _STEPS[k]
-    return np.stack([known[k] for k in chosen])
+        slopes[k] = (other - projected) * (other_mask * mask) / _STEPS[k]
+    return slopes
 
 
 def likeness(view: FilmView, slabs: Slabs, pose: Pose) -> float:

@@ -60,5 +60,5 @@ class Sketch:
         film, moving = Gradients.of(self.film, self.film_open), Gradients.of(other.projected, other.body)
         zooms = [zoom * self.where[0] / other.where[0] for zoom in magnifications]
         reach = int(np.ceil(FARTHEST_MM * self.where[0]))
-        found = placed(film, moving, other.where[1:].astype(float), reach, zooms, turns_deg)
-        return 0.0 if found is None else found[0]
+        (found,) = placed([film], moving, other.where[1:].astype(float), reach, zooms, turns_deg)
+        return 0.0 if found is None else found.score

@@ -20,12 +20,12 @@ _HELD_MM = np.array([40.0, 60.0])  # from the spine's middle, sideways and front
 _BONE_HU, _LUNG_HU = 200, (-960, -500)
 
 Image = NDArray[np.float32]
-Pixels = NDArray[np.float64]  # (3, n): column, row, 1
+Pixels = NDArray[np.float32]  # (3, n): column, row, 1
 
 
 def pixels_of(shape: tuple[int, int]) -> Pixels:
     """All pixels (3, h * w) of an image (h, w), row after row: column, row, 1."""
-    rows, columns = np.indices(shape).reshape(2, -1).astype(float)
+    rows, columns = np.indices(shape).reshape(2, -1).astype(np.float32)
     return np.stack([columns, rows, np.ones_like(rows)])
 
 
@@ -99,8 +99,8 @@ class Slabs:
         """Where the rays of pixels cross a plane: mm across and up."""
         columns = camera[:, [1 - self.axis, 2]]
         to_plane = np.linalg.inv(np.column_stack([columns, camera[:, self.axis] * place + camera[:, 3]]))
-        across, height, weight = to_plane @ pixels
-        return (across / weight).astype(np.float32), (height / weight).astype(np.float32)
+        across, height, weight = to_plane.astype(np.float32) @ pixels
+        return across / weight, height / weight
 
     def _lifted(self, across: Image, height: Image, place: float) -> Image:
         """Share of the diaphragm's motion that places of a slab take part in."""
