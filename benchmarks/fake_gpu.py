@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -85,6 +86,7 @@ class FakeGPU(TorchDispatchMode):
             (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
             (torch.cuda, "device_count", lambda: 1),
             (torch.cuda, "_lazy_init", lambda: None),
+            (torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: None, synchronize=self._wait)),
             (torch, "Generator", _Generator),
             (nn.Module, "to", lambda network, device: self.put(network, torch.device(device))),
             (import_module("torch.optim.optimizer"), "_foreach_supported_types", _FOREACH),
@@ -106,6 +108,7 @@ class FakeGPU(TorchDispatchMode):
         if func is torch.ops.prim.device.default:  # asked for by every look at `tensor.device`
             return args[0].fake_device
         kwargs = dict(kwargs or {})
+        kwargs.pop("pin_memory", None)  # which a build without CUDA cannot
         if kwargs.get("device") == META:  # what the guard of `_make_guard` makes of a "cuda" without a number
             kwargs["device"] = CUDA
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -115,7 +118,7 @@ class FakeGPU(TorchDispatchMode):
             return func(*args, **kwargs)
         on_gpu = any(_is_gpu(tensor.fake_device) for tensor in fakes)
         if on_gpu and func is aten._local_scalar_dense.default:
-            self.waits[_place()] += 1
+            self._wait()
             return _some_number(args[0].dtype)
         given = (args, kwargs)
         if len(fakes) < len(inputs):
@@ -124,12 +127,15 @@ class FakeGPU(TorchDispatchMode):
             out = func(*given[0], **given[1])
         if to_gpu or on_gpu:
             results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, FakeTensor)]
-            if on_gpu and not kwargs.get("non_blocking") and not all(_is_gpu(t.fake_device) for t in results):
-                self.waits[_place()] += 1
+            if on_gpu and not all(_is_gpu(t.fake_device) for t in results):
+                self._wait(not (kwargs.get("non_blocking") or (func is aten.copy_.default and True in args[2:])))
                 return _brought_to_host(out, args[0] if func._schema.is_mutable else None)
             made = [self._count(tensor) for tensor in results]
             self.operations += any(made) or func._schema.is_mutable
         return out
+
+    def _wait(self, waits: bool = True) -> None:
+        self.waits.update([_place()] * waits)
 
     def _as_fake(self, tensor: Tensor) -> FakeTensor:
         return tensor if isinstance(tensor, FakeTensor) else self._fakes.from_tensor(tensor)
@@ -175,7 +181,7 @@ def _is_large(args: Sequence[Any]) -> bool:
 def _brought_to_host(copy: FakeTensor, into: Tensor | None) -> Tensor:
     """A tensor that host code can go on with, unless it is large."""
     if into is not None:
-        return into
+        return into if isinstance(into, FakeTensor) else into.zero_()
     return copy if copy.numel() > LARGE else torch.zeros(copy.shape, dtype=copy.dtype)
 
 

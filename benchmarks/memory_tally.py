@@ -3,7 +3,7 @@
 Needs no GPU: each case runs at full size on one on paper (see `benchmarks.fake_gpu`), and what tensors hold is counted.
 Further settings are those of train_ddpm_patches_4gpu.py, and with `vqgan.` before them those of stage 1, whose preset
 is the one that `model.vqgan_ckpt` names. Options: `batch`, of stage 2's training; `parts`, any of train, whole, vqgan,
-sample, codec; `into`, a JSON file that takes the table under the preset's name.
+sample, codec; `into`, a JSON file whose table of the preset takes these cases.
 
 The last line is one JSON object, for each case: `peak_gb`, what tensors held at most; `kept_gb`, what they hold before
 and after; `operations` on tensors, about as many as kernels; `waits`, where the host waited for a number, how often.
@@ -140,7 +140,8 @@ def main(
 def _store(path: Path, preset: str, found: Mapping[str, Any]) -> None:
     table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with replacing(path) as partial_file:
-        partial_file.write_text(json.dumps(table | {preset: found}, indent=1) + "\n", encoding="utf-8")
+        merged = table | {preset: table.get(preset, {}) | found}
+        partial_file.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from ddpm.latent_scale import LatentScale
 from ddpm.plan import AUTO, Grid, SamplingPlan, XrayInput
 from ddpm.protocols import Codec
 from ddpm.samplers import MEAN, SAMPLERS, Predict
-from ddpm.windows import PredictWindows, fit_window, fused
+from ddpm.windows import fit_window, fused
 
 
 class VolumeGenerator(nn.Module):
@@ -82,14 +82,19 @@ class VolumeGenerator(nn.Module):
         stream = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, self.denoiser.latent_channels, *shape, generator=stream)
         noise = noise.to("cpu" if plan.latent_device == "cpu" else self.device)
-        watch = FiniteSteps(self._predictor(xray, grid, plan), self.diffusion.times(plan.steps), plan, team)
+        predictor = self._predictor(xray, grid, plan)
+        watch = FiniteSteps(predictor, self.diffusion.times(plan.steps), plan, team)
 
         def counted(x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
             progress()
             return watch.windows(x, t, coords)
 
         def draw(predict: Predict, noise: Tensor) -> Tensor:
-            return SAMPLERS[plan.sampler](watch.volume(predict), self.diffusion, noise, plan.steps, stream)
+            def step(x: Tensor, t: Tensor) -> Tensor:
+                predictor.at(t)
+                return predict(x, t)
+
+            return SAMPLERS[plan.sampler](watch.volume(step), self.diffusion, noise, plan.steps, stream)
 
         window, stride = self._window(shape, plan.mode)
         around = self.denoiser.global_context
@@ -166,6 +171,7 @@ class VolumeGenerator(nn.Module):
         x = torch.zeros(n, self.denoiser.noisy_channels, *window, device=self.device)
         t, corners = torch.full((n,), plan.guidance_interval[1]), torch.zeros(n, 3, dtype=torch.int64)
         predict = self._predictor(xray, grid, plan)
+        predict.at(t)
         return torch.no_grad()(lambda: predict(x, t, corners))
 
     @torch.no_grad()
@@ -231,6 +237,6 @@ class VolumeGenerator(nn.Module):
         """Window and stride within a latent of `shape`; "whole" has one window as large as the latent."""
         return (shape, shape) if mode == "whole" else fit_window(shape, self.window, self.stride)
 
-    def _predictor(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> PredictWindows:
+    def _predictor(self, xray: XrayInput, grid: Grid, plan: SamplingPlan) -> GuidedDenoiser:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.bf16 is True):
             return GuidedDenoiser(self.denoiser, self.condition(xray), grid, plan, self.device)

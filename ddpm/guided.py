@@ -14,6 +14,8 @@ from ddpm.plan import Grid, SamplingPlan
 class GuidedDenoiser:
     """Predicts a batch of windows (N, C, d, h, w) at times (N,), given their first latent voxels (N, 3).
 
+    With guidance, `at` comes before the calls of a step: asked for the time at each of them, a GPU would stand still.
+
     Args:
         condition: what the X-ray tells and, as a second row, the null condition; on `device`, as the network is.
     """
@@ -26,12 +28,19 @@ class GuidedDenoiser:
         self.volume = torch.tensor([grid.shape], device=device)
         self.origin = torch.tensor(grid.origin, device=device).view(1, 3, 1, 1, 1)
         self._predict = Replayed(self._answer) if device.type == "cuda" else self._answer
+        self._guided: bool | None = None if plan.guidance != 1 else False
+
+    def at(self, t: Tensor) -> None:
+        """The time, in t (N,), of the calls that follow."""
+        if self.plan.guidance != 1:
+            self._guided = self.plan.guides(float(t[0]))
 
     def __call__(self, x: Tensor, t: Tensor, coords: Tensor) -> Tensor:
-        guided = self.plan.guidance != 1 and self.plan.guides(float(t[0]))  # asked of a GPU only where it matters
+        if self._guided is None:
+            raise ValueError("guidance depends on the time: GuidedDenoiser.at comes before its first call")
         x, t, coords = x.to(self.device), t.to(self.device), coords.to(self.device)
         rows = torch.arange(2, device=self.device)  # with the X-ray, without
-        if not guided:
+        if not self._guided:
             return self._predict(x, t, coords, rows[:1])
         if self.plan.batch == 1:
             seen, unseen = (self._predict(x, t, coords, rows[i : i + 1]) for i in range(2))

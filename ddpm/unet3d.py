@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from common.errors import UserError
 from common.layers import zero_init
 from ddpm.attention import CrossAttention, SelfAttention, to_rows
-from ddpm.layers import NormSilu, ResBlock, UpMerge
+from ddpm.layers import AlignedConv3d, NormSilu, ResBlock, UpMerge
 from ddpm.position import axis_waves
 
 TIME_FEATURES = 128
@@ -156,7 +156,7 @@ class UNet3D(nn.Module):
 
         self.embed_time = two_linear(TIME_FEATURES, embedding_dim)
         self.embed_vector = two_linear(vector_dim, embedding_dim)
-        self.stem = nn.Conv3d(in_channels, widths[0], 3, padding=1)
+        self.stem = AlignedConv3d(in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(level, num_res_blocks) for level in range(levels))
         self.halve = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.middle = stage(levels - 1, middle_blocks)

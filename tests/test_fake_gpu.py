@@ -125,3 +125,12 @@ def test_what_comes_back_to_the_host_can_be_worked_with(gpu):
     host = torch.ones(2)
     assert host.copy_(there) is host
     assert sum(gpu.waits.values()) == 2
+
+
+def test_a_copy_may_arrive_later(gpu):
+    host, sent = torch.empty(3), torch.cuda.Event()
+    host.copy_(torch.ones(3, device=CUDA), non_blocking=True)
+    sent.record()
+    assert gpu.waits == {}
+    sent.synchronize()
+    assert list(gpu.waits) == ["tests/test_fake_gpu.py:test_a_copy_may_arrive_later"]

@@ -15,11 +15,16 @@ def denoiser(x, t, condition, positions, spacing, extent):
     return answers.view(-1, 1, 1, 1, 1).expand_as(x)
 
 
-def guided(plan):
+def guided(plan, time=0.5):
     rows = torch.zeros(2, 1, 3)
     condition = Condition(rows[:, 0], rows, rows, (), rows, torch.tensor([False, True]))
     predict = GuidedDenoiser(denoiser, condition, Grid((16, 16, 16), (1.0, 1.0, 1.0)), plan, torch.device("cpu"))
-    return predict(torch.zeros(2, 1, 4, 4, 4), torch.full((2,), 0.5), torch.zeros(2, 3, dtype=torch.int64))
+    t = torch.full((2,), time)
+    if plan.guidance != 1:
+        with pytest.raises(ValueError, match="at comes before"):
+            predict(torch.zeros(2, 1, 4, 4, 4), t, torch.zeros(2, 3, dtype=torch.int64))
+    predict.at(t)
+    return predict(torch.zeros(2, 1, 4, 4, 4), t, torch.zeros(2, 3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.0, 2.0), (1.0, 5.0), (3.0, 11.0), (-1.0, -1.0)])
@@ -28,3 +33,10 @@ def test_guidance_goes_from_the_answer_without_the_xray_through_that_with_it(wei
     """unseen + w (seen - unseen): w = 0 does not see the X-ray, 1 is what was trained, 3 goes on as far again twice."""
     found = guided(SamplingPlan(1, guidance=weight, window_batch=batch))
     assert torch.equal(found, torch.full((2, 1, 4, 4, 4), expected))
+
+
+@pytest.mark.parametrize(("time", "expected"), [(0.1, 5.0), (0.5, 11.0), (0.9, 5.0)])
+def test_guidance_acts_within_its_interval(time, expected):
+    assert guided(
+        SamplingPlan(1, guidance=3.0, window_batch=4, guidance_interval=(0.2, 0.8)), time
+    ).unique().tolist() == [expected]

@@ -25,9 +25,8 @@ ALLOWED = {
     "ddpm/finite.py:watched": "drawing, once a step: NaN stops there",
     "ddpm/finite.py:latent": "drawing, once",
     "common/patches.py:stitch_patches": "drawing, once, but not in fused windows",
-    "ddpm/finite.py:check_decoded": "decoding, once a tile: NaN would look like air",
-    "ddpm/guided.py:__call__": "drawing with guidance, each call: whether it acts at this time",
-    "pipeline/sampling/slabs.py:hu_tiles": "decoding, a tile goes to the host",
+    "ddpm/guided.py:at": "drawing with guidance, once a step: whether it acts at this time",
+    "pipeline/sampling/slabs.py:arrived": "decoding, a tile goes to the host; the next is on its way by then",
     "benchmarks/paper_steps.py:encode": "encoding, a tile goes to the host",
     "benchmarks/paper_steps.py:_train": "fp16: the loss scaler looks whether gradients were finite",
 }

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.attention import CrossAttention
-from ddpm.layers import norm_scale_shift_silu
+from ddpm.layers import AlignedConv3d, norm_scale_shift_silu
 from ddpm.position import axis_waves
 from ddpm.unet3d import UNet3D
 
@@ -195,3 +195,27 @@ def test_impossible_settings_are_refused():
         small_unet(dim_mults=())
     with pytest.raises(ValueError, match="needs tokens"):
         small_unet()(torch.zeros(1, 3, 4, 4, 4), torch.zeros(1), torch.zeros(1, VECTOR_DIM))
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it lies on a GPU."""
+
+    is_cuda = True
+
+
+def test_channels_filled_up_for_a_gpu_change_neither_the_result_nor_the_gradients(monkeypatch):
+    layer, x = AlignedConv3d(11, 4, 3, padding=1), torch.randn(2, 11, 5, 5, 5)
+    found, widths = [], []
+    computed = layer._conv_forward
+    monkeypatch.setattr(
+        layer, "_conv_forward", lambda x, w, b: (widths.append((x.shape[1], w.shape[1])), computed(x, w, b))[1]
+    )
+    for given in (x.clone(), x.clone().as_subclass(OnGpu)):
+        layer.zero_grad()
+        given.requires_grad_()
+        out = layer(given)
+        out.square().sum().backward()
+        found.append((out, layer.weight.grad.clone(), layer.bias.grad.clone(), given.grad))
+    assert widths == [(11, 11), (16, 16)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other.as_subclass(torch.Tensor), rtol=1e-4, atol=1e-4)

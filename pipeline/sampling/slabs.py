@@ -14,11 +14,45 @@ from ddpm.finite import check_decoded
 HuTile = tuple[Triple, np.ndarray]  # first voxel, int16 HU (d, h, w)
 
 
+class _Coming:
+    """A decoded tile (1, d, h, w) in [-1, 1] on its way to the host, in HU."""
+
+    def __init__(self, start: Triple, block: torch.Tensor, hu_window: tuple[float, float]) -> None:
+        self.start, self.block = start, block
+        self.hu = to_host(unit_to_hu(block[0], hu_window).round().to(torch.int16))
+        self.total = to_host(block.sum())
+        self.sent = None
+        if block.is_cuda:
+            self.sent = torch.cuda.Event()
+            self.sent.record()
+
+    def arrived(self) -> HuTile:
+        if self.sent is not None:
+            self.sent.synchronize()
+        check_decoded(self.block, float(self.total), self.start)
+        return self.start, self.hu.numpy()
+
+
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the host, from a GPU without waiting for it: an event tells when the numbers are there."""
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
 def hu_tiles(tiles: Iterator[tuple[Triple, torch.Tensor]], hu_window: tuple[float, float]) -> Iterator[HuTile]:
-    """Decoded tiles, (1, d, h, w) in [-1, 1], in HU on the host. UserError where one is not finite."""
+    """Decoded tiles, (1, d, h, w) in [-1, 1], in HU on the host. UserError where one is not finite.
+
+    Each is asked for before the last one is waited for: a GPU decodes while the host puts slabs together and writes.
+    """
+    last: _Coming | None = None
     for start, block in tiles:
-        check_decoded(block, start)
-        yield start, unit_to_hu(block[0], hu_window).round().to(torch.int16).cpu().numpy()
+        coming = _Coming(start, block, hu_window)
+        if last is not None:
+            yield last.arrived()
+        last = coming
+    if last is not None:
+        yield last.arrived()
 
 
 def in_turn(own: Iterator[HuTile], rounds: int, team: Team) -> Iterator[HuTile]:
