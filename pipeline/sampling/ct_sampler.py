@@ -206,10 +206,10 @@ class CTSampler:
         """
         team = team or Team()
         side, half = team.agree(self.decoding(tile))
-        own = slice(team.rank, None, team.size)
+        boxes = tile_boxes(triple(latent.shape[1:]), side)
+        inside = sum(STEP * first < shape[0] for (first, _, _), _ in boxes)  # those that follow hold padding only
+        own = slice(team.rank, inside, team.size)
         tiles = hu_tiles(self.generator.decode(latent, side, half, own), self.hu_window)
         if team.size > 1:
-            boxes = tile_boxes(triple(latent.shape[1:]), side)
-            inside = sum(STEP * first < shape[0] for (first, _, _), _ in boxes)
             tiles = in_turn(tiles, -(-inside // team.size), team)
         return slabs_of(tiles, shape)
