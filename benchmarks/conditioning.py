@@ -6,12 +6,12 @@ projections of the CT; block=film: films (experiment=demo_film). Rows that diffe
 data, codec and latents. What is done is not done again, so it goes on where it was ended.
 
 Options: block=, rows=pooled,tokens,... (see ROWS), minutes=, out=. Other settings go to run_demo.py, e.g.
-ddpm.model.batch_size=4, seed=43. `out` gets table.md; the last line is one JSON object, with each row's summary as
-evaluate_ddpm_patches.py writes it.
+ddpm.model.batch_size=4, seed=43. `out` gets table.md with COLUMNS, plot.svg and results.json, each row's summary as
+evaluate_ddpm_patches.py writes it; the last line is that JSON. minus_lifted: psnr_right less that of the row `lifted`,
+patient by patient. *_95: intervals over patients.
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ import run_demo
 from benchmarks.command import benchmark
 from benchmarks.demo_model import stages
 from benchmarks.measure import run
+from benchmarks.scatter import scatter
 from common.atomic import write_text
 from common.errors import UserError
 from common.memory import PeakMemory
+from evaluation.controls import mean_of
 
 LATERAL = [
     "+phantom.dataset.phantom.xray.lateral=true",
@@ -42,11 +44,17 @@ ROWS: Mapping[str, Sequence[str]] = {
 }
 BLOCKS = {"clean": "demo", "film": "demo_film"}
 SHARED = "data"  # folder of the rows whose data, codec and latents are the same
+REFERENCE = "lifted"
 ONLY_FILMS = ("declared",)
+COLUMNS = (
+    *("steps", "psnr_right", "minus_lifted", "minus_lifted_95", "right_minus_wrong", "right_minus_wrong_95"),
+    *("right_minus_null", "right_minus_null_95", "right_minus_mean_volume", "right_minus_mean_volume_95"),
+    *("psnr_mean_volume", "psnr_codec", "ssim_right", "lung_volume_correlation", "lung_volume_correlation_95"),
+    *("volume_correlation_mediastinum", "volume_error_ml_lung", "volume_error_ml_mediastinum"),
+    *("projection_right", "own_xray_found_right", "gradient_energy", "block_index"),
+)
 SHORT, LONG = 10, 40  # steps of the two trainings whose difference is the speed
 TRAINING = "train_ddpm_patches_4gpu.py"
-
-log = logging.getLogger(__name__)
 
 
 def folder_of(row: str, out: Path) -> Path:
@@ -83,15 +91,42 @@ def without(settings: Sequence[str], *keys: str) -> list[str]:
 
 
 def measure(row: str, block: str, minutes: float, out: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The summary of a row's evaluation, and the steps of its training."""
+    """What a row's evaluation wrote, and the steps of its training."""
     settings, folder = settings_of(row, block, out, overrides), folder_of(row, out)
     made = stages(settings)
     before = [made[script] for script in list(made)[: list(made).index(TRAINING)]]
     run_demo.run_all(before, folder / "stages", PeakMemory())
     steps = steps_for(minutes, made[TRAINING].command[1:], out / "speed" / row)
     run("run_demo.py", [*settings, f"+ddpm.model.max_steps={steps}", "ddpm.model.max_epochs=-1"])
-    metrics = json.loads(made["evaluate_ddpm_patches.py"].product.read_text())
-    return {"steps": steps} | metrics["summary"]
+    metrics: dict[str, Any] = json.loads(made["evaluate_ddpm_patches.py"].product.read_text())
+    return metrics | {"steps": steps}
+
+
+def summaries(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The figures of each row."""
+    results = {}
+    reference = psnr_of(found[REFERENCE]) if REFERENCE in found else {}
+    for row, metrics in found.items():
+        differences = {name: value - reference[name] for name, value in psnr_of(metrics).items() if name in reference}
+        by: dict[str, Any] = {}
+        if differences:
+            estimate = mean_of(list(differences.values()), list(differences))
+            by = {"minus_lifted": estimate.value, "minus_lifted_95": [estimate.low, estimate.high]}
+        results[row] = {"steps": metrics["steps"]} | metrics["summary"] | by
+    return results
+
+
+def psnr_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: case["psnr"] for name, case in zip(metrics["scores"], metrics["cases"], strict=True)}
+
+
+def write_all(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Table, JSON and plot."""
+    chosen = {row: {key: found[key] for key in COLUMNS if key in found} for row, found in results.items()}
+    write_text(folder / "table.md", table(chosen))
+    write_text(folder / "results.json", json.dumps(results, indent=1))
+    dots = {row: (found["psnr_right"], found["right_minus_wrong"]) for row, found in results.items()}
+    write_text(folder / "plot.svg", scatter(dots, "PSNR with the right X-ray (dB)", "less that with a wrong one (dB)"))
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -121,13 +156,13 @@ def main(
         raise UserError(
             f"block takes {' or '.join(BLOCKS)}, rows any of {','.join(ROWS)}; got {block}, {','.join(rows)}"
         )
-    folder, results = Path(out).absolute() / block, {}
+    folder = Path(out).absolute() / block
+    found: dict[str, Any] = {}
     for row in rows:
         if block == "film" or row not in ONLY_FILMS:
-            results[row] = measure(row, block, minutes, folder, overrides)
-            log.info("%s: %s", row, results[row])
-            write_text(folder / "table.md", table(results))
-    return results
+            found[row] = measure(row, block, minutes, folder, overrides)
+            write_all(folder, summaries(found))
+    return summaries(found)
 
 
 if __name__ == "__main__":

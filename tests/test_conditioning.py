@@ -60,3 +60,23 @@ def test_the_table_holds_the_columns_of_all_rows():
         "| a | 3 | 1.235 | 0.100 to 0.250 |",
         "| b | 4 | 2.000 | None |",
     ]
+
+
+def test_rows_are_compared_with_the_reference_patient_by_patient(tmp_path):
+    def metrics(psnr):
+        means = {"psnr_right": sum(psnr) / len(psnr), "right_minus_wrong": 1.0}
+        return {
+            "steps": 9,
+            "summary": means,
+            "scores": dict.fromkeys("abcdef", 0),
+            "cases": [{"psnr": p} for p in psnr],
+        }
+
+    found = conditioning.summaries({"lifted": metrics([10, 20] * 3), "pooled": metrics([9, 18] * 3)})
+    assert found["lifted"]["minus_lifted"] == 0
+    assert found["pooled"]["minus_lifted"] == pytest.approx(-1.5)
+    low, high = found["pooled"]["minus_lifted_95"]
+    assert -2 <= low < -1.5 < high <= -1
+    conditioning.write_all(tmp_path, found)
+    assert f"| pooled | 9 | 13.500 | -1.500 | {low:.3f} to {high:.3f} |" in (tmp_path / "table.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "results.json", "plot.svg"}
