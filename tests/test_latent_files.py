@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
+from common.errors import BadFileError, UserError
 from common.json_file import read_json
-from dataset.store import latents
+from dataset.store import latent_file, latents
 from dataset.store.latents import LatentCache, LatentSource, LatentWriter
 from dataset.store.xray_features import XrayFeatures
 from tests.disk import largest_file
@@ -149,3 +150,34 @@ def test_features_of_another_encoder_are_not_taken_for_those_of_the_start(replac
     renew(encoder_hash="other")
     with pytest.raises(UserError, match=r"p\.npz holds features of another encoder"):
         cache.read_xray(case)
+
+
+@pytest.mark.parametrize("channels", [1, 64], ids=["rows close together", "rows far apart"])
+@pytest.mark.parametrize(
+    ("start", "size"), [((0, 0, 0), (3, 40, 130)), ((1, 5, 37), (2, 8, 9)), ((2, 39, 0), (1, 1, 1))]
+)
+def test_a_crop_is_that_of_the_array_and_the_system_is_told_of_all_its_bytes(
+    start, size, channels, tmp_path, monkeypatch
+):
+    whole = np.arange(3 * 40 * 130 * channels, dtype="<f2").reshape(3, 40, 130, channels)
+    np.save(tmp_path / "a.npy", whole)
+    where = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+    np.testing.assert_array_equal(latent_file._crop(tmp_path / "a.npy", start, size), whole[where])
+    told = np.zeros(whole.nbytes, bool)
+    for first, last in latent_file._pieces(whole.shape, whole.itemsize, start, size):
+        assert 0 <= first < last <= whole.nbytes
+        told[first:last] = True
+    needed = np.zeros(whole.shape, bool)
+    needed[where] = True
+    needed = np.repeat(needed.ravel(), whole.itemsize)
+    assert not (needed & ~told).any()
+    if channels == 64:
+        assert (told == needed).all()
+
+
+def test_a_truncated_file_is_no_crop(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((3, 4, 5, 64), "<f2"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadFileError, match="truncated"):
+        latent_file.read_latent(path, (0, 0, 0), (3, 4, 5), latent_file.when_made(path))

@@ -1,6 +1,7 @@
 """A volume's latent as a file, written tile by tile, read box by box; in int8 it takes half the disk."""
 
-from collections.abc import Iterable
+import mmap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,6 +15,7 @@ from common.geometry import Triple, slices
 from dataset.store.latent_source import REMEDY
 
 _HALF = np.dtype("<f2")
+_PAGES_APART = 2  # pieces of a file that lie closer are read as one
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,39 @@ def read_latent(path: Path, start: Triple, size: Triple, made: tuple[int, int] |
         UserError: it is no longer the one that was `when_made` at that time.
     """
     with refusing_damage(path, "a file of latents is whole", f"{REMEDY}."):
-        crop = np.array(np.load(path, mmap_mode="r")[slices(start, size)])
+        crop = _crop(path, start, size)
     if when_made(path) != made:  # looked at when it is open, which even a network's disk answers by what is there now
         raise UserError(
             f"{path} is not the one that was there at the start: encode_latents.py has replaced it meanwhile. Wait"
             " for it; then the same command goes on, unless the latents are now those of another VQ-GAN"
         )
     return crop
+
+
+def _crop(path: Path, start: Triple, size: Triple) -> np.ndarray:
+    """A copy (d, h, w, C) of a box of latents, in the file's dtype.
+
+    A mapped file that is not in memory is read where it is touched, with much around each place that is not needed.
+    The system is told of the crop's rows before: of a latent of 152x128x128x64, a crop of 32^3 then reads a tenth.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        begin = file.tell()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            for first, last in _pieces(shape, dtype.itemsize, start, size):
+                page = (begin + first) // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(mmap.MADV_WILLNEED, page, begin + last - page)
+            return np.ndarray(shape, dtype, mapped, begin)[slices(start, size)].copy()
+
+
+def _pieces(shape: tuple[int, ...], itemsize: int, start: Triple, size: Triple) -> Iterator[tuple[int, int]]:
+    """First byte and end of what a box of an array (D, H, W, C) takes: its rows, or the planes where rows lie close."""
+    _, height, width, channels = shape
+    row = width * channels * itemsize
+    used = size[2] * channels * itemsize
+    together = size[1] if row - used < _PAGES_APART * mmap.PAGESIZE else 1
+    for z in range(start[0], start[0] + size[0]):
+        for y in range(start[1], start[1] + size[1], together):
+            first = (z * height + y) * row + start[2] * channels * itemsize
+            yield first, first + (together - 1) * row + used
