@@ -9,11 +9,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 
 from common.errors import BadFileError
 from dataset.prepare.checks import check_xray
+from dataset.prepare.run import prepare
 from dataset.scans import camera as cam
 from dataset.scans.camera import LATERAL, PARALLEL, Film
-from dataset.scans.xray_io import (
-    read_xray,
-)
+from dataset.scans.xray_io import read_xray
+from tests.damage import write_nifti_patient
 
 RAMP = np.linspace(0, 255, 80 * 96).reshape(80, 96)  # h, w
 
@@ -198,3 +198,14 @@ def test_a_window_of_no_use_gives_way_to_the_full_range(tmp_path, centre, width)
     for centre, width in ((2048, 4096), (2048, 1024), (1000, 600)):
         path = dicom_xray(tmp_path / "b.dcm", values, WindowCenter=centre, WindowWidth=width)
         assert not read_xray(path).useless_window
+
+
+@pytest.mark.parametrize(
+    ("tag", "column", "kept"), [("AP", "", "AP"), ("PA", "", "PA"), ("AP", "PA", "PA"), ("", "", "")]
+)
+def test_the_manifest_keeps_the_view_of_the_tags_or_of_the_table(tmp_path, tag, column, kept):
+    write_nifti_patient(tmp_path, "p", 0)
+    dicom_xray(tmp_path / "p" / "film.dcm", RAMP * 16, ViewPosition=tag)
+    (tmp_path / "pairs.csv").write_text(f"patient_id,ct,xray,view\np,p/p.nii.gz,p/film.dcm,{column}\n")
+    (case,) = prepare(tmp_path, tmp_path / "store").cases
+    assert case.view == kept
