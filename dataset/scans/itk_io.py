@@ -14,7 +14,7 @@ from isal import isal_zlib
 from common.errors import BadFileError, refusing_damage
 from dataset.scans.hu import MAX_VOXELS, to_hu
 from dataset.scans.lost_affine import RULE as LOST_RULE
-from dataset.scans.nifti_io import DAMAGED, MAX_BYTES
+from dataset.scans.nifti_io import DAMAGED, MAX_BYTES, UNIT_RULE, unit_notes
 from dataset.scans.orientation import check_affine
 from dataset.scans.reading import PLAIN, Note, Reading
 
@@ -31,6 +31,7 @@ _NRRD_BYTES = {
     "int16": 2, "ushort": 2, "unsigned short": 2, "uint16": 2, "int": 4, "signed int": 4, "int32": 4, "uint": 4,
     "unsigned int": 4, "uint32": 4, "float": 4, "double": 8,
 }  # fmt: skip
+_UNITS_MM = {"": 1.0, "?": 1.0, "mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "microns": 0.001}
 _NRRD_SPACES = {
     f"{x}-{y}-superior" for x, y in (("left", "posterior"), ("right", "anterior"), ("left", "anterior"))
 } | {"lps", "ras", "las"}
@@ -40,7 +41,9 @@ _NRRD_SPACES = {
 class Stored:
     """Where the voxels lie: bytes `start` to the end of `data`, packed or plain; sizes (x, y, z[, 1]).
 
-    at_the_end: what stands between `start` and them is not told. sized: the header tells how large they are.
+    at_the_end: what stands between `start` and them is not told.
+    sized: the header tells how large they are, in `unit`. slope, intercept: what makes HU of the numbers there.
+    SimpleITK looks at none of the three.
     """
 
     data: Path
@@ -50,6 +53,9 @@ class Stored:
     voxel_bytes: int
     at_the_end: bool = False
     sized: bool = True
+    unit: str = ""
+    slope: float = 1.0
+    intercept: float = 0.0
 
 
 def read_itk(path: Path, kind: str, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndarray, tuple[Note, ...]]:
@@ -65,15 +71,24 @@ def read_itk(path: Path, kind: str, reading: Reading = PLAIN) -> tuple[np.ndarra
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     with refusing_damage(path, f"a {kind} file is whole", DAMAGED):
         image = SimpleITK.ReadImage(str(path), imageIO=_IO[kind])
-    affine = _affine(image)
+    affine = _affine(image, found)
     shape = image.GetSize()
     check_affine(affine, shape, path, reading.tilt)
     if image.GetNumberOfComponentsPerPixel() != 1 or any(n != 1 for n in shape[3:]):
         raise BadFileError(path, "a CT is 3D with one number a voxel", f"{shape}", "Export one volume per file.")
     raw = SimpleITK.GetArrayFromImage(image).reshape(shape[2::-1])
     del image
-    unsized = Note(LOST_RULE, "no ElementSpacing: 1 mm is taken", "Write it into the header.", doubtful=True)
-    return to_hu(raw.T, path, intercept=reading.hu_offset or 0.0), affine, () if found.sized else (unsized,)
+    hu = to_hu(raw.T, path, found.slope, found.intercept + (reading.hu_offset or 0.0))
+    return hu, affine, tuple(_notes(found, affine, path))
+
+
+def _notes(found: Stored, affine: np.ndarray, path: Path) -> Iterator[Note]:
+    yield from unit_notes(found.unit, _UNITS_MM[found.unit], affine, path)
+    if not found.sized:
+        yield Note(LOST_RULE, "no ElementSpacing: 1 mm is taken", "Write it into the header.", doubtful=True)
+    if (found.slope, found.intercept) != (1, 0):
+        scale = f"numbers that become HU times {found.slope:g}, plus {found.intercept:g}, as its header says"
+        yield Note("a file holds HU", scale, "Write it as HU: other tools may not scale it.", doubtful=True)
 
 
 def itk_geometry(path: Path, kind: str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -84,7 +99,7 @@ def itk_geometry(path: Path, kind: str) -> tuple[tuple[int, ...], np.ndarray]:
     reader.SetImageIO(_IO[kind])
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    return tuple(reader.GetSize()[:3]), _affine(reader)
+    return tuple(reader.GetSize()[:3]), _affine(reader, stored(path, kind))
 
 
 def stored(path: Path, kind: str) -> Stored:
@@ -93,12 +108,21 @@ def stored(path: Path, kind: str) -> Stored:
         return _meta(path) if kind == META else _nrrd(path)
 
 
-def _affine(image: Any) -> np.ndarray:
+def _affine(image: Any, found: Stored) -> np.ndarray:
     lps = np.eye(4)
     size = len(image.GetSize())
     directions = np.reshape(image.GetDirection(), (size, size))[:3, :3]
     lps[:3, :3], lps[:3, 3] = directions * image.GetSpacing()[:3], image.GetOrigin()[:3]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    mm = _UNITS_MM[found.unit]
+    return np.diag([-mm, -mm, mm, 1.0]) @ lps
+
+
+def _unit(told: str, path: Path) -> str:
+    """The unit that a header names, of all axes."""
+    (unit, *others) = set(told.replace('"', " ").lower().split()) or {""}
+    if others or unit not in _UNITS_MM:
+        raise BadFileError(path, UNIT_RULE, told, "Write its positions and sizes in mm.")
+    return unit
 
 
 def _meta(path: Path) -> Stored:
@@ -114,8 +138,14 @@ def _meta(path: Path) -> Stored:
     voxel = _META_BYTES[fields["elementtype"].removeprefix("MET_")] * int(fields.get("elementnumberofchannels", "1"))
     packed = fields.get("compresseddata", "false").lower() == "true"
     sizes = tuple(int(n) for n in fields["dimsize"].split())
-    sized = "elementspacing" in fields or "elementsize" in fields
-    return Stored(data, end if local else max(skip, 0), packed, sizes, voxel, at_the_end=skip == -1, sized=sized)
+    return Stored(
+        data, end if local else max(skip, 0), packed, sizes, voxel,
+        at_the_end=skip == -1,
+        sized="elementspacing" in fields or "elementsize" in fields,
+        unit=_unit(fields.get("distanceunits", ""), path),
+        slope=float(fields.get("elementtointensityfunctionslope", 1)),
+        intercept=float(fields.get("elementtointensityfunctionoffset", 0)),
+    )  # fmt: skip
 
 
 def _nrrd(path: Path) -> Stored:
@@ -133,7 +163,8 @@ def _nrrd(path: Path) -> Stored:
     data, start = (path, end) if detached is None else (path.parent / detached, 0)
     sizes = tuple(int(n) for n in fields["sizes"].split())
     voxel = _NRRD_BYTES[fields["type"].lower()]
-    return Stored(data, start + max(skip, 0), encoding != "raw", sizes, voxel, at_the_end=skip == -1)
+    unit = _unit(fields.get("space units", ""), path)
+    return Stored(data, start + max(skip, 0), encoding != "raw", sizes, voxel, at_the_end=skip == -1, unit=unit)
 
 
 def _fields(path: Path, mark: str, last: bytes) -> tuple[Mapping[str, str], int]:

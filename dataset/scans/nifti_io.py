@@ -23,7 +23,7 @@ _MAX_GZIP_RATIO = 1040  # deflate packs at most 1032 bytes into one
 _NIFTI2_HEADER = 540
 DAMAGED = "Copy or export the file again."
 _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # all others are taken for mm
-_UNIT_RULE = "a CT's lengths are in mm"
+UNIT_RULE = "a CT's lengths are in mm"
 _SPACING_MM = (0.05, 50.0)
 _FORMS = "the two affines of a NIfTI file (sform and qform)"
 
@@ -131,7 +131,8 @@ def _check_header(
         raise BadFileError(path, rule, found, remedy)
     affine, factor = _in_mm(image)
     check_affine(affine, shape, path, reading.tilt)
-    return affine, (*_unit_notes(image, factor, path), *_form_notes(image, path))
+    unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, ("mm", 1.0))[0]
+    return affine, (*unit_notes(unit, factor, affine, path), *_form_notes(image, path))
 
 
 def _in_mm(image: Any) -> tuple[np.ndarray, float]:
@@ -140,16 +141,16 @@ def _in_mm(image: Any) -> tuple[np.ndarray, float]:
     return np.diag([factor, factor, factor, 1.0]) @ image.affine, factor
 
 
-def _unit_notes(image: Any, factor: float, path: Path) -> list[Note]:
+def unit_notes(unit: str, factor: float, affine: np.ndarray, path: Path) -> list[Note]:
+    """What a unit of `factor` mm is to tell, or BadFileError; `affine` in mm."""
     if factor == 1:
         return []
-    unit = _UNITS[int(image.header["xyzt_units"]) & 7][0]
-    sizes = voxel_sizes(image.affine) * factor
+    sizes = voxel_sizes(affine)
     found = f"{unit}, by which voxels measure {' x '.join(f'{size:.3g}' for size in sizes)} mm"
-    remedy = "Write the header with its true unit (xyzt_units)."
+    remedy = "Write the header with its true unit (xyzt_units, space units, DistanceUnits)."
     if sizes.min() < _SPACING_MM[0] or sizes.max() > _SPACING_MM[1]:
-        raise BadFileError(path, _UNIT_RULE, found, remedy)
-    return [Note(_UNIT_RULE, found, remedy, doubtful=True)]
+        raise BadFileError(path, UNIT_RULE, found, remedy)
+    return [Note(UNIT_RULE, found, remedy, doubtful=True)]
 
 
 def _form_notes(image: Any, path: Path) -> list[Note]:
