@@ -59,7 +59,7 @@ class PatchDataModule(pl.LightningDataModule):
         _check_epoch(len(train), batch_size, 1)
         self.train, self.val = train, val
         self.batch_size, self.num_workers = batch_size, num_workers
-        self._resume = (0, 0)
+        self.resumed = (0, 0)  # the epoch under way and how many batches of it, as they are now, were done
         self._loaders: list[DataLoader[dict[str, Any]]] = []
 
     def teardown(self, stage: str | None = None) -> None:
@@ -74,10 +74,15 @@ class PatchDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         rank, world = self._rank()
         sampler = VolumeGroupedSampler(
-            len(self.train.cases), self.train.patches_per_volume, self.train.seed, rank=rank, world_size=world
+            len(self.train.cases),
+            self.train.patches_per_volume,
+            self.train.seed,
+            rank=rank,
+            world_size=world,
+            batch_size=self.batch_size,
         )
         _check_epoch(len(sampler), self.batch_size, world)
-        epoch, batches = self._resume
+        epoch, batches = self.resumed
         if batches >= len(sampler) // self.batch_size:  # Lightning goes on with the next epoch from this loader
             epoch, batches = epoch + 1, 0
         sampler.resume(epoch, batches * self.batch_size)
@@ -98,14 +103,18 @@ class PatchDataModule(pl.LightningDataModule):
         return self.train.unpack(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch under way, the batches of it that are done, and hashes of the cases."""
+        """The epoch under way, the batches and patches of it that are done, and hashes of the cases.
+
+        A finished epoch has no count of patches: those that make no batch are left out.
+        """
         if self.trainer is None:
             return {}
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        return {"epoch": self.trainer.current_epoch, "batches": done, "cases": self.cases()}
+        patches = done * self._patches_a_batch() if done < self.trainer.num_training_batches else None
+        return {"epoch": self.trainer.current_epoch, "batches": done, "patches": patches, "cases": self.cases()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resume = (state_dict["epoch"], state_dict["batches"])
+        self.resumed = (state_dict["epoch"], self._batches_done(state_dict))
         before = state_dict.get("cases", {})  # not in those of the first versions
         changed = [split for split, found in self.cases().items() if before.get(split, found) != found]
         if changed:
@@ -119,6 +128,20 @@ class PatchDataModule(pl.LightningDataModule):
     def cases(self) -> dict[str, str]:
         """A hash of the cases of training, and one of those of validation: of their names and of what they hold."""
         return {name: _hash(split) for name, split in (("training", self.train), ("validation", self.val))}
+
+    def _batches_done(self, state_dict: dict[str, Any]) -> int:
+        """In batches as they are now; they may have been others, of other processes."""
+        if "patches" not in state_dict:  # of the first versions
+            return state_dict["batches"]
+        whole, patches = -(-len(self.train) // self._rank()[1]) // self.batch_size, state_dict["patches"]
+        if patches is None:
+            return whole
+        times = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return min(whole, patches // (self._patches_a_batch() * times) * times)
+
+    def _patches_a_batch(self) -> int:
+        """Of all processes."""
+        return self.batch_size * self._rank()[1]
 
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -20,12 +20,14 @@ class VolumeGroupedSampler(Sampler[int]):
 
     Yields `epoch * num_volumes * patches_per_volume + draw`: the epoch travels with the index, so workers need not
     be told of it. All ranks yield equally many; the last groups of an epoch are repeated where they do not divide.
+    They take batches in turn: what all have drawn is the same patches on however many ranks, in batches of any size.
 
     Args:
         num_volumes: volumes of the split.
         patches_per_volume: draws per volume and epoch.
         group: draws of a volume that stay together.
         rank, world_size: this process and their number.
+        batch_size: draws that a rank takes at a time.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class VolumeGroupedSampler(Sampler[int]):
         group: int = 2,
         rank: int = 0,
         world_size: int = 1,
+        batch_size: int = 1,
     ) -> None:
         if num_volumes < 1 or patches_per_volume < 1:
             raise UserError(
@@ -44,7 +47,7 @@ class VolumeGroupedSampler(Sampler[int]):
             )
         self.num_volumes, self.patches_per_volume = num_volumes, patches_per_volume
         self.seed, self.group = seed, min(group, patches_per_volume)
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
         self.epoch = 0
         self._resumed_epoch, self._done = -1, 0
 
@@ -76,4 +79,9 @@ class VolumeGroupedSampler(Sampler[int]):
         flat = [draw for group in shuffled for draw in group]
         size = len(self)
         flat = list(islice(cycle(flat), size * self.world_size))  # equal counts on all ranks
-        return [epoch * draws + draw for draw in flat[self.rank * size : (self.rank + 1) * size]]
+        own: list[int] = []
+        for first in range(0, size, self.batch_size):
+            batch = min(self.batch_size, size - first)  # the last may be smaller
+            begin = first * self.world_size + self.rank * batch
+            own += flat[begin : begin + batch]
+        return [epoch * draws + draw for draw in own]

@@ -25,6 +25,15 @@ def test_ranks_draw_equally_many_and_together_everything(world):
     assert set().union(*ranks) == set(range(42))
 
 
+@pytest.mark.parametrize(("world", "batch"), [(1, 3), (2, 2), (3, 1), (4, 2), (5, 4)])
+def test_what_all_ranks_have_drawn_depends_on_their_number_and_batches_in_nothing(world, batch):
+    ranks = [order(rank=r, world_size=world, batch_size=batch) for r in range(world)]
+    assert set().union(*ranks) == set(range(42))
+    for batches in range(1, 42 // (world * batch) + 1):
+        drawn = [draw for r in ranks for draw in r[: batches * batch]]
+        assert sorted(drawn) == sorted(order()[: len(drawn)])
+
+
 @pytest.mark.parametrize("world", [3, 5, 16])
 def test_ranks_draw_equally_many_even_if_there_are_fewer_draws_than_ranks(world):
     ranks = [order(num_volumes=1, patches_per_volume=2, rank=r, world_size=world) for r in range(world)]

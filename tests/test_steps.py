@@ -133,6 +133,17 @@ def test_a_training_that_adds_up_goes_on_exactly(step, how, workshop, uninterrup
     assert_same(load(DDPM_CKPT), uninterrupted[0])
 
 
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_training_goes_on_at_its_patch_with_other_batches(step, workshop, uninterrupted, elsewhere):
+    """As with fewer GPUs, or more."""
+    with pytest.raises(SystemExit):
+        run(train_ddpm_patches_4gpu, *workshop.ddpm, *ADDED_UP, stop_at(step - 1, signal="SIGTERM"))
+    run(train_ddpm_patches_4gpu, *workshop.ddpm, *ADDED_UP, "model.batch_size=1")
+    drawn, whole = ([key for _, keys in seen for key in keys] for seen in (Record.seen, uninterrupted[1]))
+    assert drawn == whole[8 * step :]
+    assert load(DDPM_CKPT)["global_step"] == 12
+
+
 def test_what_cannot_be_had_exactly_is_said(workshop, elsewhere, caplog):
     with caplog.at_level("INFO"):
         run(train_ddpm_patches_4gpu, *workshop.ddpm, "model.batch_size=3", "model.effective_batch=8")

@@ -64,6 +64,21 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("params", "lr")}  # lr moves with the schedule
 
 
+class PatchesDone(pl.Callback):
+    """A training that goes on with batches of another size, or on another number of processes, goes on at its patch.
+
+    Lightning counts the batches of an epoch, and would take those that are done for as many of the new ones.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        more = trainer.datamodule.resumed[1] - counts["processed"]  # type: ignore[attr-defined]
+        for name in counts:
+            counts[name] += more
+
+
 class LossGuard(pl.Callback):
     """Stops all ranks when the loss of one is not finite; that one writes the batch that caused it.
 
