@@ -170,12 +170,11 @@ def test_a_training_ends_with_the_torchrun_that_started_it(workshop, elsewhere):
 
 
 def test_drawing_ends_too(workshop, elsewhere):
-    Path("films").mkdir()
-    for i in range(2):
-        shutil.copy(workshop.xray, f"films/{i}.png")
-    settings = [f"ckpt={workshop.ddpm_ckpt}", "steps=1000", "xray=films", "output=cts"]
-    with running(torchrun(sample_ddpm_patches, *settings), elsewhere / "log") as launched:
+    """Also a process that only waits for the others, in a library, where it hears nothing."""
+    settings = [f"ckpt={workshop.ddpm_ckpt}", "steps=1000", f"xray={workshop.xray}", "output=cts/ct.nii.gz"]
+    with running(torchrun(sample_ddpm_patches, *settings, "distribute=xrays"), elsewhere / "log") as launched:
         launched.until(Path("cts").exists)
+        time.sleep(3)  # the second has no X-ray; it comes to wait
         end(launched, signal.SIGTERM)
         assert launched.status() == 1
     assert "a fault of the program" not in launched.said
