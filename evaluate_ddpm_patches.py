@@ -33,6 +33,7 @@ from pipeline.sampling.ct_sampler import CTSampler, plan_of
 from pipeline.sampling.evaluated_cases import Compared, Evaluation
 from pipeline.sampling.extractors import load_extractors
 from pipeline.sampling.files import prepare_folder
+from pipeline.sampling.films_alone import MOST_OTHERS, evaluate_films
 from pipeline.sampling.looks import Looking, Looks
 from pipeline.sampling.masks import MaskFolder, add_masks
 from pipeline.sampling.mean_ct import mean_training_ct
@@ -45,13 +46,15 @@ from pipeline.training.data import open_latents, open_store
 
 log = logging.getLogger(__name__)
 OF_TRAINING = ("hu_window", "xray_fov_mm", "film", "latents", "latents_dir")  # the checkpoint decides these
-MOST_OTHERS = 50  # X-rays of other patients, among which a drawn CT's own is to be recognised
 
 
 @script("evaluate_ddpm")
 def main(cfg: DictConfig) -> None:
     fast_float32()
     plan, presets = plan_of(cfg), find_presets(plain(cfg.presets))
+    if cfg.xray_only:
+        evaluate_films(cfg, plan)
+        return
     store = open_store(cfg.dataset)
     cases = store.split(cfg.split)[: cfg.num_cases]
     if not cases:

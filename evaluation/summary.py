@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from evaluation.controls import CONTROLS, ControlScores, Estimate, compare_with_
 from evaluation.copies import Copying, words
 from evaluation.distributions import MEASURES, Distribution
 from evaluation.uncertainty import over_cases as calibrated
-from evaluation.verdict import sharpness, verdict
+from evaluation.verdict import sharpness, shown_xrays, verdict
 
 Volumes = Sequence[Mapping[str, Any]]  # what was compared with one case's real CT, see `Findings.of`
 
@@ -23,9 +24,10 @@ _TEXTURES = ("block_index", "block_index_codec", "block_index_real", "gradient_e
 class Findings:
     """Over all cases.
 
-    scores: by name, such as "psnr" and, under a further preset, "psnr ctpa700". By "right", "wrong" and "null", of
-    those there are: lungs: correlation of drawn with real lung volumes. projection: how alike projected CTs are to
-    their cases' X-rays. found: share of the CTs to which no other patient's X-ray is more alike. textures: means, see
+    scores: by name, such as "psnr" and, under a further preset, "psnr ctpa700"; none without real CTs. By "right",
+    "wrong" and "null", of those there are: lungs: correlation of drawn with real lung volumes. projection: how alike
+    projected CTs are to their cases' X-rays, also "right_minus_wrong"; projection_error: their difference from X-rays
+    that are projections. found: share of the CTs to which no other patient's X-ray is more alike. textures: means, see
     `evaluation.seams`. anatomy: of "right" and "codec", see `over_cases`; vessels: of these and "real", means.
     copies: of training patients, by how CTs are looked at. uncertainty: of the spread of draws, see
     `evaluation.uncertainty.over_cases`. distributions: by the networks whose features were compared.
@@ -36,6 +38,7 @@ class Findings:
     projection: dict[str, Estimate]
     found: dict[str, Estimate]
     textures: dict[str, float]
+    projection_error: dict[str, Estimate] = field(default_factory=dict)
     anatomy: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
     vessels: dict[str, dict[str, float]] = field(default_factory=dict)
     copies: dict[str, Copying] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class Findings:
             numbers: of each case, with "lung_ml_real" and textures. patients: of each. seed: of the bootstrap.
         """
         scores = {}
-        for index, first in enumerate(cases[0][0]["scores"]):
+        for index, first in enumerate(cases[0][0].get("scores", ())):
             label = f" {first['preset']}" if index else ""
             for score in _SCORES:
                 values = {name: [_mean(case, name, index, score) for case in cases] for name in _names(cases)}
@@ -65,22 +68,20 @@ class Findings:
                 (volume["lung_ml"], own["lung_ml_real"], patient)
                 for case, own, patient in zip(cases, numbers, patients, strict=True)
                 for volume in case
-                if volume["of"] == name and np.isfinite([volume["lung_ml"], own["lung_ml_real"]]).all()
+                if volume["of"] == name and "lung_ml" in volume
+                if np.isfinite([volume["lung_ml"], own["lung_ml_real"]]).all()
             ]
             if pairs:
                 drawn, real, owners = zip(*pairs, strict=True)
                 lungs[name] = correlation(drawn, real, owners, seed)
-        projection, found = {}, {}
-        for name in lungs:
-            shown = [
-                (volume["projection"], float(volume["rank"] == 1), patient)
-                for case, patient in zip(cases, patients, strict=True)
-                for volume in case
-                if volume["of"] == name and "rank" in volume
-            ]
-            if shown:
-                alike, first, owners = zip(*shown, strict=True)
-                projection[name], found[name] = mean_of(alike, owners, seed), mean_of(first, owners, seed)
+        shown: dict[str, dict[str, Estimate]] = {"projection": {}, "rank": {}, "projection_mae": {}}
+        for name, (key, means) in product(("right", "wrong", "null"), shown.items()):
+            values, owners = _all_of(cases, patients, name, key)
+            if values:
+                means[name] = mean_of(np.equal(values, 1) if key == "rank" else values, owners, seed)
+        if "wrong" in shown["projection"]:
+            apart = [_of(case, "right", "projection") - _of(case, "wrong", "projection") for case in cases]
+            shown["projection"]["right_minus_wrong"] = mean_of(apart, patients, seed)
         known = [name for name in _TEXTURES if all(name in own for own in numbers)]
         textures = {name: float(np.mean([own[name] for own in numbers])) for name in known}
         anatomy, vessels = {}, {}
@@ -94,10 +95,13 @@ class Findings:
                 anatomy[name] = over_cases(regions, patients, seed)
         spreads = [volume["uncertainty"] for case in cases for volume in case if "uncertainty" in volume]
         spread = calibrated(spreads, patients, seed) if spreads else {}
-        return cls(scores, lungs, projection, found, textures, anatomy, vessels, uncertainty=spread)
+        projection, found, error = shown.values()
+        return cls(scores, lungs, projection, found, textures, error, anatomy, vessels, uncertainty=spread)
 
     @property
     def verdict(self) -> list[str]:
+        if "psnr" not in self.scores:
+            return shown_xrays(self.projection.get("right_minus_wrong"), self.found.get("right"))
         said = verdict(self.scores["psnr"])
         said += sharpness(self.textures["gradient_energy"]) if said else []
         return [*said, *([words(self.copies)] if self.copies else [])]
@@ -114,9 +118,13 @@ class Findings:
                     found |= _with_interval(f"right_minus_{who}", by)
         for who, by in self.lungs.items():
             found |= _with_interval("lung_volume_correlation" + ("" if who == "right" else f"_{who}"), by)
-        for who in self.found:
-            found |= _with_interval(f"projection_{who}", self.projection[who])
-            found |= _with_interval(f"own_xray_found_{who}", self.found[who])
+        for name, means in (
+            ("projection", self.projection),
+            ("projection_mae", self.projection_error),
+            ("own_xray_found", self.found),
+        ):
+            for who, by in means.items():
+                found |= _with_interval(f"{name}_{who}", by)
         for who, regions in self.anatomy.items():
             for region, by_name in regions.items():
                 for key in (key for key in OVER_CASES if key in by_name):
@@ -141,6 +149,17 @@ def _names(cases: Sequence[Volumes]) -> list[str]:
         for name in ("right", *CONTROLS, "codec")
         if all(any(volume["of"] == name for volume in case) for case in cases)
     ]
+
+
+def _all_of(cases: Sequence[Volumes], patients: Sequence[str], name: str, key: str) -> tuple[list[float], list[str]]:
+    """Of all that was compared under a name and has a number: that number, and the patient."""
+    both = zip(cases, patients, strict=True)
+    rows = [(volume[key], who) for case, who in both for volume in case if volume["of"] == name and key in volume]
+    return [value for value, _ in rows], [who for _, who in rows]
+
+
+def _of(case: Volumes, name: str, key: str) -> float:
+    return float(np.mean([volume[key] for volume in case if volume["of"] == name]))
 
 
 def _mean(case: Volumes, name: str, index: int, score: str) -> float:

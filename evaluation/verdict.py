@@ -14,14 +14,14 @@ class _Words:
     worse: str
     level: str
 
-    def sentence(self, by: Estimate) -> str:
+    def sentence(self, by: Estimate, unit: str = " dB") -> str:
         if by.low is None or by.high is None:
             said = self.unknown
         elif by.low > 0:
             said = self.better
         else:
             said = self.worse if by.high < 0 else self.level
-        return said.format(_decibel(by))
+        return said.format(_amount(by, unit))
 
 
 _BLURRED = 0.7  # of the real CTs' gradients
@@ -54,6 +54,14 @@ _WORDS = {
 }
 
 
+_SHOWN = _Words(
+    "Too few patients to say whether what is drawn shows its X-ray: {}.",
+    "What is drawn shows its X-ray: projected, it is more like it than a CT drawn from another patient's, by {}.",
+    "What is drawn shows its X-ray less than a CT drawn from another patient's does: {}.",
+    "What is drawn does not show its X-ray: a CT drawn from another patient's is as like it, within the interval: {}.",
+)
+
+
 def verdict(psnr: ControlScores) -> list[str]:
     """A sentence for each control: does the model beat it?"""
     return [words.sentence(psnr.differences[name]) for name, words in _WORDS.items() if name in psnr.differences]
@@ -66,7 +74,16 @@ def sharpness(gradient_energy: float) -> list[str]:
     return [f"What it draws is blurred: gradients are {gradient_energy:.0%} of the real CTs', which PSNR rewards."]
 
 
-def _decibel(by: Estimate) -> str:
+def shown_xrays(apart: Estimate | None, found: Estimate | None) -> list[str]:
+    """Without CTs: is what is drawn, projected, like its X-ray?
+
+    apart: likeness with the own X-ray minus that with another's. found: share of CTs that show their own best.
+    """
+    said = [] if apart is None else [_SHOWN.sentence(apart, "")]
+    return said + ([f"{found.value:.0%} of the drawn CTs show their own X-ray better than any other."] if found else [])
+
+
+def _amount(by: Estimate, unit: str) -> str:
     if by.low is None:
-        return f"{by.value:.2f} dB, of fewer than {FEWEST_FOR_INTERVAL} patients"
-    return f"{by.value:.2f} dB (95 % interval {by.low:.2f} to {by.high:.2f})"
+        return f"{by.value:.2f}{unit}, of fewer than {FEWEST_FOR_INTERVAL} patients"
+    return f"{by.value:.2f}{unit} (95 % interval {by.low:.2f} to {by.high:.2f})"

@@ -41,14 +41,15 @@ def facts(cfg: DictConfig) -> dict[str, Any]:
     versions with the commit, files of code that git does not know.
     """
     store = cfg.dataset.store if "dataset" in cfg else None
-    manifest = Path(store) / MANIFEST if store is not None else None
+    manifest = Path(store or "") / MANIFEST
+    known = store is not None and manifest.is_file()  # a folder of X-rays alone has none
     return {
         "command": shlex.join(sys.argv),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": cfg.seed,
         "processes": rank_and_world()[1],
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "manifest_sha256": None if manifest is None else hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest() if known else None,
         "versions": versions(),
         "new_files": changes()[1],
     }

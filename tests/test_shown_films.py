@@ -1,5 +1,7 @@
 """A CT projected beside X-rays: its own is found among others, whatever their contrast, and a wrong CT's is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -56,3 +58,13 @@ def test_fine_voxels_are_thinned_about_the_same_middle(chests, films):
     fine = np.repeat(np.repeat(np.repeat(chests[0], 9, 0), 9, 1), 9, 2)
     coarse = shown.compare(chests[0], SPACING, case, [])["projection"]
     assert shown.compare(fine, (1.0, 1.0, 1.0), case, [])["projection"] == pytest.approx(coarse, abs=0.02)
+
+
+def test_of_a_projection_the_own_cts_error_is_least(chests, films):
+    cases = [replace(stored_case(name), xray_synthetic=True) for name in films]
+    shown = ShownFilms(lambda case: films[case.patient_id])
+    errors = [shown.compare(hu, SPACING, cases[1], [])["projection_mae"] for hu in chests]
+    assert errors[1] < min(errors[:1] + errors[2:]) / 2
+    assert errors[1] < 0.02  # the film has another contrast, which gain and offset do not undo
+    assert 0 < shown.compare(np.full(SHAPE, -1000, np.int16), SPACING, cases[1], [])["projection_mae"] < 1
+    assert "projection_mae" not in shown.compare(chests[0], SPACING, stored_case("0"), [])

@@ -19,6 +19,9 @@ _NUMBERS = {
     " where it joins them. A dash where the field of view cuts them so that they cannot be measured.",
     "projection": "The drawn CT is projected by the camera of the case's X-ray: correlation of the gradients of both,"
     " local contrast evened out, -1 to 1.",
+    "projection_mae": "Mean absolute difference of X-ray and projection, gain and offset fitted, in shares of the grey"
+    " scale; of X-rays that are projections themselves.",
+    "rank": "1 where no other X-ray is more like its projection of this CT than the own one, 2 where one is, ...",
     "own_xray_found": "Share of drawn CTs that show their own X-ray better than those of up to 50 other patients, each"
     " projected by its own camera.",
     "block_index": "Mean |gradient| across planes between latent voxels (every fourth) over that across other planes,"

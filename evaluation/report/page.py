@@ -64,11 +64,12 @@ def report_html(
     drawn = (
         ("lung volume correlation", "lung_volume_correlation", found["lungs"]),
         ("likeness of the projection", "projection", found["projection"]),
+        ("error of the projection", "projection_mae", found.get("projection_error", {})),
         ("own X-ray found", "own_xray_found", found["found"]),
     )
     best = sorted((name for name in names if cases[name].get("psnr") is not None), key=lambda n: -cases[n]["psnr"])
     others = {key: value for key, value in metrics.items() if key not in _SHOWN_ABOVE}
-    known = {"scores", "lungs", "projection", "found", "textures", "anatomy", "vessels"}
+    known = {"scores", "lungs", "projection", "projection_error", "found", "textures", "anatomy", "vessels"}
     others |= {key: value for key, value in found.items() if key not in known}
     return html_page(
         Path(__file__).with_name("report.html.j2"),
@@ -78,7 +79,9 @@ def report_html(
         scores_head=[*("right X-ray" if who == "right" else _CONTROLS.get(who, who) for who in means)]
         + [f"right - {_CONTROLS[who].partition(' X-ray')[0]}" for who in differences],
         scores=[_scores(name, scores, means, differences) for name, scores in found["scores"].items()],
-        drawn=[[name, label, *(show(by.get(who)) for who in ("right", "wrong", "null"))] for label, name, by in drawn],
+        drawn=[
+            [name, label, *(show(by.get(who)) for who in ("right", "wrong", "null"))] for label, name, by in drawn if by
+        ],
         regions_head=OVER_CASES,
         regions=[
             [region if who == "right" else f"{region}, {who}", *(show(by.get(key)) for key in OVER_CASES)]
@@ -138,7 +141,9 @@ class _Explained(dict[str, str]):
 
     def __init__(self, metrics: Json) -> None:
         super().__init__()
-        first: Sequence[Json] = next((volumes[0]["scores"] for volumes in metrics["scores"].values() if volumes), [])
+        first: Sequence[Json] = next(
+            (volumes[0].get("scores", ()) for volumes in metrics["scores"].values() if volumes), ()
+        )
         self._presets = {("" if i == 0 else score["preset"]): score for i, score in enumerate(first)}
         self._own = metrics.get("definitions")
 
