@@ -76,9 +76,9 @@ class Findings:
                 lungs[name] = correlation(drawn, real, owners, seed)
         shown: dict[str, dict[str, Estimate]] = {"projection": {}, "rank": {}, "projection_mae": {}}
         for name, (key, means) in product(("right", "wrong", "null"), shown.items()):
-            values, owners = _all_of(cases, patients, name, key)
-            if values:
-                means[name] = mean_of(np.equal(values, 1) if key == "rank" else values, owners, seed)
+            told, whose = _all_of(cases, patients, name, key)
+            if told:
+                means[name] = mean_of([float(rank == 1) for rank in told] if key == "rank" else told, whose, seed)
         if "wrong" in shown["projection"]:
             apart = [_of(case, "right", "projection") - _of(case, "wrong", "projection") for case in cases]
             shown["projection"]["right_minus_wrong"] = mean_of(apart, patients, seed)

@@ -88,7 +88,7 @@ class FilmsAlone:
         write_ct(self._volume(film), drawn, place.affine, place.axes, description=NOTICE)
         shape = place.grid.shape
         preview(look.xray[0].numpy(), planes_at(box_of(drawn), shape), shape, place.grid.spacing, self._picture(film))
-        volumes = [{"of": "right", "xray": film.name} | self._shown(film, drawn)]
+        volumes: list[dict[str, Any]] = [{"of": "right", "xray": film.name} | self._shown(film, drawn)]
         volumes += self._controls(film, look)
         numbers: dict[str, float] = {}
         for volume in volumes:  # of several wrong X-rays the first
