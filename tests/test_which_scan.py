@@ -27,7 +27,9 @@ def test_projections_beside_the_scan_are_passed_over(tmp_path):
         assert "14 in projections" in told(volume)
 
 
-@pytest.mark.parametrize("kind", [MIP, ["DERIVED", "PRIMARY", "VOLUME", "MIN_IP"], ["DERIVED", "SECONDARY", "VOLREN"]])
+@pytest.mark.parametrize(
+    "kind", [MIP, ["DERIVED", "PRIMARY", "VOLUME", "MIN_IP"], ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5_MIP"]]
+)
 def test_projections_alone_or_by_name_are_told(tmp_path, kind):
     save(tmp_path, items(ImageType=kind))
     for wanted in (None, "3"):
@@ -113,3 +115,10 @@ def test_an_enhanced_copy_beside_the_slices_is_another_volume(tmp_path):
     with pytest.raises(BadFileError, match="series 3-1: 14 slices.*series 3-2: 14 slices"):
         read_ct(tmp_path)
     assert_is_the_scan(read_ct(tmp_path, Reading(series="3-1")))
+
+
+@pytest.mark.parametrize(
+    "kind", [["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"], ["DERIVED", "SECONDARY", "RECIPE"], []]
+)
+def test_other_image_types_are_no_projections(tmp_path, kind):
+    assert read_ct(save(tmp_path, items(ImageType=kind))).notes == ()

@@ -18,7 +18,8 @@ MIN_SLICES = 10  # fewer make no chest volume: scouts, bolus tracking
 _SAME_MM = 0.01
 _PARALLEL = 0.99
 _PROJECTION = re.compile(  # image types of what several slices, or a view of the whole, were made into
-    r"\b(m(ax|in)?[ _]?ip|projection image|volren|vrt|ssd|(volume|surface)[ _]render\w*)\b", re.IGNORECASE
+    r"(?<![a-z])(m(ax|in)?[ _]?ip|projection image|volren|vrt|ssd|(volume|surface)[ _]render(ing|ed)?)(?![a-z])",
+    re.IGNORECASE,
 )
 _SCANNED_RULE = "a CT's slices are no projections of others"
 _PATIENT_RULE = "a CT is one patient's"
