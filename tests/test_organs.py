@@ -4,6 +4,8 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from common.organs import averaged, lung_mask, lung_volume_ml, lungs_centre_mm, pockets_of
+from evaluation.controls import correlation
+from evaluation.summary import Findings
 
 
 def chest(left_edge):
@@ -51,6 +53,17 @@ def test_lungs_that_the_field_of_view_cuts_wide_open_cannot_be_measured():
     assert np.isnan(lung_volume_ml(inner, (2.0, 2.0, 2.0)))
     assert np.isnan(lung_volume_ml(inner[:, :, :12], (2.0, 2.0, 2.0)))
     assert lung_volume_ml(hu, (2.0, 2.0, 2.0)) > 0
+
+
+@pytest.mark.parametrize("lost", ["drawn", "real"])
+def test_lungs_that_cannot_be_measured_enter_no_correlation(lost):
+    volumes = {"drawn": [4000.0, 5000.0, 4500.0, 6000.0], "real": [4200.0, 4900.0, 4700.0, 5500.0]}
+    expected = correlation(volumes["drawn"][:3], volumes["real"][:3], ["a", "b", "c"])
+    volumes[lost][3] = np.nan
+    score = {"preset": "hu", "psnr": 20.0, "ssim": 0.5, "hu_mae": 50.0}
+    cases = [[{"of": "right", "lung_ml": drawn, "scores": [score]}] for drawn in volumes["drawn"]]
+    found = Findings.of(cases, [{"lung_ml_real": real} for real in volumes["real"]], ["a", "b", "c", "d"], seed=0)
+    assert found.lungs["right"] == expected
 
 
 def test_the_centre_of_the_lungs_counts_from_the_volumes():
