@@ -83,6 +83,16 @@ def test_values_that_mean_nothing(wrong, workshop, elsewhere, refused):
     assert wrong.partition("=")[2] in message
 
 
+@pytest.mark.parametrize("more", [["check=true"], []], ids=["checked", "trained"])
+@pytest.mark.parametrize("taken", ["~module.lr_schedule.final", "~module.lr_schedule.warmup_steps"])
+@pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
+def test_a_part_of_the_optimization_that_lacks_a_setting(stage, taken, more, workshop, elsewhere, refused):
+    script = {"vqgan": train_vqgan_patches_4gpu, "ddpm": train_ddpm_patches_4gpu}[stage]
+    message = refused(script, *getattr(workshop, stage), taken, *more)
+    assert taken in message
+    assert repr(taken.rpartition(".")[2]) in message
+
+
 def test_more_processes_than_gpus(workshop, elsewhere, refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("NGPU", "4")

@@ -49,6 +49,7 @@ def run(cfg: DictConfig, build: Build) -> None:
         log.info("settings and checkpoints are in order; %s", reason)
         return
     check_loaders(data)
+    try_optimizer(module)
     if cfg.check:
         rehearse(cfg, module, data)
         return
@@ -122,10 +123,21 @@ def rehearse(cfg: DictConfig, module: Any, data: PatchDataModule) -> None:
     """Make what a training makes at its start, so that mistakes show; nothing is trained or written."""
     check_free(cfg)
     _trainer(cfg)
-    module.make_lr_schedule(module.make_optimizer(module.parameters()), math.inf)
     for dataset in (data.train, data.val):
         dataset[0]
     log.info("settings, files and checkpoints are in order")
+
+
+def try_optimizer(module: Any) -> None:
+    """InstantiationException where a setting was taken out that optimizer or schedule, made last of all, cannot do
+    without.
+    """
+    try:
+        optimizer = module.make_optimizer(module.parameters())
+        if module.make_lr_schedule is not None:
+            module.make_lr_schedule(optimizer, math.inf)
+    except TypeError as error:
+        raise InstantiationException(str(error)) from None
 
 
 def fit(cfg: DictConfig, module: pl.LightningModule, data: PatchDataModule, resume_from: str | None) -> None:
