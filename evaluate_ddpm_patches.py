@@ -38,7 +38,7 @@ from pipeline.sampling.looks import Looking, Looks
 from pipeline.sampling.masks import MaskFolder, add_masks
 from pipeline.sampling.mean_ct import mean_training_ct
 from pipeline.sampling.pairs import drawn_pair
-from pipeline.sampling.progress import with_progress
+from pipeline.sampling.progress import compare_all
 from pipeline.sampling.shown_volumes import embed_volumes
 from pipeline.sampling.spread import compare_spread, kept_with
 from pipeline.settings import plain
@@ -82,8 +82,7 @@ def main(cfg: DictConfig) -> None:
         evaluation = Evaluation(
             model, store, plan, cfg.seed, cfg.num_samples, median, presets, against, cfg.anatomy, folder
         )
-        _compare_all(evaluation, cases[team.rank :: team.size], team)
-        team.wait()
+        compare_all(evaluation, cases, "evaluating", "case", team)
         copies = check_copies(evaluation, cases, looking, looks, team) if looking else {}
         of = {case.name: case for case in cases}
         spread = compare_spread(
@@ -141,17 +140,6 @@ def _against(
     mean = mean_training_ct(store, model.hu_window, cfg.common_grid, Path(cfg.run_dir), team)
     lookup = most_similar(cases, store.split("train"), looks) if looks else None
     return Against(wrong, others, null, mean, lookup)
-
-
-def _compare_all(evaluation: Evaluation, cases: Sequence[StoredCase], team: Team) -> None:
-    todo = []
-    for case in cases:
-        if evaluation.compared(case):
-            log.info("%s: evaluated before the interruption", case.name)
-        else:
-            todo.append(case)
-    for case in with_progress(todo, "evaluating", "case", team):
-        evaluation.compare(case)
 
 
 def _told(cases: Sequence[StoredCase]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from pipeline.sampling.ct_sampler import CTSampler, plan_of
 from pipeline.sampling.evaluated_cases import Evaluation
 from pipeline.sampling.files import prepare_folder
 from pipeline.sampling.looks import seen_in_xray
-from pipeline.sampling.progress import with_progress
+from pipeline.sampling.progress import compare_all
 from pipeline.sampling.task import check_classes, drawn_on_grid, labels_of, real_on_grid
 from pipeline.settings import plain
 from pipeline.training.data import open_store
@@ -62,10 +62,7 @@ def main(cfg: DictConfig) -> None:
     with joined(model.generator.device, model.hashes) as team:
         if team.rank == 0:
             record_run(cfg, folder)
-        todo = [case for case in cases[team.rank :: team.size] if evaluation.compared(case) is None]
-        for case in with_progress(todo, "drawing", "CT", team):
-            evaluation.compare(case)
-        team.wait()
+        compare_all(evaluation, cases, "drawing", "CT", team)
     if team.rank == 0:
         _judge(evaluation, training, cases, labels, cfg)
 

@@ -31,7 +31,7 @@ from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.drawing import plan_facts
 from pipeline.sampling.evaluated_cases import Compared
 from pipeline.sampling.files import file_hash, jobs, prepare_folder
-from pipeline.sampling.progress import with_progress
+from pipeline.sampling.progress import compare_all
 from pipeline.sampling.several import draw_several
 from pipeline.sampling.shown_films import ShownFilms
 from pipeline.settings import plain
@@ -183,10 +183,7 @@ def evaluate_films(cfg: DictConfig, plan: SamplingPlan) -> None:
     with joined(model.generator.device, model.hashes) as team:
         if team.rank == 0:
             record_run(cfg, folder)
-        todo = [film for film in films[team.rank :: team.size] if alone.compared(film) is None]
-        for film in with_progress(todo, "evaluating", "X-ray", team):
-            alone.compare(film)
-        team.wait()
+        compare_all(alone, films, "evaluating", "X-ray", team)
     if team.rank > 0:
         return
     compared = [alone.found(film) for film in films]

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -27,3 +27,24 @@ def with_progress(items: Sequence[Item], what: str, unit: str, team: Team) -> It
         if now - said >= _EVERY_S or done == len(items):
             left, said = (now - started) / done * (len(items) - done), now
             log.info("%s: %d of %d, %s left", what, done, len(items), tqdm.format_interval(left))
+
+
+class Comparing(Protocol):
+    """What compares cases, each with a name, and finds again what it has compared."""
+
+    def compared(self, case: Any, /) -> Any | None: ...
+
+    def compare(self, case: Any, /) -> None: ...
+
+
+def compare_all(comparing: Comparing, cases: Sequence[Any], what: str, unit: str, team: Team) -> None:
+    """Each process compares its share of the cases that are not done yet; all wait for one another at the end."""
+    todo = []
+    for case in cases[team.rank :: team.size]:
+        if comparing.compared(case):
+            log.info("%s: evaluated before the interruption", case.name)
+        else:
+            todo.append(case)
+    for case in with_progress(todo, what, unit, team):
+        comparing.compare(case)
+    team.wait()
