@@ -10,16 +10,18 @@ from tqdm import tqdm
 
 from common.collectives import Team
 from common.errors import UserError
+from common.geometry import STEP
 from common.organs import lung_volume_ml
 from dataset.store.store import StoredCase, VolumeStore
 from ddpm.diffusion import Regression
+from ddpm.generator import VolumeGenerator
 from ddpm.plan import Grid, SamplingPlan, XrayInput
 from ddpm.samplers import MEAN
 from evaluation.common_grid import CommonGrid
 from evaluation.controls import wrong_xrays
 from evaluation.mean_volume import MeanVolume
 from evaluation.metrics import psnr, ssim
-from evaluation.seams import block_index, gradient_energy, plane_gradients
+from evaluation.seams import block_index, gradient_energy, plane_gradients, seam_index, window_planes
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.mean_ct import mean_training_ct
 
@@ -38,6 +40,12 @@ def spread(draws: np.ndarray, real: np.ndarray) -> float | None:
 def histogram_distance(drawn: np.ndarray, real: np.ndarray) -> float:
     """By how many HU a voxel must change on average for both volumes to have one histogram (Wasserstein, order 1)."""
     return float(np.abs(np.sort(drawn, axis=None) - np.sort(real, axis=None)).mean())
+
+
+def window_faces(generator: VolumeGenerator, grid: Grid) -> list[list[int]]:
+    """Where windows begin or end inside a CT, in voxels of each axis."""
+    sizes = generator.latent_shape(grid), generator.window, generator.stride
+    return [[STEP * plane for plane in window_planes(*axis)] for axis in zip(*sizes, strict=True)]
 
 
 class Judge:
@@ -78,6 +86,7 @@ class Judge:
             volumes["null"] = self._draw(replace(look, dropped=True), grid, unseen, seed, self.draws).mean(0)
         if self.model.generator.diffusion.prediction != "noise":
             volumes["expected"] = self._draw(look, grid, replace(self.plan, sampler=MEAN), seed, 1)[0]
+        volumes["whole"] = self._draw(look, grid, replace(self.plan, mode="whole"), seed, self.draws).mean(0)
         volumes |= _offered(self.mean, grid)
         slopes, own = plane_gradients(right[0], window), plane_gradients(real, window)
         return {f"psnr_{name}": psnr(hu, real, window) for name, hu in volumes.items()} | {
@@ -86,11 +95,15 @@ class Judge:
             "gradient_energy": gradient_energy(slopes, own),
             "hu_histogram": histogram_distance(right[0], real),
             "block_index": block_index(slopes),
+            "seam_index": self._seams(right[0], grid) / self._seams(real, grid),
             "lung_ml": lung_volume_ml(volumes["right"], grid.spacing),
             "lung_ml_real": lung_volume_ml(real, grid.spacing),
             "spread": spread(right, real),
             "evaluations": self.draws * self._evaluations(look, grid),
         }
+
+    def _seams(self, hu: np.ndarray, grid: Grid) -> float:
+        return seam_index(hu, window_faces(self.model.generator, grid), STEP)
 
     def _evaluations(self, look: XrayInput, grid: Grid) -> int:
         """Of windows, for one draw."""

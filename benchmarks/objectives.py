@@ -7,14 +7,15 @@ that is done is not done again.
 
 A row is an objective, after a hyphen how the latents are scaled (see OBJECTIVES and SCALES): v, v-common, jlt-floor.
 context is v whose windows see the noisy latent around them; adamw is v, trained by that
-optimizer in place of the demo's.
+optimizer in place of the demo's; whole is v, trained on whole latents in the last quarter of its steps.
 Options: rows=, seeds= (of the training), block=clean or film (experiment=demo_film), channels= (of the codec),
 steps_per_row= or else minutes_per_row= (their speeds are measured first), cases= and draws= (per X-ray), device=, out=.
 Other settings go to run_demo.py, e.g. vqgan.quantizer=vq ddpm.model.dim=64. `out` gets BLOCK_CHANNELSch/rows/, one JSON
 file a row and seed, and table.md, results.json and plot.svg of all that are done; the last line is that JSON.
 
 psnr_*: dB of the mean of the draws with the right, another's and no X-ray, of one draw (single), of sampler=mean
-(expected) and of the mean training CT. gradient_energy, hu_histogram, block_index: of one draw, against the real CT's.
+(expected), of the mean of the draws in mode=whole and of the mean training CT. gradient_energy, hu_histogram,
+block_index, seam_index (at the windows' faces): of one draw, against the real CT's.
 spread: of the draws, 1 where they are as uncertain as they should be. minus_v: psnr_right less that of row v, patient
 by patient. evaluations: of one window of the network, for all draws. *_95: intervals over patients.
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_demo
@@ -35,7 +37,7 @@ from benchmarks.command import benchmark
 from benchmarks.conditioning import BLOCKS, TRAINING, steps_for, table
 from benchmarks.decoded import Judge, found_of
 from benchmarks.demo_model import stages
-from benchmarks.measure import stamp
+from benchmarks.measure import run, stamp
 from benchmarks.scatter import scatter
 from common.atomic import write_text
 from common.errors import UserError
@@ -65,10 +67,14 @@ ROWS: Mapping[str, Sequence[str]] = {
     f"{objective}{scale and '-'}{scale}": [*OBJECTIVES[objective], *SCALES[scale]]
     for objective in OBJECTIVES
     for scale in SCALES
-} | {"context": ["model.global_context=true"], "adamw": ["optimizer=adamw", "model.train_lr=0.002"]}
+} | {"context": ["model.global_context=true"], "adamw": ["optimizer=adamw", "model.train_lr=0.002"], "whole": []}
+WHOLE = ("model.use_patches=false", "model.patches_per_volume=1", "model.val_patches_per_volume=1")
+LAST: Mapping[str, Sequence[str]] = {  # of the last quarter of a row's steps; of the demo two volumes are 8 patches
+    "whole": [*WHOLE, "model.batch_size=2", "model.train_lr=0.003", "model.warmup_steps=20"],
+}
 MEANS: Sequence[str] = (
-    *(f"psnr_{name}" for name in ("right", "wrong", "null", "mean_volume", "single", "expected")),
-    *("ssim_right", "gradient_energy", "hu_histogram", "block_index", "spread", "evaluations"),
+    *(f"psnr_{name}" for name in ("right", "wrong", "null", "mean_volume", "single", "expected", "whole")),
+    *("ssim_right", "gradient_energy", "hu_histogram", "block_index", "seam_index", "spread", "evaluations"),
 )
 
 log = logging.getLogger(__name__)
@@ -87,24 +93,33 @@ class Laboratory:
     def stages(self, name: str) -> dict[str, run_demo.Stage]:
         return stages([f"dir={self.folder}", *self.words, f"variant={name}"])
 
-    def prepare(self) -> None:
+    def prepare(self, rows: Sequence[str]) -> None:
         """Run what comes before stage 2, unless that is done; one process does it, others wait."""
         made = self.stages("any")
         before = [made[script] for script in list(made)[: list(made).index(TRAINING)]]
         with exclusive(self.folder / ".lock"):
             run_demo.run_all(before, self.folder / "stages", PeakMemory())
+            if not LAST.keys().isdisjoint(rows):
+                run("encode_latents.py", [*before[-1].command[1:], "overwrite=false", *WHOLE, self._whole_latents])
 
-    def training(self, row: str, seed: int) -> list[str]:
+    @property
+    def _whole_latents(self) -> str:
+        """The setting that names the folder of latents which are all as large as the largest."""
+        return f"dataset.latents_dir={self.folder}/whole_latents"
+
+    def training(self, row: str, seed: int, part: str = "") -> list[str]:
         """Settings of train_ddpm_patches_4gpu.py."""
-        words = self.stages(f"{row}_s{seed}")[TRAINING].command[1:]
+        words = self.stages(f"{row}{part}_s{seed}")[TRAINING].command[1:]
         on_cpu = ["trainer.accelerator=cpu"] if self.device == "cpu" else []
         return [*words, *ROWS[row], f"seed={seed}", *on_cpu]
 
     def train(self, row: str, seed: int, steps: int) -> dict[str, Any]:
-        """Train a row; its steps, seconds and speed."""
-        words = [*self.training(row, seed), f"model.max_steps={steps}", "model.max_epochs=-1"]
-        cfg, started = composed("train_ddpm", words), time.monotonic()
-        training_run.run(cfg, build_ddpm)
+        """Train a row; its steps, seconds and speed, of its last part if it has two."""
+        words, last, started = self.training(row, seed), LAST.get(row), time.monotonic()
+        if last is not None:
+            first = _fit(self.training(row, seed, "_first"), steps - steps // 4)
+            words += [*last, self._whole_latents, f"init_from={first.checkpoint_dir}/last.ckpt"]
+        cfg = _fit(words, steps if last is None else steps // 4)
         seconds = round(time.monotonic() - started, 1)
         return {"steps": steps, "seconds": seconds, "steps_per_s": steps_per_second(cfg.run_dir, cfg.model.batch_size)}
 
@@ -114,6 +129,13 @@ class Laboratory:
         model, store = CTSampler(settings.ckpt, device=self.device), VolumeStore(settings.dataset.store)
         judge = Judge(model, store, plan_of(settings), draws, settings.common_grid, self.folder)
         return judge.cases(cases, settings.seed)
+
+
+def _fit(words: Sequence[str], steps: int) -> DictConfig:
+    """Train; the settings of the training."""
+    cfg = composed("train_ddpm", [*words, f"model.max_steps={steps}", "model.max_epochs=-1"])
+    training_run.run(cfg, build_ddpm)
+    return cfg
 
 
 def steps_per_second(run_dir: str, batch_size: int) -> float:
@@ -196,7 +218,7 @@ def main(
     folder = Path(out).absolute() / f"{block}_{channels}ch"
     words = [f"experiment={BLOCKS[block]}", f"vqgan.model.embedding_dim={channels}", *overrides]
     laboratory = Laboratory(folder, words, device)
-    laboratory.prepare()
+    laboratory.prepare(rows)
     for seed in seeds:
         for row in rows:
             path, settings = folder / "rows" / f"{row}_s{seed}.json", laboratory.training(row, seed)

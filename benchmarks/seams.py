@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from benchmarks import gaussian_field
 from benchmarks.command import benchmark
+from benchmarks.decoded import window_faces
 from benchmarks.demo_model import Demo, HeldOut
 from common.errors import UserError
 from common.geometry import STEP
 from dataset.intensity import hu_to_unit
 from ddpm.plan import SamplingPlan
-from evaluation.seams import overlap_variance, seam_index, times_covered, window_planes
+from evaluation.seams import overlap_variance, seam_index, times_covered
 from pipeline.sampling.ct_sampler import CTSampler
 
 MODES = ("independent", "fused", "whole")
@@ -34,9 +35,8 @@ class Windows:
 
     def __init__(self, sampler: CTSampler, case: HeldOut) -> None:
         generator = sampler.generator
-        sizes = generator.latent_shape(case.grid), generator.window, generator.stride
-        self.planes = [[STEP * plane for plane in window_planes(*axis)] for axis in zip(*sizes, strict=True)]
-        covered = times_covered(*sizes)
+        self.planes = window_faces(generator, case.grid)
+        covered = times_covered(generator.latent_shape(case.grid), generator.window, generator.stride)
         for axis, size in enumerate(case.grid.shape):
             covered = covered.repeat(STEP, axis).take(range(size), axis)
         self.covered = covered

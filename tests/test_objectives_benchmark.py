@@ -19,13 +19,28 @@ from pipeline.settings import plain
 
 def test_every_row_is_a_training_of_its_own_on_shared_data(tmp_path):
     laboratory = objectives.Laboratory(tmp_path, ["experiment=demo", "vqgan.model.embedding_dim=64"], "cpu")
-    made = {row: composed("train_ddpm", laboratory.training(row, 7)) for row in objectives.ROWS}
+    last = objectives.LAST
+    made = {row: composed("train_ddpm", [*laboratory.training(row, 7), *last.get(row, ())]) for row in objectives.ROWS}
     trained = [json.dumps([plain(cfg.module.diffusion), plain(cfg.model)]) for cfg in made.values()]
     assert len(set(trained)) == len(made)
     for cfg in made.values():
         assert (cfg.seed, cfg.model.diffusion_num_channels, cfg.trainer.accelerator) == (7, 64, "cpu")
         assert cfg.dataset.store == str(tmp_path / "data" / "store")
     assert len({cfg.run_dir for cfg in made.values()}) == len(made)
+
+
+def test_a_row_of_two_parts_goes_on_from_the_weights_of_the_first(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(objectives.training_run, "run", lambda cfg, build: done.append(cfg))
+    monkeypatch.setattr(objectives, "steps_per_second", lambda run_dir, batch_size: 1.0)
+    laboratory = objectives.Laboratory(tmp_path, ["experiment=demo"], "cpu")
+    assert laboratory.train("whole", 7, 100)["steps"] == 100
+    first, last = done
+    assert (first.model.max_steps, last.model.max_steps) == (75, 25)
+    assert (first.model.use_patches, last.model.use_patches) == (True, False)
+    assert last.init_from == f"{first.checkpoint_dir}/last.ckpt"
+    assert str(tmp_path / "ddpm_whole_s7") in last.checkpoint_dir != first.checkpoint_dir
+    assert last.dataset.latents_dir != first.dataset.latents_dir
 
 
 def test_draws_that_scatter_as_far_as_they_err_are_calibrated():
@@ -60,7 +75,14 @@ def test_patients_are_drawn_with_the_right_another_and_no_xray(workshop, tmp_pat
     assert {(own, "mean", 0), (other, "ddim", 1)} <= {(image, sampler, seed) for image, _, sampler, seed in seen}
     assert [case["patient"] for case in cases] == [case.patient_id for case in held_out]
     for case, stored in zip(cases, held_out, strict=True):
-        assert {"psnr_wrong", "psnr_single", "psnr_expected", "psnr_mean_volume"} <= case.keys()
+        assert {
+            "psnr_wrong",
+            "psnr_single",
+            "psnr_expected",
+            "psnr_whole",
+            "psnr_mean_volume",
+            "seam_index",
+        } <= case.keys()
         assert case["evaluations"] % (2 * 2) == 0
         assert case["spread"] > 0
         real = np.clip(store.read_hu(stored, (0, 0, 0), stored.shape), *model.hu_window).astype(float)
@@ -85,7 +107,7 @@ def start(tmp_path, monkeypatch, capsys):
             for i in range(cases)
         ]
 
-    monkeypatch.setattr(objectives.Laboratory, "prepare", lambda self: None)
+    monkeypatch.setattr(objectives.Laboratory, "prepare", lambda self, rows: None)
     monkeypatch.setattr(objectives.Laboratory, "train", train)
     monkeypatch.setattr(objectives.Laboratory, "judge", judge)
 
