@@ -39,8 +39,6 @@ ROWS: Mapping[str, Sequence[str]] = {
     "declared": ["+prepare.dataset.register_films=false"],  # lifted by the cameras that the files tell
     "augmented": AUGMENT,
     "lateral": LATERAL,
-    "patient": ["+ddpm.model.position_origin=patient"],
-    "extent": ["+ddpm.model.volume_extent=true"],
 }
 BLOCKS = {"clean": "demo", "film": "demo_film"}
 SHARED = "data"  # folder of the rows whose data, codec and latents are the same

@@ -41,9 +41,7 @@ class ExactDenoiser(nn.Module):
     def encode_condition(self, *features: Any) -> Tensor:
         return torch.zeros(2, 1)
 
-    def forward(
-        self, x: Tensor, t: Tensor, condition: Tensor, positions: Tensor, spacing: Tensor, extent: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor, positions: Tensor, spacing: Tensor) -> Tensor:
         size = x.shape[-1]
         if size not in self._spectra:
             self._spectra[size] = torch.linalg.eigh(covariance(size))

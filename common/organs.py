@@ -15,8 +15,6 @@ _OPEN = 2.0  # voxels at the sides, as a share of size^(2/3): half a ball has 1.
 _CORE_MM = 10.0  # so deep lies a pocket's core, though at most _CORE_DEPTH voxels; openings of twice that join nothing
 _CORE_DEPTH = 2
 _MEASURED_MM = 2.0
-_LUNG_ENDS = 0.03  # of a lung's largest cross-section: fewer voxels are windpipe or noise
-_CUT_OFF = 0.1  # likewise: so many in an outermost plane, and the lung goes on beyond it
 _SMALLEST_SHARE = 0.1  # of the larger lung; smaller pockets of air are stomach, bowel or airways
 
 
@@ -67,24 +65,6 @@ def lung_volume_ml(hu: np.ndarray, spacing: Sequence[float]) -> float:
     if cut > _SMALLEST_SHARE * mask.sum():
         return float("nan")
     return float(mask.sum() * np.prod(edges) / 1000)
-
-
-def lungs_centre_mm(hu: np.ndarray, spacing: Sequence[float]) -> tuple[float, float, float] | None:
-    """Centre (d, h, w) of the box around both lungs, in mm from the volume's; None where the field of view cuts them.
-
-    A CT at 4 mm is fine enough. What of the windpipe reaches beyond the lungs does not count.
-    """
-    mask, cut = _lungs(hu, spacing)
-    if not mask.any() or cut > _SMALLEST_SHARE * mask.sum():
-        return None
-    middle = []
-    for axis in range(3):
-        planes = mask.sum(tuple({0, 1, 2} - {axis}))
-        if max(planes[0], planes[-1]) > _CUT_OFF * planes.max():
-            return None
-        within = np.flatnonzero(planes > _LUNG_ENDS * planes.max())
-        middle.append(float((within[0] + within[-1] - (len(planes) - 1)) / 2 * spacing[axis]))
-    return middle[0], middle[1], middle[2]
 
 
 def averaged(

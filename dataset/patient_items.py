@@ -46,7 +46,6 @@ class PatientItems:
             "target": torch.tensor([float("nan") if case.target is None else case.target]),
             "spacing": torch.tensor(case.spacing, dtype=torch.float32),
             "volume_shape": torch.tensor(case.shape),
-            "origin": torch.tensor(case.origin_mm or (0.0, 0.0, 0.0)),
             "patient_id": case.name,
         } | {name if name == "cxr" else f"xray_{name}": value for name, value in found.items()}
         return item | self._views(case, number, item) if self.views else item

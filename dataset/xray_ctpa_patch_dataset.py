@@ -57,8 +57,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         xray: float32 (1, 512, 512) in [0, 1].
         xray_camera: float32 (3, 4), patient mm (right–left, front–back, foot–head, from the volume's centre; 1) →
             homogeneous (column, row).
-        spacing: float32 (3,) in mm. volume_shape: int64 (3,), voxels without padding. origin: float32 (3,), the centre
-            of the lungs' box (d, h, w) in mm from the volume's centre; zeros where it is not known.
+        spacing: float32 (3,) in mm. volume_shape: int64 (3,), voxels without padding.
         patient_id: text. sample_key: int64 in [0, 2**32), names this draw. draw: int64, index within the epoch.
 
     Args:

@@ -14,10 +14,8 @@ from common.layers import inverse_rms
 from ddpm.condition import Condition
 from ddpm.position import (
     COORDINATE_CHANNELS,
-    EXTENT_EMBEDDING_DIM,
     PATCH_EMBEDDING_DIM,
     coordinate_channels,
-    extent_embedding,
     patch_embedding,
     token_positions_mm,
     view_token_positions_mm,
@@ -25,7 +23,6 @@ from ddpm.position import (
 from ddpm.protocols import Lifter
 
 CONDITIONS = ("pooled", "tokens", "lifted")
-VOLUME, PATIENT = "volume", "patient"
 
 
 def unit_rms(features: Tensor) -> Tensor:
@@ -57,9 +54,6 @@ class PatchDenoiser(nn.Module):
         global_context: it is given the `wide_view` of the noisy whole latent too, after the noisy latent's channels.
         views: names of further X-rays that it takes, such as "lateral"; any of them may be missing. Each has a lifter
             of its own, and channels of its own for what is lifted: where two see a voxel, both tell.
-        position_origin: what positions and cameras are to count from: the "volume"'s centre, which is where a field of
-            view happened to be, or the "patient", the centre of the lungs' box.
-        volume_extent: it is told how much of the patient the whole volume holds.
     """
 
     def __init__(
@@ -72,13 +66,8 @@ class PatchDenoiser(nn.Module):
         cond: Sequence[str] = CONDITIONS,
         global_context: bool = False,
         views: Sequence[str] = (),
-        position_origin: str = VOLUME,
-        volume_extent: bool = False,
     ) -> None:
         super().__init__()
-        if position_origin not in (VOLUME, PATIENT):
-            raise UserError(f"position_origin is {VOLUME} or {PATIENT}, got {position_origin!r}")
-        self.position_origin, self.volume_extent = position_origin, volume_extent
         unknown = sorted(set(cond) - set(CONDITIONS))
         if unknown:
             raise UserError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
@@ -92,12 +81,11 @@ class PatchDenoiser(nn.Module):
         self.views = nn.ModuleDict(
             {name: FurtherView(pooled_dim, token_dim, deepcopy(self.lifter), cond) for name in views}
         )
-        placed = PATCH_EMBEDDING_DIM + (EXTENT_EMBEDDING_DIM if volume_extent else 0)
         lifted_channels = 0 if self.lifter is None else self.lifter.channels
         self.unet = unet(
             in_channels=self.noisy_channels + COORDINATE_CHANNELS + lifted_channels * (1 + len(views)),
             out_channels=latent_channels,
-            vector_dim=placed + (pooled_dim * (1 + len(views)) if "pooled" in cond else 0),
+            vector_dim=PATCH_EMBEDDING_DIM + (pooled_dim * (1 + len(views)) if "pooled" in cond else 0),
             token_dim=token_dim if "tokens" in cond else None,
             **({"token_axes": 3} if views else {}),
         )
@@ -160,33 +148,20 @@ class PatchDenoiser(nn.Module):
             others.append(seen(view.lifter, dropped | missing, *values))
         return replace(seen(self.lifter, dropped, *frontal), views=tuple(others))
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        positions: Tensor,
-        spacing: Tensor,
-        extent: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, positions: Tensor, spacing: Tensor) -> Tensor:
         """Prediction (B, C, d, h, w) for the noisy latent.
 
         Args:
             x: (B, noisy_channels, d, h, w), noisy latent.
             t: (B,) in [0, 1].
             condition: of B X-rays, or of one for B windows of the same patient.
-            positions: (B, 3, d, h, w), z, y, x of the latent voxels in mm from `position_origin`.
+            positions: (B, 3, d, h, w), z, y, x of the latent voxels in mm from the volume's centre.
             spacing: (B, 3), CT voxel size (d, h, w) in mm.
-            extent: (B, 3), of the whole CT (d, h, w) in mm; with `volume_extent` only.
         """
         batch = len(x)
         if len(condition) not in (1, batch):
             raise ValueError(f"a condition of 1 or {batch} X-rays fits a batch of {batch}, got {len(condition)}")
         inputs, vector = [x, coordinate_channels(positions)], [patch_embedding(positions, spacing)]
-        if self.volume_extent:
-            if extent is None:
-                raise ValueError("a PatchDenoiser with volume_extent needs extent in forward")
-            vector.append(extent_embedding(extent))
         tokens: list[Tensor] = []
         places: list[Tensor] = []
         each: list[PatchDenoiser | FurtherView] = [self, *self._further]

@@ -38,12 +38,11 @@ class Prediction(nn.Module):
         dropped: Tensor,
         positions: Tensor,
         spacing: Tensor,
-        extent: Tensor,
         *views: Tensor,
     ) -> Tensor:
         """Shapes as `PatchDenoiser.encode_condition` and `PatchDenoiser.forward` have them."""
         condition = self.denoiser.encode_condition(pooled, tokens, self.grid, xray, xray_camera, dropped, views)
-        return self.denoiser(x_t, t, condition, positions, spacing, extent)
+        return self.denoiser(x_t, t, condition, positions, spacing)
 
 
 class GraphedPrediction:

@@ -26,7 +26,6 @@ class GuidedDenoiser:
         self.denoiser, self.condition, self.plan, self.device = denoiser, condition, plan, device
         self.spacing = torch.tensor([grid.spacing], device=device)
         self.volume = torch.tensor([grid.shape], device=device)
-        self.origin = torch.tensor(grid.origin, device=device).view(1, 3, 1, 1, 1)
         self._predict = Replayed(self._answer) if device.type == "cuda" else self._answer
         self._guided: bool | None = None if plan.guidance != 1 else False
 
@@ -53,6 +52,6 @@ class GuidedDenoiser:
         """What the network predicts; `rows` of the condition, one for all windows or one for each."""
         n = len(x)
         spacing, volume = self.spacing.expand(n, 3), self.volume.expand(n, 3)
-        places = positions_mm(coords * STEP, spacing, volume, triple(x.shape[2:]), STEP) - self.origin
+        places = positions_mm(coords * STEP, spacing, volume, triple(x.shape[2:]), STEP)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bf16 is True):
-            return self.denoiser(x, t, self.condition[rows], places, spacing, volume * spacing).float()
+            return self.denoiser(x, t, self.condition[rows], places, spacing).float()

@@ -15,13 +15,12 @@ from common.keyed import KeyedRandom
 from common.patches import positions_mm
 from common.wide_view import noise_in_view
 from ddpm.by_noise import LossByNoise
-from ddpm.denoiser import PATIENT, PatchDenoiser
+from ddpm.denoiser import PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
 from ddpm.graph import GraphedPrediction, Prediction
 from ddpm.latent_scale import LatentScale
 from ddpm.perceptual import PerceptualLoss
-from ddpm.position import about_origin
 from ddpm.protocols import Codec, XrayEncoder
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
@@ -176,15 +175,11 @@ class PatchDDPM(pl.LightningModule):
         positions = positions_mm(
             batch["patch_coord"], batch["spacing"], batch["volume_shape"], triple(x0.shape[2:]), STEP
         )
-        if self.denoiser.position_origin == PATIENT:
-            positions = positions - batch["origin"][..., None, None, None]
-        pooled, tokens = self._features(batch)
-        xray = [pooled, tokens, batch["xray"], self._cameras(batch, "xray_camera"), dropped]
+        xray = [*self._features(batch), batch["xray"], batch["xray_camera"], dropped]
         x_t = self.diffusion.add_noise(x0, noise, t)
         if "wide_latent" in batch:
             x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
-        extent = batch["volume_shape"] * batch["spacing"]
-        return [x_t, t, *xray, positions, batch["spacing"], extent, *self._views(batch)], x0, noise
+        return [x_t, t, *xray, positions, batch["spacing"], *self._views(batch)], x0, noise
 
     def _views(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """What `PatchDenoiser.encode_condition` takes of further views, if the network has any."""
@@ -194,14 +189,7 @@ class PatchDDPM(pl.LightningModule):
         if self.training and self.view_dropout:
             keys = (batch["sample_key"] + _VIEW_STREAM) % 2**32
             missing = missing | (KeyedRandom(keys, missing.device).uniform(missing.shape[1]) < self.view_dropout)
-        return [*self._features(batch, "view_"), batch["view_xray"], self._cameras(batch, "view_camera"), missing]
-
-    def _cameras(self, batch: dict[str, Tensor], key: str) -> Tensor:
-        """The batch's cameras, (B, 3, 4) or of views (B, V, 3, 4), for points that count from where positions do."""
-        cameras = batch[key]
-        if self.denoiser.position_origin != PATIENT:
-            return cameras
-        return about_origin(cameras, batch["origin"].view(-1, *[1] * (cameras.ndim - 3), 3))
+        return [*self._features(batch, "view_"), batch["view_xray"], batch["view_camera"], missing]
 
     def _around(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy whole latents as `wide_view` shows them at the patches, and how much of it is latent."""

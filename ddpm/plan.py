@@ -37,8 +37,6 @@ class XrayInput:
     xray: (1, 512, 512) in [0, 1]; cxr: (3, S, S), normalised; camera: (3, 4), patient mm → pixels of `xray`.
     dropped: draw as if there were no X-ray, as the networks learned it from those that training dropped.
     views: further X-rays of the patient by the names that the denoiser has for them.
-    lungs: where the lungs were found on the film, (d, h, w) in mm from what its camera counted from before; all cameras
-        count from there now.
     """
 
     xray: Tensor
@@ -46,19 +44,14 @@ class XrayInput:
     camera: Tensor
     dropped: bool = False
     views: "Mapping[str, XrayInput]" = field(default_factory=dict)
-    lungs: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The volume to draw: shape (D, H, W) in voxels, spacing (d, h, w) in mm.
-
-    origin: where positions and cameras count from, (d, h, w) in mm from the volume's centre.
-    """
+    """The volume to draw: shape (D, H, W) in voxels, spacing (d, h, w) in mm."""
 
     shape: Triple
     spacing: tuple[float, float, float]
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)

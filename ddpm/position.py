@@ -15,20 +15,8 @@ COORDINATE_CHANNELS = 3 * (1 + 2 * COORDINATE_OCTAVES)
 PATCH_OCTAVES = 4
 PATCH_EMBEDDING_DIM = 9 * (1 + 2 * PATCH_OCTAVES)
 
-EXTENT_EMBEDDING_DIM = 3 * (1 + 2 * PATCH_OCTAVES)
-
 WAVELENGTHS_MM = (1600.0, 800.0, 400.0, 200.0, 100.0)
 AXIS_FEATURES = 2 * len(WAVELENGTHS_MM)
-
-
-def about_origin(camera: Tensor, origin: Tensor) -> Tensor:
-    """Cameras (..., 3, 4) for points that count from another origin (..., 3), given as z, y, x in mm from the old one.
-
-    By element: autocast would round a matrix product.
-    """
-    column = camera[..., 3] + (camera[..., :3] * origin.flip(-1)[..., None, :]).sum(-1)
-    moved = torch.cat([camera[..., :3], column[..., None]], -1)
-    return moved / moved[..., 2:, 3:]
 
 
 def with_octaves(values: Tensor, octaves: int, dim: int) -> Tensor:
@@ -66,11 +54,6 @@ def patch_embedding(positions: Tensor, spacing: Tensor) -> Tensor:
     extent = grid_extent(positions).abs().clamp_min(1.0)
     scaled = [centre / COORDINATE_SCALE_MM, (extent / COORDINATE_SCALE_MM).log2(), spacing.log2()]
     return with_octaves(torch.cat(scaled, 1), PATCH_OCTAVES, dim=1)
-
-
-def extent_embedding(extent: Tensor) -> Tensor:
-    """Fourier features (B, EXTENT_EMBEDDING_DIM) of how much of the patient a volume holds, (B, 3) in mm."""
-    return with_octaves((extent / COORDINATE_SCALE_MM).log2(), PATCH_OCTAVES, dim=1)
 
 
 def axis_waves(positions: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from common.geometry import STEP, triple
-from ddpm.denoiser import PATIENT
 from ddpm.diffusion import CosineDDPM, Regression
 from ddpm.generator import VolumeGenerator
 from ddpm.module import PatchDDPM
@@ -54,11 +53,7 @@ def draw_while_training(
     known = _Known(*module._features(batch), module._frozen[1].grid)
     patch, stride = (triple([n // STEP for n in module.meta[key]]) for key in ("patch_size", "stride"))
     generator = VolumeGenerator(denoiser, module.diffusion, module.latent_scale, module.codec, known, patch, stride)
-    where = {key: patient[key][None] for key in ("xray_camera", "origin")}
-    xray = XrayInput(patient["xray"], patient["xray"], module._cameras(where, "xray_camera")[0], dropped)
-    if denoiser.position_origin == PATIENT:
-        d, h, w = patient["origin"].tolist()
-        grid = replace(grid, origin=(d, h, w))
+    xray = XrayInput(patient["xray"], patient["xray"], patient["xray_camera"], dropped)
     return generator.latent(xray, grid, _plan(module, steps), seed).cpu()
 
 

@@ -82,7 +82,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         TRUTH,
         "anatomy averaged benchmark channels_last check checkpointing compile controls copies crop_to_body degrade"
         " deterministic dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
-        " extractors.random phantom.xray.lateral strict use_distributed_sampler use_patches volume_extent xray_only",
+        " extractors.random phantom.xray.lateral strict use_distributed_sampler use_patches xray_only",
     ),
     (TRUTH, "_partial_ _recursive_"),  # of what Hydra builds
     (one_of("none", "partial", "object", "all"), "_convert_"),
@@ -138,7 +138,6 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (several("a list of lateral, xray_2, xray_3, ...", VIEW), "model.views denoiser.views"),
     (one_of("auto", "never"), "resume"),
     (one_of("random", "grid"), "patch_draw"),
-    (one_of("volume", "patient"), "position_origin"),
     (one_of("auto", "always", "never"), "dataset.latents"),
     (one_of("float16", "int8"), "latent_dtype"),
     (one_of("xrays", "windows"), "distribute"),

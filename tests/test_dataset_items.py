@@ -55,7 +55,6 @@ def test_an_item_is_what_the_design_says(store):
         "xray_camera": (torch.float32, (3, 4)),
         "spacing": (torch.float32, (3,)),
         "volume_shape": (torch.int64, (3,)),
-        "origin": (torch.float32, (3,)),
         "sample_key": (torch.int64, ()),
         "draw": (torch.int64, ()),
     }

@@ -15,12 +15,14 @@ import torch
 
 import sample_ddpm_patches
 import train_vqgan_patches_4gpu
+from common.checkpoint_key import CHECKPOINT_KEY
 from dataset.store.store import VolumeStore
 from dataset.xray_ctpa_patch_dataset import XrayCTPAPatchDataset
-from tests.tiny import DDPM, DDPM_FOLDER, VQGAN, VQGAN_CKPT, built, built_ddpm, run
+from tests.tiny import DDPM, DDPM_FOLDER, VQGAN, VQGAN_CKPT, built, built_ddpm, load, run
 
 FIRST = Path(__file__).parent / "data" / "first_version"
 EXPECTED = json.loads((FIRST / "expected.json").read_text(encoding="utf-8"))
+UNUSED = {"position_origin": "volume", "volume_extent": False}  # as later versions wrote it down
 SETTINGS = [*DDPM, "model.lifted_channels=2", "model.lifter_widths=[4,8]"]
 
 
@@ -37,12 +39,39 @@ def same_arithmetic():
     "settings", [["ckpt={}/ddpm.ckpt", "vqgan_ckpt={}/vqgan.ckpt"], ["ckpt={}/model.ckpt"]], ids=["stages", "export"]
 )
 def test_checkpoints_draw_the_same_ct(settings, tmp_path):
-    output = tmp_path / "ct.nii.gz"
-    settings = [setting.format(FIRST) for setting in settings]
+    draws_the_same(tmp_path, *(setting.format(FIRST) for setting in settings))
+
+
+def draws_the_same(folder, *settings):
+    output = folder / "ct.nii.gz"
     run(sample_ddpm_patches, f"xray={FIRST}/xray.png", f"output={output}", "steps=3", "device=cpu", *settings)
     found, expected = voxels(output).astype(int), voxels(FIRST / "drawn.nii.gz").astype(int)
     assert len(np.unique(expected)) > 100
     assert np.abs(found - expected).max() <= (0 if same_arithmetic() else 1)
+
+
+def write_former(path, **named):
+    """The checkpoint of stage 2, describing its denoiser by further arguments."""
+    content = load(FIRST / "ddpm.ckpt")
+    content[CHECKPOINT_KEY]["parts"]["denoiser"] |= UNUSED | named
+    torch.save(content, path)
+
+
+def test_a_checkpoint_that_names_what_was_taken_out_draws_the_same_ct_and_goes_on(elsewhere, tmp_path):
+    shutil.copytree(FIRST / "store", "store")
+    Path(DDPM_FOLDER).mkdir(parents=True)
+    write_former(f"{DDPM_FOLDER}/last.ckpt")
+    draws_the_same(tmp_path, f"ckpt={DDPM_FOLDER}/last.ckpt", f"vqgan_ckpt={FIRST}/vqgan.ckpt")
+    made = built_ddpm(*SETTINGS, "dataset.root=.", f"model.vqgan_ckpt={FIRST}/vqgan.ckpt", "model.max_epochs=2")
+    assert made.resume_from == f"{DDPM_FOLDER}/last.ckpt"
+
+
+@pytest.mark.parametrize(("name", "value"), [("position_origin", "patient"), ("volume_extent", True)])
+def test_a_network_that_was_trained_to_use_what_was_taken_out_is_refused(name, value, elsewhere, refused):
+    write_former("used.ckpt", **{name: value})
+    said = refused(sample_ddpm_patches, f"xray={FIRST}/xray.png", "ckpt=used.ckpt", "output=ct.nii.gz")
+    assert f"used.ckpt was trained with {name}={value}, which was taken out" in said
+    assert f"commit {load(FIRST / 'ddpm.ckpt')[CHECKPOINT_KEY]['versions']['commit']}" in said
 
 
 def test_a_training_goes_on_from_its_checkpoint(elsewhere):

@@ -37,7 +37,7 @@ class Convolving(nn.Module):
     def encode_condition(self, pooled, tokens, grid, xray, camera, drop):
         return drop.float()
 
-    def forward(self, x, t, condition, positions, spacing, extent):
+    def forward(self, x, t, condition, positions, spacing):
         self.calls.append(len(x))
         seen = torch.tanh(self.conv(x) + 0.01 * positions[:, :2]) * (1 - t.view(-1, 1, 1, 1, 1))
         return seen + 0.5 * condition.view(-1, 1, 1, 1, 1)
@@ -179,8 +179,8 @@ def test_two_processes_draw_the_latent_of_one(generator, tmp_path):
 class Breaking(Convolving):
     """Its answers for windows that start above `after` (mm) break at times below 0.6."""
 
-    def forward(self, x, t, condition, positions, spacing, extent):
-        seen = super().forward(x, t, condition, positions, spacing, extent)
+    def forward(self, x, t, condition, positions, spacing):
+        seen = super().forward(x, t, condition, positions, spacing)
         seen[(positions[:, 0, 0, 0, 0] > self.after) & (t < 0.6), :, 0, 0, 0] = self.value
         return seen
 

@@ -10,7 +10,7 @@ from ddpm.plan import Grid, SamplingPlan
 SEEN, UNSEEN = 5.0, 2.0  # predictions with the X-ray and without
 
 
-def denoiser(x, t, condition, positions, spacing, extent):
+def denoiser(x, t, condition, positions, spacing):
     answers = torch.where(condition.dropped, UNSEEN, SEEN).expand(len(x))
     return answers.view(-1, 1, 1, 1, 1).expand_as(x)
 

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from common.organs import averaged, lung_mask, lung_volume_ml, lungs_centre_mm, pockets_of
+from common.organs import averaged, lung_mask, lung_volume_ml, pockets_of
 from evaluation.controls import correlation
 from evaluation.summary import Findings
 
@@ -64,26 +64,6 @@ def test_lungs_that_cannot_be_measured_enter_no_correlation(lost):
     cases = [[{"of": "right", "lung_ml": drawn, "scores": [score]}] for drawn in volumes["drawn"]]
     found = Findings.of(cases, [{"lung_ml_real": real} for real in volumes["real"]], ["a", "b", "c", "d"], seed=0)
     assert found.lungs["right"] == expected
-
-
-def test_the_centre_of_the_lungs_counts_from_the_volumes():
-    hu = np.pad(chest(40), ((0, 5), (0, 0), (0, 0)), constant_values=40)
-    assert lungs_centre_mm(chest(40), (2.0, 3.0, 4.0)) == (0, 0, 0)
-    assert lungs_centre_mm(hu, (2.0, 3.0, 4.0)) == (-5, 0, 0)
-    assert lungs_centre_mm(hu[:, 1:, :-4], (2.0, 3.0, 4.0)) == (-5, -1.5, 8)
-
-
-def test_the_windpipe_does_not_move_the_centre_of_the_lungs():
-    hu = np.pad(chest(40), ((0, 5), (0, 0), (0, 0)), constant_values=40).repeat(3, 0).repeat(3, 1).repeat(3, 2)
-    before, spacing = lungs_centre_mm(hu, (2.0, 2.0, 2.0)), (2.0, 2.0, 2.0)
-    hu[39:57, 40:44, 40:44] = -1000
-    assert lung_mask(hu, spacing)[45:].any()
-    assert lungs_centre_mm(hu, spacing) == before == (-15, 0, 0)
-
-
-@pytest.mark.parametrize("part", [slice(5, None), slice(0, 9), slice(0, 2)])
-def test_lungs_that_go_on_beyond_the_volume_have_no_centre(part):
-    assert lungs_centre_mm(chest(40)[part], (2.0, 2.0, 2.0)) is None
 
 
 def test_pockets_are_those_of_cores_that_grow_over_all_air_at_once():

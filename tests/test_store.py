@@ -99,6 +99,12 @@ def test_the_affine_of_an_earlier_manifest_is_a_camera_of_parallel_rays(folder, 
     assert case.xray_camera == (affine and ((1.25, 0, 0, 255.5), (0, 0, -1.25, 250.0), (0, 0, 0, 1)))
 
 
+def test_what_earlier_versions_said_of_the_lungs_is_passed_over(folder):
+    written = asdict(stored_case("q")) | {"origin_mm": [12.0, -20.0, 8.0]}
+    (folder / MANIFEST).write_text(json.dumps(written) + "\n")
+    assert VolumeStore(folder).cases == [stored_case("q")]
+
+
 def test_splits_are_told_apart(folder):
     store = VolumeStore(folder)
     assert [case.patient_id for case in store.split("val")] == ["p8", "p9"]

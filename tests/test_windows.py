@@ -49,7 +49,7 @@ class ElementWise(nn.Module):
     def encode_condition(self, pooled, tokens, grid, xray, camera, drop):
         return drop.float()
 
-    def forward(self, x, t, condition, positions, spacing, extent):
+    def forward(self, x, t, condition, positions, spacing):
         return torch.tanh(x + 0.01 * positions[:, :2]) * (1 - t.view(-1, 1, 1, 1, 1)) + 0.5 * condition
 
 

@@ -9,15 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from common.errors import BadFileError
-from common.geometry import Region, Spacing
 from dataset.prepare.checks import check_volume, check_xray
 from dataset.prepare.conversion import Conversion, convert
 from dataset.prepare.leaks import look_of
 from dataset.prepare.made_xray import make_xray
 from dataset.prepare.registered import Fit, fit_of
 from dataset.scans.camera import ANY, FRONTAL, LATERAL, Film, Matrix
-from dataset.scans.lung_field import lungs_on_film
-from dataset.scans.measure import body_of, fingerprint, hu_percentiles, lungs_of, thin_strides, thinned
+from dataset.scans.measure import body_of, fingerprint, hu_percentiles, thin_strides, thinned
 from dataset.scans.reading import Note
 from dataset.scans.volume_io import Volume, read_ct
 from dataset.scans.xray_io import Xray, intensity_percentiles, read_xray, to_square
@@ -106,7 +104,6 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
             better, sketch = fit.better, fit.sketch
     frontal = seen.pop("")
     d, h, w = volume.hu.shape
-    body = body_of(volume.hu, volume.spacing)
     entry = StoredCase(
         patient_id=case.patient_id,
         split=case.split or "",
@@ -117,8 +114,7 @@ def pair_of(case: Case, root: Path, conversion: Conversion, found: Examined, ide
         source_axes=volume.source_axes,
         source_affine=as_tuples(volume.source_affine.tolist()),
         hu_percentiles=hu_percentiles(thinned(volume.hu, thin_strides(volume.spacing))),
-        body_box=body,
-        origin_mm=lungs_of(volume.hu, volume.spacing) or _lungs_on(squares[""], frontal, volume, body),
+        body_box=body_of(volume.hu, volume.spacing),
         ct_source=relative_to(root, case.ct),
         xray_source=frontal.source,
         source_hash=identity,
@@ -157,20 +153,6 @@ def _stored_view(
     kind, range_ = kind_of(name, xray.kind), intensity_percentiles(xray.image)
     known = _stored(declared)
     return square, StoredView(source, kind, range_, _stored(camera), xray.synthetic, known, registration), fit
-
-
-def _lungs_on(square: np.ndarray, frontal: StoredView, volume: Volume, body: Region) -> Spacing | None:
-    """Where the lungs lie that the CT cuts: as its film shows them, if that was registered, halfway through the body.
-
-    (d, h, w) in mm from the volume's centre.
-    """
-    if frontal.camera is None or not (frontal.registration or {}).get("ok"):
-        return None
-    place = lungs_on_film(square, np.array(frontal.camera))
-    if place is None:
-        return None
-    front, back = body[0][1], body[1][1]
-    return float(place[2]), (front + back - volume.hu.shape[1]) / 2 * volume.spacing[1], float(place[0])
 
 
 def entry_of(case: Case, known: StoredCase, split: str, root: Path) -> StoredCase:

@@ -6,7 +6,6 @@ import numpy as np
 from scipy import ndimage
 
 from common.geometry import Region, Spacing, Triple, triple
-from common.organs import lungs_centre_mm
 
 HU_PERCENTILES = (0.5, 5, 25, 50, 75, 95, 99.5)
 _THIN_MM = 4.0
@@ -35,21 +34,6 @@ def fingerprint(array: np.ndarray) -> str:
     digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def lungs_of(hu: np.ndarray, spacing: Spacing) -> Spacing | None:
-    """`lungs_centre_mm` of a volume (D, H, W)."""
-    strides, (d, h, w) = thin_strides(spacing), hu.shape
-    thin = thinned(hu, strides)
-    found = lungs_centre_mm(thin, [n * s for n, s in zip(strides, spacing, strict=True)])
-    if found is None:
-        return None
-    # thinning moves the centre, since the first voxel is the one that stays
-    moved = [
-        ((k - 1) * n - (full - 1)) / 2 * s
-        for k, n, full, s in zip(thin.shape, strides, (d, h, w), spacing, strict=True)
-    ]
-    return found[0] + moved[0], found[1] + moved[1], found[2] + moved[2]
 
 
 def body_of(hu: np.ndarray, spacing: Spacing) -> Region:

@@ -47,8 +47,7 @@ class StoredCase:
 
     shape, spacing, affine ((4, 4), voxel (w, h, d) -> RAS mm): of the stored array, which may be resampled or cropped.
     source_axes, source_affine: those of the file it came from.
-    hu_percentiles: at measure.HU_PERCENTILES. body_box: first and one-past-last voxel of the body. origin_mm: centre of
-        the lungs' box, from the volume's centre; None where it is not known.
+    hu_percentiles: at measure.HU_PERCENTILES. body_box: first and one-past-last voxel of the body.
     ct_source, xray_source: paths relative to the data set's root; xray_source is empty if the X-ray was projected
         from the CT. source_hash: SHA-256 over both contents, and over what preparing changed, if anything.
     xray_percentiles: (0.5, 99.5) of the X-ray's values in [0, 1]. xray_camera: (3, 4) of the square X-ray, as
@@ -81,7 +80,6 @@ class StoredCase:
     study_id: str = ""
     view: str = ""
     fold: str = ""
-    origin_mm: Spacing | None = None
     about: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, StoredView] = field(default_factory=dict)
 

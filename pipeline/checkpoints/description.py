@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as short
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.geometry import STEP
 from dataset.intensity import check_window
 from dataset.scans.camera import Film
-from pipeline.checkpoints.parts import complete
+from pipeline.checkpoints.parts import complete, current
 
 FORMAT: Literal[1] = 1
 
@@ -57,12 +57,14 @@ class ModelDescription:
 
         kind = ModelDescription if plain.get("stage") == "vqgan" else GeneratorDescription
         try:
-            return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
+            found = TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
         except ValidationError as error:
             faults = "; ".join(map(_fault, error.errors()))
             raise UserError(f"{source} describes itself wrongly: {faults}") from error
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{source} describes itself by more than plain data: {error}") from error
+        made_by = found.versions.get("commit", "")
+        return replace(found, parts={name: current(part, source, made_by) for name, part in found.parts.items()})
 
     def shaping(self) -> dict[str, Any]:
         """What of it shapes the weights, as plain data."""

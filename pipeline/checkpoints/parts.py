@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -32,6 +33,8 @@ PARTS = {
     "XrayLifter": "medclip_cond.lifting",
     "exported_encoder": "pipeline.checkpoints.networks",
 }
+# arguments that parts no longer have, with the values of those networks that did without them
+TAKEN_OUT = {"PatchDenoiser": {"position_origin": "volume", "volume_extent": False}}
 
 
 def describe(config: Any) -> Any:
@@ -62,6 +65,25 @@ def complete(description: Any) -> Any:
     if isinstance(description, list | tuple):
         return [complete(value) for value in description]
     return description
+
+
+def current(description: Mapping[str, Any], source: str | Path, made_by: str = "") -> dict[str, Any]:
+    """A network that `source` describes, without arguments that were taken out since.
+
+    Args:
+        made_by: the commit that wrote it, as far as that is known.
+
+    Raises:
+        UserError: the network was trained to use them.
+    """
+    gone = TAKEN_OUT.get(str(description.get("part")), {})
+    used = [f"{name}={description[name]}" for name, unused in gone.items() if description.get(name, unused) != unused]
+    if used:
+        raise UserError(
+            f"{source} was trained with {', '.join(used)}, which was taken out since it lost (docs/benchmarks.md); draw"
+            f" with the version that trained it{made_by and f', commit {made_by}'}, or train anew without it"
+        )
+    return {name: value for name, value in description.items() if name not in gone}
 
 
 def build(description: Any) -> Any:

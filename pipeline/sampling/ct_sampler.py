@@ -23,13 +23,10 @@ from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import encoder_view, read_xray, scale_xray, to_square
 from dataset.store.store import Store, StoredCase
 from dataset.store.views import film_of, kind_of, xray_of
-from ddpm.denoiser import PATIENT
 from ddpm.plan import Grid, SamplingPlan, XrayInput
-from ddpm.position import about_origin
 from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
 from pipeline.sampling.decoding import AUTO, DecodingChoice
-from pipeline.sampling.film_frame import in_patients_frame
 from pipeline.sampling.slabs import hu_tiles, in_turn, slabs_of
 
 
@@ -127,8 +124,7 @@ class CTSampler:
         views: further X-rays of the patient by their names, such as "lateral".
         """
         further = {view: self._load(Path(file), fov_mm, view) for view, file in (views or {}).items()}
-        shown = replace(self._load(Path(path), fov_mm), views=further)
-        return in_patients_frame(shown) if self.counts_from_patient else shown
+        return replace(self._load(Path(path), fov_mm), views=further)
 
     def _load(self, path: Path, fov_mm: float | None, view: str = "") -> XrayInput:
         expected = LATERAL if view == LATERAL else ANY if view else FRONTAL
@@ -145,19 +141,9 @@ class CTSampler:
 
         def look(view: str = "") -> XrayInput:
             about, image = xray_of(case, view), store.read_xray(case, self.description.xray_ranges, view)
-            shown = self.prepare_xray(image, about.camera, synthetic=about.synthetic, view=view)
-            return replace(shown, camera=about_origin(shown.camera, torch.tensor(self.origin_of(case))))
+            return self.prepare_xray(image, about.camera, synthetic=about.synthetic, view=view)
 
         return replace(look(), views={view: look(view) for view in self.generator.denoiser.views if view in case.views})
-
-    @property
-    def counts_from_patient(self) -> bool:
-        """Whether the network's positions count from the lungs, not from the volume's centre."""
-        return self.generator.denoiser.position_origin == PATIENT
-
-    def origin_of(self, case: StoredCase) -> tuple[float, float, float]:
-        """Where the network's positions count from in a case, (d, h, w) in mm from the volume's centre."""
-        return case.origin_mm if self.counts_from_patient and case.origin_mm is not None else (0.0, 0.0, 0.0)
 
     def prepare_xray(
         self, image: np.ndarray, camera: Any, fov_mm: float | None = None, synthetic: bool = False, view: str = ""

@@ -30,7 +30,6 @@ from pipeline.sampling.files import (
     write_sample,
     write_statistics,
 )
-from pipeline.sampling.film_frame import frame_facts
 from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
@@ -110,7 +109,6 @@ class Drawing:
         }
         return (
             ({"views": views} if views else {})
-            | (frame_facts(xray) if self.model.counts_from_patient else {})
             | {
                 "xray_sha256": file_hash(image),
                 "xray_camera": xray.camera.tolist(),

@@ -174,8 +174,7 @@ class Evaluation:
         """How well a CT drawn on the case's grid shows the case's X-ray."""
         if self.against is None:
             return {}
-        origin = self.model.origin_of(case)
-        return self.films.compare(hu, field.grid.spacing, case, self.against.others[case.name], origin)
+        return self.films.compare(hu, field.grid.spacing, case, self.against.others[case.name])
 
     def _of_right(self, right: Mapping[str, Any]) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -197,9 +196,8 @@ class Evaluation:
 
     def _draw(self, field: Field, xray: XrayInput, plan: SamplingPlan, spread: bool = False) -> Draws:
         """On the field's grid."""
-        grid = replace(field.place.grid, origin=self.model.origin_of(field.case))
+        grid, seeds = field.place.grid, range(self.seed, self.seed + self.num_samples)
         plan = self.model.generator.settle(plan, xray, grid)
-        seeds = range(self.seed, self.seed + self.num_samples)
         return draw_several(lambda seed: self.model.draw(xray, grid, plan, seed), seeds, spread)
 
     @torch.no_grad()

@@ -1,13 +1,13 @@
 """Does a drawn CT, projected, show its own X-ray, and no other patient's as well?"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from common.geometry import Spacing
-from dataset.scans.camera import of_centre, of_pixels, resized
+from dataset.scans.camera import of_pixels, resized
 from dataset.scans.drr import project
 from dataset.scans.film_view import FilmView, shrunk
 from dataset.scans.measure import thin_strides
@@ -34,19 +34,11 @@ class ShownFilms:
     look: Callable[[Any], XrayInput]
     _known: dict[str, tuple[FilmView, np.ndarray]] = field(default_factory=dict)
 
-    def compare(
-        self,
-        hu: np.ndarray,
-        spacing: Spacing,
-        own: HasXray,
-        others: Sequence[HasXray],
-        origin: Spacing = (0.0, 0.0, 0.0),
-    ) -> dict[str, float]:
+    def compare(self, hu: np.ndarray, spacing: Spacing, own: HasXray, others: Sequence[HasXray]) -> dict[str, float]:
         """A CT projected by the camera of each X-ray, beside that X-ray.
 
         Args:
             hu: int16 (D, H, W), drawn from the X-ray of `own`. spacing: (d, h, w) in mm.
-            origin: where the cameras' points count from, (d, h, w) in mm from the CT's centre.
 
         Returns:
             projection: correlation of the gradients of the own X-ray and the projection, local contrast evened out, -1
@@ -58,16 +50,16 @@ class ShownFilms:
         d, h, w = (n * size for n, size in zip(strides, spacing, strict=True))
         about_the_middle = tuple(slice((n - 1) % s // 2, None, s) for n, s in zip(hu.shape, strides, strict=True))
         small = hu[about_the_middle]
-        ours, *theirs = (self._likeness(small, (d, h, w), origin, case) for case in (own, *others))
+        ours, *theirs = (self._likeness(small, (d, h, w), case) for case in (own, *others))
         found = {"projection": ours, "rank": 1 + sum(other >= ours for other in theirs)}
-        return found | ({"projection_mae": self._error(small, (d, h, w), origin, own)} if own.xray_synthetic else {})
+        return found | ({"projection_mae": self._error(small, (d, h, w), own)} if own.xray_synthetic else {})
 
-    def _error(self, hu: np.ndarray, spacing: Spacing, origin: Spacing, case: HasXray) -> float:
+    def _error(self, hu: np.ndarray, spacing: Spacing, case: HasXray) -> float:
         shown = self.look(case)
         image, camera = shrunk(shown.xray[0].numpy(), FINE), shown.camera.numpy().astype(np.float64)
         camera = of_pixels(resized(len(image) / shown.xray.shape[-2], (0, 0)), camera)
         h, w = image.shape
-        integrals = project(hu, spacing, of_centre(camera, np.negative(origin)[::-1]), (h, w))
+        integrals = project(hu, spacing, camera, (h, w))
         seen = integrals > 0
         if not seen.any():
             return float(np.abs(image).mean())
@@ -75,13 +67,10 @@ class ShownFilms:
         fitted = known @ np.linalg.lstsq(known, image[seen], rcond=None)[0]
         return float(np.abs(fitted - image[seen]).mean())
 
-    def _likeness(self, hu: np.ndarray, spacing: Spacing, origin: Spacing, case: HasXray) -> float:
+    def _likeness(self, hu: np.ndarray, spacing: Spacing, case: HasXray) -> float:
         if case.name not in self._known:
             shown = self.look(case)
             camera = shown.camera.numpy().astype(np.float64)
             self._known[case.name] = FilmView.of(shown.xray[0].numpy(), camera, FINE), camera
         view, camera = self._known[case.name]
-        if any(origin):
-            centre = np.negative(origin)[::-1]
-            view, camera = replace(view, camera=of_centre(view.camera, centre)), of_centre(camera, centre)
         return likeness(view, Slabs.of(hu, spacing, camera), _AS_IT_STOOD)

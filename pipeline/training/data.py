@@ -102,19 +102,6 @@ def check_views(store: Store, views: Sequence[str]) -> None:
         )
 
 
-def check_origins(store: Store) -> None:
-    """Say of which cases nobody knows where in the volume the lungs are; UserError if that is all of the training's."""
-    unknown = [case.name for case in store.cases if case.origin_mm is None]
-    if all(case.origin_mm is None for case in store.split("train")):
-        raise UserError(
-            f"model.position_origin=patient, but in {store.folder} no training case has the place of its lungs: the CTs"
-            " cut them, or an earlier version prepared them; run prepare_data.py, or take model.position_origin=volume"
-        )
-    if unknown:
-        words = "%d of %d cases show no whole lungs: their positions count from the volume's centre: %s"
-        log.warning(words, len(unknown), len(store.cases), ", ".join(unknown))
-
-
 def variants_of(dataset: DictConfig) -> FilmVariants:
     """Of each training X-ray."""
     return FilmVariants(dataset.xray_variants if dataset.film_augment else 1)

@@ -5,12 +5,11 @@ import logging
 from omegaconf import DictConfig
 
 from dataset.datamodule import PatchDataModule
-from ddpm.denoiser import PATIENT
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
 from pipeline.checkpoints.from_settings import FrozenNetworks, describe_ddpm, describe_vqgan
 from pipeline.settings import instantiated, sizes_of
-from pipeline.training.data import check_origins, check_views, make_dataset, open_latents, open_store, settled_sizes
+from pipeline.training.data import check_views, make_dataset, open_latents, open_store, settled_sizes
 from vq_gan_3d.module import VQGANModule
 
 log = logging.getLogger(__name__)
@@ -35,8 +34,6 @@ def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
     store = open_store(cfg.dataset, cfg.check)
     patch, stride = settled_sizes(cfg.model, store)
     check_views(store, cfg.model.views)
-    if cfg.model.position_origin == PATIENT:
-        check_origins(store)
     latents = open_latents(cfg.dataset, frozen.source, store, patch, cfg.model.views)
     shown = {
         "encoder_input": frozen.encoder_input,
