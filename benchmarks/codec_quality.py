@@ -30,6 +30,7 @@ from benchmarks.measure import run
 from benchmarks.real_data import DATA, LIDC, TOTALSEG, write_pairs
 from common.errors import UserError
 from common.geometry import STEP
+from common.organs import lung_mask
 from dataset.intensity import hu_to_unit, unit_to_hu
 from dataset.phantom.anatomy import draw_anatomy
 from dataset.phantom.thorax import render
@@ -76,21 +77,23 @@ log = logging.getLogger(__name__)
 class Scan:
     """A CT, cut at the high ends to multiples of 4.
 
-    hu: (D, H, W). unit: (1, D, H, W) in [-1, 1].
+    hu: (D, H, W). unit: (1, D, H, W) in [-1, 1]. lungs: bool (D, H, W).
     """
 
     hu: np.ndarray
     unit: Tensor
+    lungs: np.ndarray
 
     @classmethod
-    def of(cls, hu: np.ndarray) -> "Scan":
+    def of(cls, hu: np.ndarray, spacing: Sequence[float]) -> "Scan":
         d, h, w = (n - n % STEP for n in hu.shape)
         hu = hu[:d, :h, :w]
-        return cls(hu, torch.from_numpy(hu_to_unit(hu, WINDOW))[None])
+        return cls(hu, torch.from_numpy(hu_to_unit(hu, WINDOW))[None], lung_mask(hu, spacing))
 
     def scores(self, reconstruction: Tensor) -> dict[str, float]:
-        """Of a reconstruction (1, D, H, W) in [-1, 1]: PSNR in dB, SSIM; |gradient| over the scan's; how much more it
-        changes between latent voxels than the scan does; mean error in HU where the scan holds contrast."""
+        """Of a reconstruction (1, D, H, W) in [-1, 1]: PSNR in dB, SSIM; |gradient| over the scan's, and that in the
+        lungs; how much more it changes between latent voxels than the scan does; mean error in HU where the scan holds
+        contrast."""
         hu = unit_to_hu(reconstruction[0].clamp(-1, 1), WINDOW).numpy()
         own, real = plane_gradients(hu, WINDOW), plane_gradients(self.hu, WINDOW)
         contrast = (self.hu >= CONTRAST[0]) & (self.hu <= CONTRAST[1])
@@ -98,14 +101,22 @@ class Scan:
             "psnr": psnr(hu, self.hu, WINDOW),
             "ssim": ssim(hu, self.hu, WINDOW),
             "energy": gradient_energy(own, real),
+            "lung_energy": slope(hu, self.lungs) / slope(self.hu, self.lungs),
             "blocks": block_index(own) / block_index(real),
             "contrast_mae": hu_mae(hu[contrast][None, None], self.hu[contrast][None, None], WINDOW),
         }
 
 
+def slope(hu: np.ndarray, mask: np.ndarray) -> float:
+    """Mean |gradient| along the axes of a volume (D, H, W) within a mask, in HU a voxel, clipped to the window."""
+    values = np.clip(hu.astype(np.float32), *WINDOW)
+    return float(np.mean([np.abs(np.diff(values, axis=a))[np.delete(mask, -1, a)].mean() for a in range(3)]))
+
+
 def phantom(number: int) -> Scan:
     """A synthetic chest of 2 mm voxels."""
-    return Scan.of(render(draw_anatomy(np.random.default_rng((7, number))), (144, 128, 160), (2.0, 2.0, 2.0)).hu)
+    spacing = (2.0, 2.0, 2.0)
+    return Scan.of(render(draw_anatomy(np.random.default_rng((7, number))), (144, 128, 160), spacing).hu, spacing)
 
 
 def write_fine(source: Path, path: Path) -> None:
@@ -173,8 +184,9 @@ def main(
     write_fine(Path(train[0]), fine)
     seen = {f"train{i}": Path(path) for i, path in enumerate(train)} | {"fine": fine}
     write_pairs(folder / "data", seen | {"test": Path(test[0])})
-    scans = [*(Scan.of(read_ct(Path(path)).hu) for path in test), *map(phantom, range(phantoms))]
-    first = Scan.of(read_ct(Path(train[0])).hu).unit
+    cts = map(read_ct, map(Path, (train[0], *test)))
+    known, *unseen = (Scan.of(ct.hu, ct.spacing) for ct in cts)
+    scans = [*unseen, *map(phantom, range(phantoms))]
     result: dict[str, Any] = {"steps": steps, "scans": len(scans)}
 
     @torch.no_grad()
@@ -184,7 +196,7 @@ def main(
 
     judge("trilinear", lambda unit, _: trilinear(unit), noise[:1])
     for lapped in (False, True):
-        judge(f"linear{'_lapped' * lapped}_{channels}", linear_codec(first, channels, lapped), noise)
+        judge(f"linear{'_lapped' * lapped}_{channels}", linear_codec(known.unit, channels, lapped), noise)
     amount = [f"model.patches_per_volume={math.ceil(8 * steps / len(seen))}", f"model.max_steps={steps}"]
     for name in codecs:
         settings = [*TRAINING.split(), f"model.embedding_dim={channels}", *CODECS[name], *overrides]

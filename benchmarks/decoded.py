@@ -95,15 +95,17 @@ class Judge:
             "gradient_energy": gradient_energy(slopes, own),
             "hu_histogram": histogram_distance(right[0], real),
             "block_index": block_index(slopes),
-            "seam_index": self._seams(right[0], grid) / self._seams(real, grid),
+            "seam_index": self._seams(right[0], real, grid),
             "lung_ml": lung_volume_ml(volumes["right"], grid.spacing),
             "lung_ml_real": lung_volume_ml(real, grid.spacing),
             "spread": spread(right, real),
             "evaluations": self.draws * self._evaluations(look, grid),
         }
 
-    def _seams(self, hu: np.ndarray, grid: Grid) -> float:
-        return seam_index(hu, window_faces(self.model.generator, grid), STEP)
+    def _seams(self, drawn: np.ndarray, real: np.ndarray, grid: Grid) -> float | None:
+        """Over the real CT's; None where one window holds it all."""
+        faces = window_faces(self.model.generator, grid)
+        return seam_index(drawn, faces, STEP) / seam_index(real, faces, STEP) if any(faces) else None
 
     def _evaluations(self, look: XrayInput, grid: Grid) -> int:
         """Of windows, for one draw."""
