@@ -33,6 +33,11 @@ def test_the_guides_preset_has_the_guides_counts(card):
     assert made["unet3d_gflop"] < 443 / 2  # the ancestors' network
 
 
+def test_channels_beside_the_noisy_latent_count(card):
+    plain, wide = card(), card("model.global_context=true")
+    assert plain["unet3d_params"] < wide["unet3d_params"]
+
+
 def test_the_recommended_preset_has_few_channels_and_the_same_unet(card):
     guide, recommended = card("model=ddpm_4gpu_patches"), card("model=ddpm_4gpu_patches_8ch")
     assert recommended["vqgan"] == "vqgan_patches_4gpu_8ch"
