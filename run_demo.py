@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,12 @@ def quoted(text: str) -> str:
     return text if re.fullmatch(r"[\w./:+-]+", text, re.ASCII) else '"' + text.replace('"', r"\"") + '"'
 
 
-def stages(cfg: DictConfig) -> dict[str, Stage]:
-    """The demo's commands, in their order, by their names without the variant's."""
-    made, data = {}, {"dataset": {"root": f"{cfg.root}/data"}}
-    for key, stage in cfg.stages.items():
-        own = [plain(cfg[name]) for name in (stage.get("like"), key) if name]
-        settings = plain(OmegaConf.merge(data, plain(stage.settings), *own))
-        made[key] = Stage(stage.get("name", key), stage.script, settings, Path(stage.product))
-    return made
+def stages(cfg: DictConfig) -> Iterator[Stage]:
+    """The demo's commands, in their order."""
+    data = {"dataset": {"root": f"{cfg.root}/data"}}
+    for name, stage in cfg.stages.items():
+        settings = plain(OmegaConf.merge(data, plain(stage.settings), plain(cfg[name])))
+        yield Stage(stage.get("name", name), stage.script, settings, Path(stage.product))
 
 
 def code_hash() -> str:
@@ -122,7 +120,7 @@ def run(stage: Stage, stamps: Path, fingerprint: str, memory: PeakMemory) -> Non
 @script("demo")
 def main(cfg: DictConfig) -> None:
     started, memory = time.monotonic(), PeakMemory()
-    run_all(stages(cfg).values(), Path(cfg.root) / "stages", memory)
+    run_all(stages(cfg), Path(cfg.root) / "stages", memory)
     evaluation = Path(cfg.evaluation)
     metrics = json.loads((evaluation / "metrics.json").read_text())
     log.info("\nreport:      %s", evaluation / "report.html")

@@ -18,7 +18,7 @@ from typing import Any
 
 import run_demo
 from benchmarks.command import benchmark
-from benchmarks.demo_model import before, stages
+from benchmarks.demo_model import stages
 from benchmarks.measure import run
 from benchmarks.scatter import scatter
 from common.atomic import write_text
@@ -52,6 +52,7 @@ COLUMNS = (
     *("projection_right", "own_xray_found_right", "gradient_energy", "block_index"),
 )
 SHORT, LONG = 10, 40  # steps of the two trainings whose difference is the speed
+TRAINING = "train_ddpm_patches_4gpu.py"
 
 
 def folder_of(row: str, out: Path) -> Path:
@@ -78,8 +79,7 @@ def steps_for(minutes: float, settings: Sequence[str], folder: Path) -> int:
         for steps in (SHORT, LONG):
             limit = [f"run_dir={folder}/speed{steps}", f"checkpoint_dir={folder}/speed{steps}", "resume=never"]
             amount = [f"model.max_steps={steps}", "model.max_epochs=-1", "model.val_every_n_epochs=1000"]
-            words = [*without(settings, "run_dir", "checkpoint_dir"), *limit, *amount]
-            seconds.append(run("train_ddpm_patches_4gpu.py", words)[0])
+            seconds.append(run(TRAINING, [*without(settings, "run_dir", "checkpoint_dir"), *limit, *amount])[0])
         write_text(known, json.dumps((seconds[1] - seconds[0]) / (LONG - SHORT)))
     return max(1, round(60 * minutes / float(json.loads(known.read_text()))))
 
@@ -92,10 +92,11 @@ def measure(row: str, block: str, minutes: float, out: Path, overrides: Sequence
     """What a row's evaluation wrote, and the steps of its training."""
     settings, folder = settings_of(row, block, out, overrides), folder_of(row, out)
     made = stages(settings)
-    run_demo.run_all(before("ddpm", made), folder / "stages", PeakMemory())
-    steps = steps_for(minutes, made["ddpm"].command[1:], out / "speed" / row)
+    before = [made[script] for script in list(made)[: list(made).index(TRAINING)]]
+    run_demo.run_all(before, folder / "stages", PeakMemory())
+    steps = steps_for(minutes, made[TRAINING].command[1:], out / "speed" / row)
     run("run_demo.py", [*settings, f"+ddpm.model.max_steps={steps}", "ddpm.model.max_epochs=-1"])
-    metrics: dict[str, Any] = json.loads(made["evaluate"].product.read_text())
+    metrics: dict[str, Any] = json.loads(made["evaluate_ddpm_patches.py"].product.read_text())
     return metrics | {"steps": steps}
 
 

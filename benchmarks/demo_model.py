@@ -1,7 +1,6 @@
 """The demo's trained model and its held-out patients, for benchmarks that need a model that has learned something."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +23,8 @@ class HeldOut:
 
 
 def stages(settings: Sequence[str]) -> dict[str, run_demo.Stage]:
-    """The demo's commands, as `run_demo.stages` gives them."""
-    return run_demo.stages(composed("demo", settings))
-
-
-def before(stage: str, made: Mapping[str, run_demo.Stage]) -> list[run_demo.Stage]:
-    """Those of the demo's commands that come before a stage."""
-    return list(itertools.takewhile(lambda found: found is not made[stage], made.values()))
+    """The demo's commands, each by the name of its script."""
+    return {stage.script: stage for stage in run_demo.stages(composed("demo", settings))}
 
 
 class Demo:
@@ -43,11 +37,11 @@ class Demo:
 
     def __init__(self, settings: Sequence[str], device: str) -> None:
         made = stages(settings)
-        ckpt = made["ddpm"].product
+        ckpt = made["train_ddpm_patches_4gpu.py"].product
         if not ckpt.is_file():
             measure.run(run_demo.__file__, settings)
-        self.sampler = CTSampler(ckpt, made["decoder"].product, device=device)
-        self.store = VolumeStore(made["prepare"].product.parent)
+        self.sampler = CTSampler(ckpt, made["train_vqgan_patches_4gpu.py"].product, device=device)
+        self.store = VolumeStore(made["prepare_data.py"].product.parent)
 
     def held_out(self, most: int) -> list[HeldOut]:
         return [self._load(case) for case in self.store.split("val")[:most]]

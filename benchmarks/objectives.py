@@ -34,9 +34,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import run_demo
 from benchmarks.command import benchmark
-from benchmarks.conditioning import BLOCKS, steps_for, table
+from benchmarks.conditioning import BLOCKS, TRAINING, steps_for, table
 from benchmarks.decoded import Judge, found_of
-from benchmarks.demo_model import before, stages
+from benchmarks.demo_model import stages
 from benchmarks.measure import run, stamp
 from benchmarks.scatter import scatter
 from common.atomic import write_text
@@ -96,10 +96,11 @@ class Laboratory:
     def prepare(self, rows: Sequence[str]) -> None:
         """Run what comes before stage 2, unless that is done; one process does it, others wait."""
         made = self.stages("any")
+        before = [made[script] for script in list(made)[: list(made).index(TRAINING)]]
         with exclusive(self.folder / ".lock"):
-            run_demo.run_all(before("ddpm", made), self.folder / "stages", PeakMemory())
+            run_demo.run_all(before, self.folder / "stages", PeakMemory())
             if not LAST.keys().isdisjoint(rows):
-                run("encode_latents.py", [*made["latents"].command[1:], "overwrite=false", *WHOLE, self._whole_latents])
+                run("encode_latents.py", [*before[-1].command[1:], "overwrite=false", *WHOLE, self._whole_latents])
 
     @property
     def _whole_latents(self) -> str:
@@ -108,7 +109,7 @@ class Laboratory:
 
     def training(self, row: str, seed: int, part: str = "") -> list[str]:
         """Settings of train_ddpm_patches_4gpu.py."""
-        words = self.stages(f"{row}{part}_s{seed}")["ddpm"].command[1:]
+        words = self.stages(f"{row}{part}_s{seed}")[TRAINING].command[1:]
         on_cpu = ["trainer.accelerator=cpu"] if self.device == "cpu" else []
         return [*words, *ROWS[row], f"seed={seed}", *on_cpu]
 
@@ -124,7 +125,7 @@ class Laboratory:
 
     def judge(self, row: str, seed: int, cases: int, draws: int) -> list[dict[str, Any]]:
         made = self.stages(f"{row}_s{seed}")
-        settings = composed("evaluate_ddpm", made["evaluate"].command[1:])
+        settings = composed("evaluate_ddpm", made["evaluate_ddpm_patches.py"].command[1:])
         model, store = CTSampler(settings.ckpt, device=self.device), VolumeStore(settings.dataset.store)
         judge = Judge(model, store, plan_of(settings), draws, settings.common_grid, self.folder)
         return judge.cases(cases, settings.seed)

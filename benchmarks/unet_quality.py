@@ -88,10 +88,10 @@ def demo_settings(folder: str, overrides: Sequence[str]) -> DictConfig:
     """
     root = Path(folder).absolute()
     made = demo_model.stages([f'dir="{root}"'])
-    needed = [made["latents"].product / "latents.json", made["decoder"].product]
+    needed = [made["encode_latents.py"].product / "latents.json", made["train_vqgan_patches_4gpu.py"].product]
     if not all(path.is_file() for path in needed):
         raise FileNotFoundError(f"no finished demo in {root}; python run_demo.py 'dir=\"{root}\"' makes one")
-    return composed("train_ddpm", [*made["ddpm"].command[1:], *OURS.split(), *overrides])
+    return composed("train_ddpm", [*made["train_ddpm_patches_4gpu.py"].command[1:], *OURS.split(), *overrides])
 
 
 def learning_rate(done: float) -> float:

@@ -80,8 +80,7 @@ LENGTHS = POSITIVE | several("three of them (mm; d, h, w)", POSITIVE, 3)
 RULES: tuple[tuple[Rule, str], ...] = (
     (
         TRUTH,
-        "anatomy averaged benchmark channels_last check checkpointing compile controls copies crop_to_body"
-        " decoder_only degrade"
+        "anatomy averaged benchmark channels_last check checkpointing compile controls copies crop_to_body degrade"
         " deterministic dry_run encode_latents.bf16 film_augment global_context graph lapped overwrite register_films"
         " extractors.random phantom.xray.lateral strict use_distributed_sampler use_patches xray_only",
     ),
@@ -124,7 +123,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     ),
     (
         NOT_NEGATIVE,
-        "commitment feature_weight gan_weight gradient_clip gradient_weight l1_weight l2_weight latent_noise lr"
+        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight latent_noise lr"
         " patient_mm perceptual_weight rotation_deg shift_mm train_lr weight weight_decay",
     ),
     (SHARE, "embolism_share final foreground_share latent_floor lr_final noise_limit"),

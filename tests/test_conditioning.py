@@ -13,24 +13,24 @@ def test_a_row_is_the_demo_with_its_own_settings_and_folder(row, block, tmp_path
     folder = conditioning.folder_of(row, tmp_path)
     plain = stages([f"experiment={conditioning.BLOCKS[block]}", f"dir={folder}", f"variant={row}"])
     assert all(str(folder) in str(stage.product) for stage in made.values())
-    assert "seed=5" in made["phantom"].command
+    assert "seed=5" in made["make_phantom_data.py"].command
     changed = {name for name in made if set(made[name].command) - set(plain[name].command) - {"seed=5"}}
-    expected = {"lifted": set(), "declared": {"prepare"}}
-    expected["augmented"] = {"latents", "ddpm"}
-    expected["lateral"] = {"phantom", *expected["augmented"]}
-    assert changed == expected.get(row, {"ddpm"})
+    expected = {"lifted": set(), "declared": {"prepare_data.py"}}
+    expected["augmented"] = {"encode_latents.py", "train_ddpm_patches_4gpu.py"}
+    expected["lateral"] = {"make_phantom_data.py", *expected["augmented"]}
+    assert changed == expected.get(row, {"train_ddpm_patches_4gpu.py"})
 
 
 def test_rows_of_the_same_data_share_it_and_no_other_row_does(tmp_path):
     made = {row: stages(conditioning.settings_of(row, "film", tmp_path, [])) for row in conditioning.ROWS}
-    before = ("phantom", "prepare", "vqgan", "decoder", "latents")
+    before = ("make_phantom_data.py", "prepare_data.py", "train_vqgan_patches_4gpu.py", "encode_latents.py")
     rows_of = {}
     for row, found in made.items():
-        rows_of.setdefault(found["prepare"].product, []).append(row)
+        rows_of.setdefault(found["prepare_data.py"].product, []).append(row)
     for rows in rows_of.values():
-        assert len({str([made[row][name].command for name in before]) for row in rows}) == 1
+        assert len({str([made[row][script].command for script in before]) for row in rows}) == 1
     assert sorted(map(len, rows_of.values())) == [1, 1, 1, 3]
-    trained = {found["ddpm"].product for found in made.values()}
+    trained = {found["train_ddpm_patches_4gpu.py"].product for found in made.values()}
     assert len(trained) == len(conditioning.ROWS)
 
 

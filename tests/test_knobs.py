@@ -155,10 +155,6 @@ def test_perceptual_weight_needs_its_network(workshop, elsewhere, refused):
     assert "model.perceptual_ckpt" in message
 
 
-def test_a_decoder_that_goes_on_needs_a_codec_to_go_on_from(workshop, elsewhere, refused):
-    assert "init_from" in refused(train_vqgan_patches_4gpu, *workshop.vqgan, "model.decoder_only=true")
-
-
 def test_hu_window_must_be_that_of_the_vqgan(workshop, elsewhere, refused):
     message = refused(train_ddpm_patches_4gpu, *workshop.ddpm, "dataset.hu_window=[-500,500]")
     assert "[-500, 500]" in message

@@ -102,19 +102,6 @@ def test_psnr_is_that_of_the_whole_validation_set(tmp_path):
     assert metrics["val/psnr"].item() == pytest.approx(10 * torch.log10(4 / error).item(), abs=1e-3)
 
 
-def test_the_decoder_alone_can_go_on(tmp_path):
-    module = make_module(LossWeights(l1=4.0, l2=4.0, gradients=1.0), decoder_only=True, latent_noise=0.5)
-    module.vqgan.init_linear_from(Patches().ct)
-    before, ct = state(module), Patches().ct
-    latents = module.vqgan.eval().encode(ct)
-    start = fit(module, tmp_path, 4).callback_metrics["val/psnr"]
-    assert fit(module, tmp_path, 40).callback_metrics["val/psnr"] > start
-    assert same(before, state(module), "vqgan.encoder.")
-    assert same(before, state(module), "vqgan.quantizer.")
-    assert not same(before, state(module), "vqgan.decoder.")
-    assert torch.equal(module.vqgan.eval().encode(ct), latents)
-
-
 def test_discriminators_stand_still_until_their_start(tmp_path, gan):
     before = state(gan)
     assert fit(gan, tmp_path, 2).global_step == 2

@@ -6,7 +6,6 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from common.keyed import KeyedRandom
 from common.layers import RMSNorm
 
 NORM_EPSILON = 1e-6
@@ -85,14 +84,3 @@ def crop(x: Tensor, margin: int) -> Tensor:
     if margin == 0:
         return x
     return x[..., margin:-margin, margin:-margin, margin:-margin]
-
-
-def disturbed(z: Tensor, random: KeyedRandom | None, most: float) -> Tensor:
-    """A batch's latents (B, C, d, h, w) with noise, whose strength is drawn for each of `random`'s samples.
-
-    most: largest strength, in standard deviations of each channel in this batch; nothing is added without `random`.
-    """
-    if random is None or most == 0:
-        return z
-    strength = most * random.uniform(1, 1, 1, 1)
-    return z + strength * z.detach().std((0, 2, 3, 4), keepdim=True) * random.normal(*z.shape[1:]).to(z.dtype)

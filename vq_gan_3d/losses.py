@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, l1_loss
 
 from common.errors import UserError
 from common.keyed import KeyedRandom
 from vq_gan_3d.discriminators import PatchDiscriminator, feature_distance, hinge_loss, without_gradients_of
 from vq_gan_3d.perceptual import VGG16Distance
-
-LOCAL = 4  # side in voxels of the cubes within which the strength of gradients is compared
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,6 @@ class LossWeights:
     Attributes:
         l1, l2: mean absolute and mean square error of the volume.
         perceptual: VGG16 distance of one slice per plane.
-        gradients: difference of local gradient energy, `gradient_loss`.
         gan: each discriminator's verdict.
         features: distance in each discriminator's features.
         disc_start: training steps before the adversarial terms begin.
@@ -33,7 +29,6 @@ class LossWeights:
     l1: float = 4.0
     l2: float = 0.0
     perceptual: float = 0.0
-    gradients: float = 0.0
     gan: float = 0.0
     features: float = 0.0
     disc_start: int = 0
@@ -46,27 +41,6 @@ class LossWeights:
     @property
     def adversarial(self) -> bool:
         return self.gan > 0 or self.features > 0
-
-
-def gradient_loss(fake: Tensor, real: Tensor) -> Tensor:
-    """How far the local strength of gradients lies apart: |gradient| along each axis, averaged over LOCAL³ voxels, at
-    full and at half resolution.
-
-    It asks for as much detail as there is, not for each of it in its place, which few channels cannot tell, and which
-    mean errors alone blur away.
-
-    Args:
-        fake, real: (B, 1, D, H, W).
-    """
-    distance = fake.new_zeros(())
-    for _ in range(2):
-        for axis in (2, 3, 4):
-            local, wanted = (
-                avg_pool3d(torch.diff(volume, dim=axis).abs(), LOCAL, LOCAL // 2) for volume in (fake, real)
-            )
-            distance = distance + l1_loss(local, wanted)
-        fake, real = avg_pool3d(fake, 2), avg_pool3d(real, 2)
-    return distance / 6
 
 
 def random_planes(random: KeyedRandom, *volumes: Tensor) -> Iterator[list[Tensor]]:

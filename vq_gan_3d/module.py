@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.keyed import KeyedRandom
 from common.layers import use_channels_last
 from vq_gan_3d.discriminators import PatchDiscriminator
-from vq_gan_3d.losses import AdversarialLoss, LossWeights, gradient_loss, perceptual_loss
+from vq_gan_3d.losses import AdversarialLoss, LossWeights, perceptual_loss
 from vq_gan_3d.perceptual import VGG16Distance
 from vq_gan_3d.pictures import above_each_other
 from vq_gan_3d.vqgan import VQGAN
@@ -43,7 +43,6 @@ class VQGANModule(pl.LightningModule):
         lr_schedule: optimizer, all steps -> scheduler, stepped after every training step.
         latent_noise: largest noise on the latents in training, in standard deviations; a decoder that has seen inexact
             latents forgives those that the diffusion draws.
-        decoder_only: encoder and quantiser stay as they are, so latents mean what they meant.
         clip_norm: largest gradient norm of the autoencoder, and of the discriminators.
         channels_last: memory layout of the convolutions; results agree up to rounding.
         init_patches: training patches, evenly spread over the data set, that the linear codec is fitted to.
@@ -62,7 +61,6 @@ class VQGANModule(pl.LightningModule):
         perceptual: VGG16Distance | None = None,
         lr_schedule: Callable[[torch.optim.Optimizer, float], Any] | None = None,
         latent_noise: float = 0.0,
-        decoder_only: bool = False,
         clip_norm: float = 1.0,
         channels_last: bool = False,
         init_patches: int = 32,
@@ -74,9 +72,6 @@ class VQGANModule(pl.LightningModule):
         if not 0 <= latent_noise < math.inf:
             raise UserError(f"need latent_noise >= 0, got {latent_noise}")
         self.latent_noise, self.clip_norm, self.init_patches = latent_noise, clip_norm, init_patches
-        self.decoder_only = decoder_only
-        for part in (vqgan.encoder, vqgan.quantizer) if decoder_only else ():
-            part.requires_grad_(False)
         if channels_last:
             use_channels_last(vqgan)
         self.meta = dict(meta or {})
@@ -95,19 +90,9 @@ class VQGANModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         ct = batch["ct"]
         random = KeyedRandom(batch["sample_key"], self.device)
-        terms: dict[str, Tensor] = {}
-        if self.decoder_only:
-            reconstruction = self.vqgan.decode_again(ct, random, self.latent_noise)
-        else:
-            reconstruction, info = self.vqgan(ct, random, self.latent_noise)
-            terms["quantizer"] = info.loss
-            if info.perplexity is not None:
-                terms["perplexity"] = info.perplexity
-        terms |= {"l1": l1_loss(reconstruction, ct), "l2": mse_loss(reconstruction, ct)}
-        loss = self.weights.l1 * terms["l1"] + self.weights.l2 * terms["l2"] + terms.get("quantizer", 0)
-        if self.weights.gradients > 0:
-            terms["gradients"] = gradient_loss(reconstruction.float(), ct)
-            loss = loss + self.weights.gradients * terms["gradients"]
+        reconstruction, info = self.vqgan(ct, random, self.latent_noise)
+        terms = {"l1": l1_loss(reconstruction, ct), "l2": mse_loss(reconstruction, ct), "quantizer": info.loss}
+        loss = self.weights.l1 * terms["l1"] + self.weights.l2 * terms["l2"] + info.loss
         for network in self._frozen:
             terms["perceptual"] = perceptual_loss(network, ct, reconstruction, random)
             loss = loss + self.weights.perceptual * terms["perceptual"]
@@ -116,6 +101,8 @@ class VQGANModule(pl.LightningModule):
             loss = loss + terms["generator"] + terms["discriminator"]
         elif self.adversarial is not None:
             loss = loss + _zero_for(self.adversarial)
+        if info.perplexity is not None:
+            terms["perplexity"] = info.perplexity
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", loss.detach())
         return loss
@@ -150,7 +137,7 @@ class VQGANModule(pl.LightningModule):
         self.log("val/psnr", psnr.float(), sync_dist=True, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        groups: list[dict[str, Any]] = [{"params": [p for p in self.vqgan.parameters() if p.requires_grad]}]
+        groups: list[dict[str, Any]] = [{"params": list(self.vqgan.parameters())}]
         if self.adversarial is not None:
             groups.append({"params": list(self.adversarial.parameters())})
         optimizer = self.make_optimizer(groups)

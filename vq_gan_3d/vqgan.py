@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.geometry import STEP
 from common.keyed import KeyedRandom
 from common.layers import RMSNorm, zero_init
-from vq_gan_3d.layers import NORM_EPSILON, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop, disturbed
+from vq_gan_3d.layers import NORM_EPSILON, ChannelsToSpace, RepeatVoxels, ResBlock, SpaceToChannels, crop
 from vq_gan_3d.linear import LinearDecoder, LinearEncoder, basis_functions, fit, set_maps
 from vq_gan_3d.quantizers import Quantizer, QuantizerOutput
 from vq_gan_3d.receptive_field import margin
@@ -194,14 +194,12 @@ class VQGAN(nn.Module):
             random: of the batch's samples, for training.
             latent_noise: largest noise on a sample's latent, in standard deviations of each channel in this batch.
         """
-        z_q, info = self.quantizer(disturbed(self.encode(x), random, latent_noise), random)
+        z = self.encode(x)
+        if random is not None and latent_noise > 0:
+            strength = latent_noise * random.uniform(1, 1, 1, 1)
+            z = z + strength * z.detach().std((0, 2, 3, 4), keepdim=True) * random.normal(*z.shape[1:]).to(z.dtype)
+        z_q, info = self.quantizer(z, random)
         return self.decode(z_q), info
-
-    def decode_again(self, x: Tensor, random: KeyedRandom, latent_noise: float) -> Tensor:
-        """`forward` with a gradient to the decoder alone: encoder and quantiser stay as they are."""
-        with torch.no_grad():
-            z = self.quantize(disturbed(self.encode(x), random, latent_noise))
-        return self.decode(z)
 
     @torch.no_grad()
     def init_linear_from(self, patches: Tensor) -> None:

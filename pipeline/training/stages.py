@@ -4,7 +4,6 @@ import logging
 
 from omegaconf import DictConfig
 
-from common.errors import UserError
 from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
@@ -18,8 +17,6 @@ log = logging.getLogger(__name__)
 
 def build_vqgan(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
     """The module and the data that the settings describe; the module's `meta` describes both."""
-    if cfg.model.decoder_only and cfg.init_from is None:
-        raise UserError("model.decoder_only goes on with a VQ-GAN that has been trained, got none: set init_from=FILE")
     store, sizes = open_store(cfg.dataset, cfg.check), sizes_of(cfg.model)
     data = PatchDataModule(
         make_dataset(cfg, store, "train", *sizes, encoder_input=None),
