@@ -38,7 +38,7 @@ from dataset.scans.resample import resample
 from dataset.scans.volume_io import read_ct, write_ct
 from evaluation.controls import mean_of
 from evaluation.metrics import hu_mae, psnr, ssim
-from evaluation.seams import block_index, gradient_energy, plane_gradients
+from evaluation.seams import block_index, gradient_energy, lattice_index, plane_gradients
 from pipeline.checkpoints.networks import load_codec
 from pipeline.devices import pick_device
 from vq_gan_3d.linear import LinearDecoder, LinearEncoder, fit, set_maps
@@ -92,8 +92,8 @@ class Scan:
 
     def scores(self, reconstruction: Tensor) -> dict[str, float]:
         """Of a reconstruction (1, D, H, W) in [-1, 1]: PSNR in dB, SSIM; |gradient| over the scan's, and that in the
-        lungs; how much more it changes between latent voxels than the scan does; mean error in HU where the scan holds
-        contrast."""
+        lungs; how much more it changes between latent voxels than the scan does, and how much more of a lattice it has;
+        mean error in HU where the scan holds contrast."""
         hu = unit_to_hu(reconstruction[0].clamp(-1, 1), WINDOW).numpy()
         own, real = plane_gradients(hu, WINDOW), plane_gradients(self.hu, WINDOW)
         contrast = (self.hu >= CONTRAST[0]) & (self.hu <= CONTRAST[1])
@@ -103,6 +103,7 @@ class Scan:
             "energy": gradient_energy(own, real),
             "lung_energy": slope(hu, self.lungs) / slope(self.hu, self.lungs),
             "blocks": block_index(own) / block_index(real),
+            "lattice": lattice_index(hu, WINDOW) - lattice_index(self.hu, WINDOW),
             "contrast_mae": hu_mae(hu[contrast][None, None], self.hu[contrast][None, None], WINDOW),
         }
 

@@ -21,7 +21,7 @@ from evaluation.common_grid import CommonGrid
 from evaluation.controls import wrong_xrays
 from evaluation.mean_volume import MeanVolume
 from evaluation.metrics import psnr, ssim
-from evaluation.seams import block_index, gradient_energy, plane_gradients, seam_index, window_planes
+from evaluation.seams import block_index, gradient_energy, lattice_index, plane_gradients, seam_index, window_planes
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.mean_ct import mean_training_ct
 
@@ -95,6 +95,7 @@ class Judge:
             "gradient_energy": gradient_energy(slopes, own),
             "hu_histogram": histogram_distance(right[0], real),
             "block_index": block_index(slopes),
+            "lattice_index": lattice_index(right[0], window) - lattice_index(real, window),
             "seam_index": self._seams(right[0], real, grid),
             "lung_ml": lung_volume_ml(volumes["right"], grid.spacing),
             "lung_ml_real": lung_volume_ml(real, grid.spacing),

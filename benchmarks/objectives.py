@@ -15,7 +15,7 @@ file a row and seed, and table.md, results.json and plot.svg of all that are don
 
 psnr_*: dB of the mean of the draws with the right, another's and no X-ray, of one draw (single), of sampler=mean
 (expected), of the mean of the draws in mode=whole and of the mean training CT. gradient_energy, hu_histogram,
-block_index, seam_index (at the windows' faces): of one draw, against the real CT's.
+block_index, seam_index (at the windows' faces), lattice_index: of one draw, against the real CT's.
 spread: of the draws, 1 where they are as uncertain as they should be. minus_v: psnr_right less that of row v, patient
 by patient. evaluations: of one window of the network, for all draws. *_95: intervals over patients.
 """
@@ -74,7 +74,16 @@ LAST: Mapping[str, Sequence[str]] = {  # of the last quarter of a row's steps; o
 }
 MEANS: Sequence[str] = (
     *(f"psnr_{name}" for name in ("right", "wrong", "null", "mean_volume", "single", "expected", "whole")),
-    *("ssim_right", "gradient_energy", "hu_histogram", "block_index", "seam_index", "spread", "evaluations"),
+    *(
+        "ssim_right",
+        "gradient_energy",
+        "hu_histogram",
+        "block_index",
+        "lattice_index",
+        "seam_index",
+        "spread",
+        "evaluations",
+    ),
 )
 
 log = logging.getLogger(__name__)

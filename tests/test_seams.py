@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from common.patches import grid_coords
 from evaluation.seams import (
     block_index,
     gradient_energy,
+    lattice_index,
     overlap_variance,
     plane_gradients,
     seam_index,
@@ -83,3 +85,16 @@ def test_overlap_variance_is_a_ratio_of_variances():
     draws = np.random.default_rng(0).standard_normal((4000, 1, 1, 6))
     covered = np.array([1, 1, 2, 2, 4, 1]).reshape(1, 1, 6)
     assert overlap_variance(draws * np.where(covered > 1, 0.5, 2.0), covered) == pytest.approx(1 / 16, rel=0.1)
+
+
+def test_a_lattice_with_the_period_of_a_latent_voxel_is_seen_and_other_detail_is_not():
+    rng, window = np.random.default_rng(0), (-1000.0, 1000.0)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(48, 48, 48)), 1.5)
+    tissue = 300 * smooth / smooth.std()
+    period = np.tile([1.0, 0.0, -1.0, 0.0], 12)
+    lattice = period[:, None, None] * period[:, None] * period
+    assert lattice_index(tissue, window) == pytest.approx(0, abs=0.02)
+    assert lattice_index(50 * lattice, window) > 0.9
+    assert lattice_index(tissue + 120 * lattice, window) > 0.05
+    odd = np.resize([1.0, 0.0, -1.0], 48)
+    assert lattice_index(tissue + 120 * odd[:, None, None] * odd[:, None] * odd, window) < 0.05
