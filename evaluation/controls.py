@@ -83,17 +83,23 @@ def mean_of(values: Sequence[float] | Matrix, patients: Sequence[str], seed: int
     return _estimate([np.ones(len(values)), values], patients, lambda sums: sums[:, 1] / sums[:, 0], seed)
 
 
-def correlation(a: Sequence[float], b: Sequence[float], patients: Sequence[str], seed: int = 0) -> Estimate:
+def correlation(
+    a: Sequence[float | None], b: Sequence[float | None], patients: Sequence[str], seed: int = 0
+) -> Estimate:
     """Pearson's correlation, e.g. of drawn and real lung volumes; its value is None where it is undefined.
 
-    Undefined: fewer than three cases, or one list constant.
+    Cases count that have both numbers: neither None nor NaN. Undefined: fewer than three of them, or one list constant.
     """
     if len(a) != len(b):
         raise ValueError(f"correlation needs lists of one length, got {len(a)} and {len(b)}")
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+    every = np.array([a, b], dtype=np.float64)
+    known = np.flatnonzero(np.isfinite(every).all(0)).tolist()
+    pairs = every[:, known]
+    if len(known) < 3 or (np.ptp(pairs, 1) == 0).any():
         return Estimate(None)
-    x, y = (np.asarray(values, dtype=np.float64) - np.mean(values) for values in (a, b))
-    return _estimate([np.ones(len(x)), x, y, x * x, y * y, x * y], patients, _pearson, seed)
+    x, y = pairs - pairs.mean(1, keepdims=True)
+    owners = [patients[i] for i in known]
+    return _estimate([np.ones(len(x)), x, y, x * x, y * y, x * y], owners, _pearson, seed)
 
 
 def _pearson(sums: Matrix) -> Matrix:

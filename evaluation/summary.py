@@ -69,7 +69,6 @@ class Findings:
                 for case, own, patient in zip(cases, numbers, patients, strict=True)
                 for volume in case
                 if volume["of"] == name and "lung_ml" in volume
-                if np.isfinite([volume["lung_ml"], own["lung_ml_real"]]).all()
             ]
             if pairs:
                 drawn, real, owners = zip(*pairs, strict=True)

@@ -61,6 +61,12 @@ def test_studies_of_one_patient_are_redrawn_together():
     assert apart.high - apart.low < 0.5 * (once.high - once.low)
 
 
+def test_cases_without_a_number_do_not_count_in_a_correlation():
+    a, b, names = [1.0, 2.0, 4.0, 3.0, None, 9.0], [2.0, 1.0, 5.0, 4.0, 7.0, float("nan")], list("abcdef")
+    assert correlation(a, b, names) == correlation(a[:4], b[:4], names[:4])
+    assert correlation([1.0, None, 2.0], [1.0, 2.0, 3.0], names[:3]).value is None
+
+
 def test_correlation_of_volumes_and_its_interval():
     rng = np.random.default_rng(0)
     a = rng.normal(5000, 800, 200)
