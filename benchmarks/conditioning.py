@@ -105,13 +105,17 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     results = {}
     reference = psnr_of(found[REFERENCE]) if REFERENCE in found else {}
     for row, metrics in found.items():
-        differences = {name: value - reference[name] for name, value in psnr_of(metrics).items() if name in reference}
-        by: dict[str, Any] = {}
-        if differences:
-            estimate = mean_of(list(differences.values()), list(differences))
-            by = {"minus_lifted": estimate.value, "minus_lifted_95": [estimate.low, estimate.high]}
-        results[row] = {"steps": metrics["steps"]} | metrics["summary"] | by
+        results[row] = {"steps": metrics["steps"]} | metrics["summary"] | minus(REFERENCE, psnr_of(metrics), reference)
     return results
+
+
+def minus(row: str, own: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, Any]:
+    """By how much patients' PSNR is above that in another row, patient by patient; nothing where none is in both."""
+    differences = {name: value - reference[name] for name, value in own.items() if name in reference}
+    if not differences:
+        return {}
+    found = mean_of(list(differences.values()), list(differences))
+    return {f"minus_{row}": found.value, f"minus_{row}_95": [found.low, found.high]}
 
 
 def psnr_of(metrics: Mapping[str, Any]) -> dict[str, float]:

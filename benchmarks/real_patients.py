@@ -10,7 +10,8 @@ projected.
 Options: block=, rows=phantoms,real,both, scans=, variants=, phantoms=, folds=, steps= (of stage 2; null: the demo's),
 jobs= (trainings at once), out=. Other settings go to run_demo.py. What is done is not done again. `out` gets table.md;
 the last line is one JSON object: for each row n, means and differences with 95 % intervals over patients, as
-evaluate_ddpm_patches.py has them, and of each patient the folder with its pictures.
+evaluate_ddpm_patches.py has them; minus_phantoms: psnr_right less that of the row `phantoms`, patient by patient.
+Pictures of each patient lie in the rows' folders, in `evaluation`.
 """
 
 import csv
@@ -25,7 +26,7 @@ from typing import Any
 import run_demo
 from benchmarks.codec_quality import TEST, TRAIN
 from benchmarks.command import benchmark
-from benchmarks.conditioning import BLOCKS, table
+from benchmarks.conditioning import BLOCKS, minus, psnr_of, table
 from benchmarks.demo_model import stages
 from benchmarks.measure import run
 from benchmarks.real_pairs import name_of, write_pair
@@ -88,8 +89,8 @@ def train_and_evaluate(settings: Sequence[str], steps: int | None, store: Path, 
     return found
 
 
-def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figures over the patients of all parts, each of whom is in one of them."""
+def summary(parts: Sequence[dict[str, Any]], phantoms: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Figures over the patients of all parts, each of whom is in one of them; beside those of the row `phantoms`."""
     cases = [case for part in parts for case in part["cases"]]
     patients = [name for part in parts for name in part["scores"]]
     keys = {"right": "psnr"} | {n: f"psnr_{n}" for n in (*CONTROLS, "codec") if f"psnr_{n}" in cases[0]}
@@ -99,7 +100,9 @@ def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found |= {f"right_minus_{name}": estimate.value, f"right_minus_{name}_95": [estimate.low, estimate.high]}
     drawn, real = ([c[key] for c in cases] for key in ("lung_ml", "lung_ml_real"))
     lungs = correlation(drawn, real, patients)
-    return found | {"lung_volume_correlation": lungs.value, "lung_volume_correlation_95": [lungs.low, lungs.high]}
+    found |= {"lung_volume_correlation": lungs.value, "lung_volume_correlation_95": [lungs.low, lungs.high]}
+    own, reference = (dict(pair for part in some for pair in psnr_of(part).items()) for some in (parts, phantoms))
+    return found | minus("phantoms", own, reference)
 
 
 @benchmark("demo")
@@ -129,7 +132,8 @@ def main(
     with ThreadPoolExecutor(jobs) as pool:
         work = partial(train_and_evaluate, settings, steps, folder / "all" / "data" / "store")
         found = dict(zip(places, pool.map(work, places.values()), strict=True))
-    results = {row: summary([found[row, fold] for fold in parts[row]]) for row in rows}
+    by_row = {row: [found[row, fold] for fold in parts[row]] for row in rows}
+    results = {row: summary(by_row[row], by_row.get("phantoms", ())) for row in rows}
     write_text(folder / "table.md", table(results))
     return results
 

@@ -50,3 +50,6 @@ def test_figures_are_over_the_patients_of_all_folds():
     assert found["n"] == 5
     assert found["psnr_right"] == np.mean([10, 11, 20, 21, 22])
     assert found["right_minus_wrong"] == 0
+    assert "minus_phantoms" not in found
+    found = summary([part("ab", 10.0), part("cde", 20.0)], [part("abcd", 9.0)])
+    assert found["minus_phantoms"] == np.mean([1, 1, 20 - 11, 21 - 12])  # e is in one row only
