@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from common.geometry import STEP, Triple, axis_starts
 
@@ -70,18 +70,17 @@ def lattice_index(volume: NDArray, window: tuple[float, float]) -> float:
     """
     values = np.clip(volume.astype(np.float32), *window)
     detail = values - uniform_filter(values, STEP + 1)
-    detail /= np.sqrt(uniform_filter(detail**2, 2 * STEP + 1)) + _FAINT * (window[1] - window[0])
-    return float(np.mean([_alike(detail, axis, 2 * STEP) - _nearby(detail, axis) for axis in range(3)]))
+    strength = np.sqrt(gaussian_filter(detail**2, STEP))  # running sums, as of uniform_filter, may end below 0
+    detail /= strength + _FAINT * (window[1] - window[0])
+    detail /= np.sqrt(np.square(detail).mean(dtype=np.float64))
+    nearer, there, farther = (_alike(detail, 2 * STEP + off) for off in (-1, 0, 1))
+    return there - (nearer + farther) / 2
 
 
-def _nearby(detail: NDArray, axis: int) -> float:
-    return float(np.mean([_alike(detail, axis, 2 * STEP + near) for near in (-1, 1)]))
-
-
-def _alike(detail: NDArray, axis: int, lag: int) -> float:
-    """Correlation of detail with that `lag` voxels on."""
-    along = np.moveaxis(detail, axis, 0)
-    return float((along[:-lag] * along[lag:]).mean(dtype=np.float64) / np.square(detail).mean(dtype=np.float64))
+def _alike(detail: NDArray, lag: int) -> float:
+    """Correlation of detail of unit root mean square with that `lag` voxels on, averaged over the axes."""
+    along = (np.moveaxis(detail, axis, 0) for axis in range(3))
+    return float(np.mean([(line[:-lag] * line[lag:]).mean(dtype=np.float64) for line in along]))
 
 
 def gradient_energy(drawn: Sequence[NDArray[np.float64]], real: Sequence[NDArray[np.float64]]) -> float:

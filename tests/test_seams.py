@@ -98,3 +98,9 @@ def test_a_lattice_with_the_period_of_a_latent_voxel_is_seen_and_other_detail_is
     assert lattice_index(tissue + 120 * lattice, window) > 0.05
     odd = np.resize([1.0, 0.0, -1.0], 48)
     assert lattice_index(tissue + 120 * odd[:, None, None] * odd[:, None] * odd, window) < 0.05
+
+
+def test_a_lattice_is_told_where_half_of_the_volume_is_empty():
+    volume = np.full((40, 40, 40), -1000.0)
+    volume[:20] = np.random.default_rng(0).normal(0, 400, (20, 40, 40))
+    assert lattice_index(volume, (-1000.0, 1000.0)) == pytest.approx(0, abs=0.02)
