@@ -1,6 +1,7 @@
 """Training of the patch diffusion model."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from common.patches import positions_mm
 from common.wide_view import noise_in_view
 from ddpm.by_noise import LossByNoise
 from ddpm.denoiser import PatchDenoiser
-from ddpm.diffusion import Diffusion, draw_like
+from ddpm.diffusion import Diffusion, Regression, draw_like
 from ddpm.execution import Execution
 from ddpm.graph import GraphedPrediction, Prediction
 from ddpm.latent_scale import LatentScale
@@ -24,7 +25,30 @@ from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
-_OTHER_STREAM, _VIEW_STREAM = 0x9E3779B9, 0x3C6EF372  # added to a sample's key
+_OTHER_STREAM, _VIEW_STREAM, _MEAN_STREAM = 0x9E3779B9, 0x3C6EF372, 0xDAA66D2B  # added to a sample's key
+_SHARE_OF_MEANS = 0.5  # of the samples, with model.residual
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What a batch of B patches is trained with.
+
+    Attributes:
+        inputs: of `Prediction`; the first two are what x is and the times (B,).
+        x0, noise: clean latents and the noise in them, (B, C, d, h, w).
+        mean: what of x0 the diffusion leaves out, the expected latents with `residual`, else zeros; shaped as x0.
+        asked: (B,) bool, samples whose answer is to be x0 itself.
+    """
+
+    inputs: list[Tensor]
+    x0: Tensor
+    noise: Tensor
+    mean: Tensor
+    asked: Tensor
+
+    def like(self, values: Tensor) -> Tensor:
+        """Values (B,) that broadcast over x0."""
+        return values.view(-1, *[1] * (self.x0.ndim - 1))
 
 
 class PatchDDPM(pl.LightningModule):
@@ -68,6 +92,8 @@ class PatchDDPM(pl.LightningModule):
         for name, share in (("condition_dropout", condition_dropout), ("view_dropout", view_dropout)):
             if not 0 <= share < 1:
                 raise UserError(f"need 0 <= {name} < 1, got {share}")
+        if denoiser.residual and isinstance(diffusion, Regression):
+            raise UserError("diffusion=regression leaves nothing to be drawn: set model.residual=false")
         self.denoiser, self.diffusion = denoiser, diffusion
         if execution is not None:
             execution.apply(denoiser)
@@ -105,8 +131,8 @@ class PatchDDPM(pl.LightningModule):
         batch = self.transfer_batch_to_device(items, self.device, 0)
         with self.trainer.precision_plugin.forward_context():
             with torch.no_grad():
-                inputs = self._noised(batch)[0]
-            self._graphed = GraphedPrediction(self._eager, inputs)
+                noised = self._noised(batch)
+            self._graphed = GraphedPrediction(self._eager, noised.inputs)
 
     @property
     def _eager(self) -> Prediction:
@@ -150,22 +176,27 @@ class PatchDDPM(pl.LightningModule):
         Args:
             even_times: take times spread evenly over the draws instead of random ones.
         """
-        errors, t, (x_t, predicted, x0) = self._errors(batch, even_times)
+        errors, noised, predicted = self._errors(batch, even_times)
         error, perceptual = errors.mean(), self._frozen[2]
         if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
             return error, None
-        x0_now = self.diffusion.split(x_t[:, : x0.shape[1]], predicted, t)[0]
-        return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
+        x, t, *_ = noised.inputs
+        drawn = self.diffusion.split(x[:, : predicted.shape[1]], predicted, t)[0] + noised.mean
+        x0_now = torch.where(noised.like(noised.asked), predicted, drawn)
+        return error, perceptual(self._decode, x0_now, noised.x0, t, batch["sample_key"])
 
-    def _errors(self, batch: dict[str, Tensor], even_times: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Weighted squared errors (B,) and their times (B,); the noisy latents, what was predicted, the clean ones."""
-        (x_t, t, *others), x0, noise = self._noised(batch, even_times)
-        predicted = (self._graphed or self._eager)(x_t, t, *others).float()
-        error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
-        return self.diffusion.loss_weight(t).to(error) * error, t, (x_t, predicted, x0)
+    def _errors(self, batch: dict[str, Tensor], even_times: bool) -> tuple[Tensor, Noised, Tensor]:
+        """Weighted squared errors (B,), what they were trained with, and what was predicted."""
+        noised = self._noised(batch, even_times)
+        predicted, t = (self._graphed or self._eager)(*noised.inputs).float(), noised.inputs[1]
+        target = self.diffusion.target(noised.x0 - noised.mean, noised.noise, t)
+        target = torch.where(noised.like(noised.asked), noised.x0, target)
+        error = (predicted - target).square().flatten(1).mean(1)
+        weight = self.diffusion.loss_weight(t).to(error).masked_fill(noised.asked, 1)
+        return weight * error, noised, predicted
 
-    def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> tuple[list[Tensor], Tensor, Tensor]:
-        """What `Prediction` is given; the clean latents (B, C, d, h, w) and the noise in them."""
+    def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> Noised:
+        """The batch's latents with noise, and all that the network is told."""
         x0 = self.latent_scale.normalize(self._raw_latents(batch))
         u, u_drop, noise = draw_like(x0, batch["sample_key"])
         if even_times:
@@ -176,10 +207,27 @@ class PatchDDPM(pl.LightningModule):
             batch["patch_coord"], batch["spacing"], batch["volume_shape"], triple(x0.shape[2:]), STEP
         )
         xray = [*self._features(batch), batch["xray"], batch["xray_camera"], dropped]
-        x_t = self.diffusion.add_noise(x0, noise, t)
+        told = [*xray, positions, batch["spacing"], *self._views(batch)]
+        mean, asked = torch.zeros_like(x0), torch.zeros_like(dropped)
+        if self.denoiser.residual:
+            keys = (batch["sample_key"] + _MEAN_STREAM) % 2**32
+            asked = KeyedRandom(keys, x0.device).uniform(1)[:, 0] < _SHARE_OF_MEANS
+            mean[~asked] = self._expected(mean[~asked], [values[~asked] for values in told])
+            t = torch.where(asked, 1, t)
+        x = self.diffusion.add_noise(x0 - mean, noise, t)
+        if self.denoiser.residual:
+            x = torch.cat([x.masked_fill(asked.view(-1, 1, 1, 1, 1), 0), mean], 1)
         if "wide_latent" in batch:
-            x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
-        return [x_t, t, *xray, positions, batch["spacing"], *self._views(batch)], x0, noise
+            x = torch.cat([x, *self._around(batch, noise, t)], 1)
+        return Noised([x, t, *told], x0, noise, mean, asked)
+
+    @torch.no_grad()
+    def _expected(self, nothing: Tensor, told: list[Tensor]) -> Tensor:
+        """What the network expects of latents that it sees nothing of: zeros (B, C, d, h, w), B from 0."""
+        if not len(nothing):
+            return nothing
+        answer: Tensor = self._eager(torch.cat([nothing, nothing], 1), nothing.new_ones(len(nothing)), *told)
+        return answer.float()
 
     def _views(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """What `PatchDenoiser.encode_condition` takes of further views, if the network has any."""
@@ -218,9 +266,10 @@ class PatchDDPM(pl.LightningModule):
         self._by_noise = LossByNoise(self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        errors, t, _ = self._errors(batch, even_times=True)
+        errors, noised, _ = self._errors(batch, even_times=True)
         self.log("val/loss", errors.mean(), prog_bar=True, sync_dist=True, batch_size=len(batch["sample_key"]))
-        self._by_noise.add(errors, t)
+        drawn = ~noised.asked
+        self._by_noise.add(errors[drawn], noised.inputs[1][drawn])
 
     def on_validation_epoch_end(self) -> None:
         for ends, loss in self._by_noise.means().items():
