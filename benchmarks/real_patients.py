@@ -26,7 +26,7 @@ from typing import Any
 import run_demo
 from benchmarks.codec_quality import TEST, TRAIN
 from benchmarks.command import benchmark
-from benchmarks.conditioning import BLOCKS, minus, psnr_of, table
+from benchmarks.conditioning import BLOCKS, minus, summary, table
 from benchmarks.demo_model import stages
 from benchmarks.measure import run
 from benchmarks.real_pairs import name_of, write_pair
@@ -34,7 +34,6 @@ from common.atomic import write_text
 from common.errors import UserError
 from common.memory import PeakMemory
 from dataset.prepare.processes import results_of
-from evaluation.controls import CONTROLS, compare_with_controls, correlation
 
 ROWS = ("phantoms", "real", "both")
 COLUMNS = ("patient_id", "ct", "xray", "split")
@@ -89,20 +88,9 @@ def train_and_evaluate(settings: Sequence[str], steps: int | None, store: Path, 
     return found
 
 
-def summary(parts: Sequence[dict[str, Any]], phantoms: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """Figures over the patients of all parts, each of whom is in one of them; beside those of the row `phantoms`."""
-    cases = [case for part in parts for case in part["cases"]]
-    patients = [name for part in parts for name in part["scores"]]
-    keys = {"right": "psnr"} | {n: f"psnr_{n}" for n in (*CONTROLS, "codec") if f"psnr_{n}" in cases[0]}
-    scores = compare_with_controls({n: [c[key] for c in cases] for n, key in keys.items()}, patients)
-    found: dict[str, Any] = {"n": len(cases)} | {f"psnr_{name}": mean for name, mean in scores.means.items()}
-    for name, estimate in scores.differences.items():
-        found |= {f"right_minus_{name}": estimate.value, f"right_minus_{name}_95": [estimate.low, estimate.high]}
-    drawn, real = ([c[key] for c in cases] for key in ("lung_ml", "lung_ml_real"))
-    lungs = correlation(drawn, real, patients)
-    found |= {"lung_volume_correlation": lungs.value, "lung_volume_correlation_95": [lungs.low, lungs.high]}
-    own, reference = (dict(pair for part in some for pair in psnr_of(part).items()) for some in (parts, phantoms))
-    return found | minus("phantoms", own, reference)
+def figures(parts: Sequence[dict[str, Any]], phantoms: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Over the patients of all parts, each of whom is in one of them; beside those of the row `phantoms`."""
+    return {"n": sum(len(part["cases"]) for part in parts)} | summary(parts) | minus("phantoms", parts, phantoms)
 
 
 @benchmark("demo")
@@ -133,7 +121,7 @@ def main(
         work = partial(train_and_evaluate, settings, steps, folder / "all" / "data" / "store")
         found = dict(zip(places, pool.map(work, places.values()), strict=True))
     by_row = {row: [found[row, fold] for fold in parts[row]] for row in rows}
-    results = {row: summary(by_row[row], by_row.get("phantoms", ())) for row in rows}
+    results = {row: figures(by_row[row], by_row.get("phantoms", ())) for row in rows}
     write_text(folder / "table.md", table(results))
     return results
 

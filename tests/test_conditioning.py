@@ -11,7 +11,7 @@ from benchmarks.demo_model import stages
 def test_a_row_is_the_demo_with_its_own_settings_and_folder(row, block, tmp_path):
     made = stages(conditioning.settings_of(row, block, tmp_path, ["seed=5"]))
     folder = conditioning.folder_of(row, tmp_path)
-    plain = stages([f"experiment={conditioning.BLOCKS[block]}", f"dir={folder}", f"variant={row}"])
+    plain = stages([f"experiment={conditioning.BLOCKS[block]}", f"dir={folder}", f"variant={row}_s42"])
     assert all(str(folder) in str(stage.product) for stage in made.values())
     assert "seed=5" in made["make_phantom_data.py"].command
     changed = {name for name in made if set(made[name].command) - set(plain[name].command) - {"seed=5"}}
@@ -62,21 +62,33 @@ def test_the_table_holds_the_columns_of_all_rows():
     ]
 
 
-def test_rows_are_compared_with_the_reference_patient_by_patient(tmp_path):
-    def metrics(psnr):
-        means = {"psnr_right": sum(psnr) / len(psnr), "right_minus_wrong": 1.0}
-        return {
-            "steps": 9,
-            "summary": means,
-            "scores": dict.fromkeys("abcdef", 0),
-            "cases": [{"psnr": p} for p in psnr],
-        }
+def metrics(psnr):
+    means = {"psnr_right": sum(psnr) / len(psnr), "ssim_right": psnr[0] / 100, "psnr_right_95": [1.0, 2.0]}
+    cases = [{"psnr": p, "psnr_wrong": p - 1, "lung_ml": p, "lung_ml_real": p} for p in psnr]
+    return {"steps": 9, "summary": means, "scores": dict.fromkeys("abcdef", 0), "cases": cases}
 
-    found = conditioning.summaries({"lifted": metrics([10, 20] * 3), "pooled": metrics([9, 18] * 3)})
+
+def test_rows_are_compared_with_the_reference_patient_by_patient(tmp_path):
+    found = conditioning.summaries({"lifted": [metrics([10, 20] * 3)], "pooled": [metrics([9, 18] * 3)]})
     assert found["lifted"]["minus_lifted"] == 0
     assert found["pooled"]["minus_lifted"] == pytest.approx(-1.5)
     low, high = found["pooled"]["minus_lifted_95"]
     assert -2 <= low < -1.5 < high <= -1
     conditioning.write_all(tmp_path, found)
-    assert f"| pooled | 9 | 13.500 | -1.500 | {low:.3f} to {high:.3f} |" in (tmp_path / "table.md").read_text()
+    assert f"| pooled | 1 | 9 | 13.500 | -1.500 | {low:.3f} to {high:.3f} |" in (tmp_path / "table.md").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"table.md", "results.json", "plot.svg"}
+
+
+def test_several_seeds_are_one_row_whose_patients_are_redrawn_with_all_of_them():
+    twice = {"lifted": [metrics([10, 20] * 3), metrics([12, 22] * 3)], "pooled": [metrics([9, 19] * 3)]}
+    found = conditioning.summaries(twice)["lifted"]
+    assert found["seeds"] == 2
+    assert found["psnr_right"] == pytest.approx(16)
+    assert found["ssim_right"] == pytest.approx(0.11)
+    assert found["right_minus_wrong_95"] == [1, 1]
+    assert found["minus_lifted"] == 0
+    once, both = (
+        conditioning.minus("other", parts, twice["pooled"]) for parts in (twice["lifted"][:1], twice["lifted"])
+    )
+    assert (once["minus_other"], both["minus_other"]) == (1, 2)
+    assert both["minus_other_95"] == [2, 2]  # seeds differ, patients do not

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.real_pairs import bent
-from benchmarks.real_patients import pairs_of, summary
+from benchmarks.real_patients import figures, pairs_of
 from dataset.phantom.anatomy import draw_anatomy
 from dataset.phantom.thorax import render
 
@@ -46,10 +46,10 @@ def test_figures_are_over_the_patients_of_all_folds():
         keys = ("psnr", "psnr_wrong", "psnr_null", "psnr_mean_volume", "psnr_codec", "lung_ml", "lung_ml_real")
         return {"scores": dict.fromkeys(names), "cases": [dict.fromkeys(keys, psnr + i) for i, _ in enumerate(names)]}
 
-    found = summary([part("ab", 10.0), part("cde", 20.0)])
+    found = figures([part("ab", 10.0), part("cde", 20.0)])
     assert found["n"] == 5
     assert found["psnr_right"] == np.mean([10, 11, 20, 21, 22])
     assert found["right_minus_wrong"] == 0
     assert "minus_phantoms" not in found
-    found = summary([part("ab", 10.0), part("cde", 20.0)], [part("abcd", 9.0)])
+    found = figures([part("ab", 10.0), part("cde", 20.0)], [part("abcd", 9.0)])
     assert found["minus_phantoms"] == np.mean([1, 1, 20 - 11, 21 - 12])  # e is in one row only
