@@ -120,11 +120,11 @@ def sample(gpu: FakeGPU, cfg: DictConfig, stage1: DictConfig, shape: Triple, **p
 def _recorded_by(gpu: FakeGPU) -> Callable[..., Any]:
     """`Replayed._record` on paper: what a CUDA graph computes with stays its own."""
 
-    def record(replayed: Replayed, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor], Tensor]:
+    def record(_: Replayed, function: Any, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor], Tensor]:
         given = [tensor.clone() for tensor in inputs]
         earlier, before = gpu.peak, gpu.live
         gpu.peak = before
-        answer = replayed.function(*given)
+        answer = function(*given)
         own = torch.empty(gpu.peak - gpu.live, dtype=torch.uint8, device=CUDA)
         gpu.peak = max(earlier, gpu.peak)
         return SimpleNamespace(replay=lambda: own), given, answer

@@ -79,6 +79,9 @@ class PatchDenoiser(nn.Module):
         if "lifted" in cond and lifter is None:
             raise UserError('cond has "lifted" but there is no lifter: give one, or take "lifted" out of cond')
         self.latent_channels, self.global_context, self.residual = latent_channels, global_context, residual
+        if residual:  # of what the expected latents leave, channel by channel: drawn as if it were 1
+            self.residual_std: Tensor
+            self.register_buffer("residual_std", torch.ones(latent_channels))
         self.lifter = lifter if "lifted" in cond else None
         self.null_pooled = nn.Parameter(torch.zeros(pooled_dim)) if "pooled" in cond else None
         self.null_token = nn.Parameter(torch.zeros(token_dim)) if "tokens" in cond else None

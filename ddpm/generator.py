@@ -104,7 +104,8 @@ class VolumeGenerator(nn.Module):
             predictor.at(noise.new_ones(1))
             drawn = mean = expects(nothing, noise.new_ones(1))
             if plan.sampler != MEAN:
-                drawn = mean + draw(fused(counted, *how, beside=mean), noise)
+                std = self.denoiser.residual_std.view(-1, 1, 1, 1).to(mean)
+                drawn = mean + std * draw(fused(counted, *how, beside=mean), noise)
         elif plan.mode == "fused" or self.denoiser.global_context:
             drawn = draw(fused(counted, *how), noise)
         else:

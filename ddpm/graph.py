@@ -4,7 +4,9 @@ A step of the guide's network at batch 2 keeps a GPU busy for a small part of th
 kernels one by one. A graph launches the very same kernels, so results do not change.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,7 +51,7 @@ class GraphedPrediction:
     """`Prediction` that replays CUDA graphs in training, for inputs of the recorded sizes; others are computed as ever.
 
     The answer and the parameters' gradients lie where the next call writes its own: a gradient must be used up, or
-    added to another tensor, before that (`optimizer.zero_grad(set_to_none=False)` where gradients accumulate).
+    added to another tensor, before that: see `PatchDDPM.optimizer_zero_grad`.
 
     Args:
         sample: inputs of a training batch, on the GPU; to be recorded under the autocast that training uses.
@@ -71,7 +73,8 @@ class GraphedPrediction:
         cached = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)  # weights rounded once would stay as they were when recorded
         try:
-            self._replay: Any = torch.cuda.make_graphed_callables(predict, inputs, num_warmup_iters=WARM_UP)
+            with nothing_collected():
+                self._replay: Any = torch.cuda.make_graphed_callables(predict, inputs, num_warmup_iters=WARM_UP)
         finally:
             torch.set_autocast_cache_enabled(cached)
 
@@ -86,38 +89,53 @@ class GraphedPrediction:
 class Replayed:
     """A function of tensors on a GPU, without gradients, whose kernels are recorded once for each size of its inputs.
 
-    Whatever else it reads must stay where and as it is. Graphs share their memory: one replay at a time.
+    Whatever else it reads must stay where and as it is. Graphs share their memory: one replay at a time. The function
+    comes with each call, and always the same one: kept here, its owner would be kept by what it owns.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self.function = function
+    def __init__(self) -> None:
         self._recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
         self._pool: Any = None
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         key = tuple(_sizes(inputs))
         if key not in self._recorded:
-            self._recorded[key] = self._record(inputs)
+            with nothing_collected():
+                self._recorded[key] = self._record(function, inputs)
         graph, given, answer = self._recorded[key]
         for tensor, value in zip(given, inputs, strict=True):
             tensor.copy_(value)
         graph.replay()
         return answer.clone()
 
-    def _record(self, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+    def _record(
+        self, function: Callable[..., Tensor], inputs: Sequence[Tensor]
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         given, stream = [tensor.clone() for tensor in inputs], torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         tried = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = True  # replays pay back what trying algorithms takes
         with torch.cuda.stream(stream):
-            self.function(*given)
+            function(*given)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            answer = self.function(*given)
+            answer = function(*given)
         torch.backends.cudnn.benchmark = tried
         self._pool = graph.pool()
         return graph, given, answer
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Python's garbage collector waits: if it comes upon another graph during a recording, that breaks off."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _sizes(inputs: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:

@@ -26,7 +26,7 @@ class GuidedDenoiser:
         self.denoiser, self.condition, self.plan, self.device = denoiser, condition, plan, device
         self.spacing = torch.tensor([grid.spacing], device=device)
         self.volume = torch.tensor([grid.shape], device=device)
-        self._predict = Replayed(self._answer) if device.type == "cuda" else self._answer
+        self._replayed = Replayed() if device.type == "cuda" else None
         self._guided: bool | None = None if plan.guidance != 1 else False
 
     def at(self, t: Tensor) -> None:
@@ -47,6 +47,9 @@ class GuidedDenoiser:
             x, t, coords = (torch.cat([values, values]) for values in (x, t, coords))
             seen, unseen = self._predict(x, t, coords, rows.repeat_interleave(len(x) // 2)).chunk(2)
         return unseen + self.plan.guidance * (seen - unseen)
+
+    def _predict(self, *inputs: Tensor) -> Tensor:
+        return self._answer(*inputs) if self._replayed is None else self._replayed(self._answer, *inputs)
 
     def _answer(self, x: Tensor, t: Tensor, coords: Tensor, rows: Tensor) -> Tensor:
         """What the network predicts; `rows` of the condition, one for all windows or one for each."""

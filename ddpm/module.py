@@ -1,7 +1,6 @@
 """Training of the patch diffusion model."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,34 +20,14 @@ from ddpm.diffusion import Diffusion, Regression, draw_like
 from ddpm.execution import Execution
 from ddpm.graph import GraphedPrediction, Prediction
 from ddpm.latent_scale import LatentScale
+from ddpm.noised import Noised, like
 from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
 _OTHER_STREAM, _VIEW_STREAM, _MEAN_STREAM = 0x9E3779B9, 0x3C6EF372, 0xDAA66D2B  # added to a sample's key
 _SHARE_OF_MEANS = 0.5  # of the samples, with model.residual
-
-
-@dataclass(frozen=True)
-class Noised:
-    """What a batch of B patches is trained with.
-
-    Attributes:
-        inputs: of `Prediction`; the first two are what x is and the times (B,).
-        x0, noise: clean latents and the noise in them, (B, C, d, h, w).
-        mean: what of x0 the diffusion leaves out, the expected latents with `residual`, else zeros; shaped as x0.
-        asked: (B,) bool, samples whose answer is to be x0 itself.
-    """
-
-    inputs: list[Tensor]
-    x0: Tensor
-    noise: Tensor
-    mean: Tensor
-    asked: Tensor
-
-    def like(self, values: Tensor) -> Tensor:
-        """Values (B,) that broadcast over x0."""
-        return values.view(-1, *[1] * (self.x0.ndim - 1))
+_NEWS, _LEAST_STD = 0.02, 1e-3  # of what the expected latents leave
 
 
 class PatchDDPM(pl.LightningModule):
@@ -139,9 +118,13 @@ class PatchDDPM(pl.LightningModule):
         return Prediction(self.denoiser, self._frozen[1].grid)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        """A graph's gradients lie where the next step writes its own, so those that add up need tensors apart."""
-        keep = self._graphed is not None and self.trainer.accumulate_grad_batches > 1
-        optimizer.zero_grad(set_to_none=not keep)
+        """A graph's gradients lie where its next replay writes, so those that add up need tensors of their own."""
+        apart = self._graphed is not None and self.trainer.accumulate_grad_batches > 1
+        optimizer.zero_grad(set_to_none=not apart)
+        if apart:  # a parameter without a gradient would take the graph's tensor for its own
+            for parameter in self.denoiser.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def _here(self, network: Any) -> Any:
         """A frozen network, brought to this module's device if it is elsewhere."""
@@ -180,20 +163,16 @@ class PatchDDPM(pl.LightningModule):
         error, perceptual = errors.mean(), self._frozen[2]
         if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
             return error, None
-        x, t, *_ = noised.inputs
-        drawn = self.diffusion.split(x[:, : predicted.shape[1]], predicted, t)[0] + noised.mean
-        x0_now = torch.where(noised.like(noised.asked), predicted, drawn)
-        return error, perceptual(self._decode, x0_now, noised.x0, t, batch["sample_key"])
+        return error, perceptual(
+            self._decode, noised.x0_of(predicted, self.diffusion), noised.x0, noised.t, batch["sample_key"]
+        )
 
     def _errors(self, batch: dict[str, Tensor], even_times: bool) -> tuple[Tensor, Noised, Tensor]:
         """Weighted squared errors (B,), what they were trained with, and what was predicted."""
         noised = self._noised(batch, even_times)
-        predicted, t = (self._graphed or self._eager)(*noised.inputs).float(), noised.inputs[1]
-        target = self.diffusion.target(noised.x0 - noised.mean, noised.noise, t)
-        target = torch.where(noised.like(noised.asked), noised.x0, target)
-        error = (predicted - target).square().flatten(1).mean(1)
-        weight = self.diffusion.loss_weight(t).to(error).masked_fill(noised.asked, 1)
-        return weight * error, noised, predicted
+        predicted = (self._graphed or self._eager)(*noised.inputs).float()
+        error = (predicted - noised.target(self.diffusion)).square().flatten(1).mean(1)
+        return noised.weight(self.diffusion).to(error) * error, noised, predicted
 
     def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> Noised:
         """The batch's latents with noise, and all that the network is told."""
@@ -208,18 +187,30 @@ class PatchDDPM(pl.LightningModule):
         )
         xray = [*self._features(batch), batch["xray"], batch["xray_camera"], dropped]
         told = [*xray, positions, batch["spacing"], *self._views(batch)]
-        mean, asked = torch.zeros_like(x0), torch.zeros_like(dropped)
         if self.denoiser.residual:
-            keys = (batch["sample_key"] + _MEAN_STREAM) % 2**32
-            asked = KeyedRandom(keys, x0.device).uniform(1)[:, 0] < _SHARE_OF_MEANS
-            mean[~asked] = self._expected(mean[~asked], [values[~asked] for values in told])
-            t = torch.where(asked, 1, t)
-        x = self.diffusion.add_noise(x0 - mean, noise, t)
-        if self.denoiser.residual:
-            x = torch.cat([x.masked_fill(asked.view(-1, 1, 1, 1, 1), 0), mean], 1)
+            return self._of_what_is_left(x0, noise, t, told, batch["sample_key"])
+        x_t = self.diffusion.add_noise(x0, noise, t)
         if "wide_latent" in batch:
-            x = torch.cat([x, *self._around(batch, noise, t)], 1)
-        return Noised([x, t, *told], x0, noise, mean, asked)
+            x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
+        return Noised([x_t, t, *told], x0, noise)
+
+    def _of_what_is_left(self, x0: Tensor, noise: Tensor, t: Tensor, told: list[Tensor], key: Tensor) -> Noised:
+        """Some samples are asked for x0 and see zeros; the others see the answer, and noise in what it leaves."""
+        asked = KeyedRandom((key + _MEAN_STREAM) % 2**32, x0.device).uniform(1)[:, 0] < _SHARE_OF_MEANS
+        mean, t = torch.zeros_like(x0), torch.where(asked, 1, t)
+        mean[~asked] = self._expected(mean[~asked], [values[~asked] for values in told])
+        if self.training:
+            self._follow((x0 - mean)[~asked])
+        std = self.denoiser.residual_std.view(-1, 1, 1, 1).clone()  # as it is now: the next batch changes it
+        x_t = self.diffusion.add_noise((x0 - mean) / std, noise, t).masked_fill(like(x0, asked), 0)
+        return Noised([torch.cat([x_t, mean], 1), t, *told], x0, noise, mean, asked, std)
+
+    @torch.no_grad()
+    def _follow(self, left: Tensor) -> None:
+        """The moving average of the std of what the expected latents leave, (B, C, d, h, w), B from 0."""
+        if len(left):
+            std = left.square().mean((0, 2, 3, 4)).sqrt().clamp_min(_LEAST_STD)
+            self.denoiser.residual_std.lerp_(std, _NEWS)
 
     @torch.no_grad()
     def _expected(self, nothing: Tensor, told: list[Tensor]) -> Tensor:
@@ -268,8 +259,8 @@ class PatchDDPM(pl.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         errors, noised, _ = self._errors(batch, even_times=True)
         self.log("val/loss", errors.mean(), prog_bar=True, sync_dist=True, batch_size=len(batch["sample_key"]))
-        drawn = ~noised.asked
-        self._by_noise.add(errors[drawn], noised.inputs[1][drawn])
+        drawn = slice(None) if noised.asked is None else ~noised.asked
+        self._by_noise.add(errors[drawn], noised.t[drawn])
 
     def on_validation_epoch_end(self) -> None:
         for ends, loss in self._by_noise.means().items():

@@ -1,9 +1,16 @@
 """What a CPU can show of CUDA graphs: which tensors a recording is given, and when it is replayed."""
 
+import gc
+import weakref
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from ddpm.graph import GraphedPrediction, Prediction
+from ddpm.condition import Condition
+from ddpm.graph import GraphedPrediction, Prediction, Replayed
+from ddpm.guided import GuidedDenoiser
+from ddpm.plan import Grid, SamplingPlan
 from tests.tiny import built_ddpm
 
 
@@ -15,7 +22,7 @@ def training(workshop):
     for parameter in module.denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     module.latent_scale.measure([module._raw_latents(made.batch)])
-    inputs = module._noised(made.batch)[0]
+    inputs = module._noised(made.batch).inputs
     return module, inputs, [tensor.flip(0) for tensor in inputs]
 
 
@@ -72,3 +79,85 @@ def test_other_sizes_and_validation_are_computed(training, recorded):
     module.eval()
     graphed(*inputs)
     assert recorded == []
+
+
+def replaying(function, sample, num_warmup_iters):
+    """As `make_graphed_callables`: gradients lie in tensors that each replay fills anew."""
+    lie_in = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in sample]
+
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *tensors):
+            ctx.given = [t.detach().requires_grad_(s.requires_grad) for t, s in zip(tensors, sample, strict=True)]
+            with torch.enable_grad():
+                ctx.answer = function(*ctx.given)
+            return ctx.answer.detach()
+
+        @staticmethod
+        def backward(ctx, slope):
+            wanted = [t for t in ctx.given if t.requires_grad]
+            found = iter(torch.autograd.grad(ctx.answer, wanted, slope))
+            return tuple(None if where is None else where.copy_(next(found)).detach() for where in lie_in)
+
+    return Replay.apply
+
+
+def test_gradients_that_add_up_are_those_of_single_kernels(training, monkeypatch):
+    module, inputs, _ = training
+    batches = inputs, [0.5 * inputs[0], *inputs[1:]]
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", replaying)
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(accumulate_grad_batches=2))
+    eager = Prediction(module.denoiser, module._frozen[1].grid)
+    optimizer = torch.optim.SGD(module.denoiser.parameters(), lr=0.0)
+
+    def twice(predict):
+        found = []
+        module.zero_grad()
+        for _ in range(2):  # what the first step leaves behind must not spoil the second
+            module.optimizer_zero_grad(0, 0, optimizer)
+            for inputs in batches:
+                predict(*inputs).square().mean().backward()
+            found.append({name: p.grad.clone() for name, p in module.denoiser.named_parameters()})
+        return found
+
+    expected = twice(eager)
+    module._graphed = GraphedPrediction(eager, batches[0])
+    for step, (wanted, found) in enumerate(zip(expected, twice(module._graphed), strict=True)):
+        for name in wanted:
+            torch.testing.assert_close(found[name], wanted[name], msg=f"{name}, step {step}")
+
+
+def test_nothing_is_collected_while_a_graph_is_recorded(training, monkeypatch):
+    module, inputs, _ = training
+    collects = []
+
+    def make(function, sample, num_warmup_iters):
+        collects.append(gc.isenabled())
+        return function
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
+    GraphedPrediction(Prediction(module.denoiser, module._frozen[1].grid), inputs)
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(
+        Replayed, "_record", lambda _, f, given: collects.append(gc.isenabled()) or (graph, given, f(*given))
+    )
+    Replayed()(torch.neg, torch.ones(2))
+    assert collects == [False, False]
+    assert gc.isenabled()
+
+
+def test_a_drawings_graphs_go_with_it():
+    """Left to the garbage collector they would pile up, patient by patient."""
+    seen = Condition(*[torch.zeros(2, 1)] * 3, maps=(), xray_camera=torch.zeros(2, 3, 4), dropped=torch.zeros(2))
+    guided = GuidedDenoiser(
+        torch.nn.Identity(), seen, Grid((8, 8, 8), (1.0, 1.0, 1.0)), SamplingPlan(1), torch.device("cpu")
+    )
+    guided._replayed = Replayed()
+    guided._replayed._recorded[()] = (SimpleNamespace(), [], torch.zeros(1))
+    graphs = weakref.ref(guided._replayed)
+    gc.disable()
+    try:
+        del guided
+        assert graphs() is None
+    finally:
+        gc.enable()

@@ -34,20 +34,24 @@ def test_half_of_the_samples_train_the_expected_latent_and_the_others_see_it(mod
     assert x[asked].eq(0).all()
     assert noised.mean[asked].eq(0).all()
     assert noised.mean[~asked].eq(0.25).all()
+    left = (noised.x0 - 0.25)[~asked]
+    follows = 0.98 + 0.02 * left.square().mean((0, 2, 3, 4)).sqrt()
+    torch.testing.assert_close(made.denoiser.residual_std, follows)
     assert torch.equal(x[:, channels:], noised.mean)
     ((given, times),) = calls  # the expected latents of those that are not asked for them
     assert len(given) == int((~asked).sum())
     assert given.eq(0).all()
     assert times.eq(1).all()
-    rest = made.diffusion.add_noise(noised.x0 - noised.mean, noised.noise, t)
+    rest = made.diffusion.add_noise((noised.x0 - noised.mean) / noised.std, noised.noise, t)
     assert torch.equal(x[~asked, :channels], rest[~asked])
 
 
 def test_the_loss_is_zero_where_both_answers_are_right(module):
     made, batch = module.module, module.batch
     noised = made._noised(batch)
-    right = made.diffusion.target(noised.x0 - noised.mean, noised.noise, noised.inputs[1])
-    right = torch.where(noised.like(noised.asked), noised.x0, right)
+    right = made.diffusion.target((noised.x0 - noised.mean) / noised.std, noised.noise, noised.t)
+    right[noised.asked] = noised.x0[noised.asked]
+    torch.testing.assert_close(noised.x0_of(right, made.diffusion), noised.x0, atol=1e-2, rtol=0)
     made._noised = lambda *_: noised
     made._graphed = lambda *_: right
     assert made.loss(batch) == 0
@@ -60,6 +64,7 @@ class Oracle(torch.nn.Module):
 
     latent_channels, noisy_channels, global_context, residual = 2, 4, False, True
     mean, rest = 0.75, -0.5
+    residual_std = torch.tensor([2.0, 0.5])
 
     def encode_condition(self, pooled, tokens, grid, xray, camera, drop):
         return drop.float()
@@ -80,7 +85,8 @@ def test_a_drawn_latent_is_the_expected_one_and_what_is_drawn_beside_it(mode):
     plan = SamplingPlan(3, mode=mode, window_batch=2, bf16=False)
     steps = []
     drawn = generator.latent(XRAY, GRID, plan, 1, progress=lambda: steps.append(1))
-    restored = generator.latent_scale.restore(torch.full((1, *drawn.shape), Oracle.mean + Oracle.rest))[0]
+    whole = Oracle.mean + Oracle.rest * Oracle.residual_std.view(1, 2, 1, 1, 1).expand(1, *drawn.shape)
+    restored = generator.latent_scale.restore(whole)[0]
     torch.testing.assert_close(drawn, restored, atol=1e-4, rtol=1e-4)
     assert len(steps) == generator.evaluations(GRID, plan)
     expected = generator.latent(XRAY, GRID, replace(plan, sampler="mean"), 1)
