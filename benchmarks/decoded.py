@@ -84,8 +84,7 @@ class Judge:
         if self.model.generator.denoiser.knows_no_xray:
             unseen = replace(self.plan, guidance=1.0)
             volumes["null"] = self._draw(replace(look, dropped=True), grid, unseen, seed, self.draws).mean(0)
-        generator = self.model.generator
-        if generator.diffusion.prediction != "noise" or generator.denoiser.residual:
+        if self.model.generator.diffusion.prediction != "noise":
             volumes["expected"] = self._draw(look, grid, replace(self.plan, sampler=MEAN), seed, 1)[0]
         volumes["whole"] = self._draw(look, grid, replace(self.plan, mode="whole"), seed, self.draws).mean(0)
         volumes |= _offered(self.mean, grid)

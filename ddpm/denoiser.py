@@ -52,8 +52,6 @@ class PatchDenoiser(nn.Module):
         lifter: brings X-ray features to 3D places; needed when `cond` has "lifted", else left out.
         cond: what to use of the X-ray, any of "pooled", "tokens", "lifted".
         global_context: it is given the `wide_view` of the noisy whole latent too, after the noisy latent's channels.
-        residual: it tells the expected latent where it is given zeros alone, and else, given that after the noisy
-            latent's channels, what the diffusion asks of the rest (CorrDiff, Mardani et al. 2023).
         views: names of further X-rays that it takes, such as "lateral"; any of them may be missing. Each has a lifter
             of its own, and channels of its own for what is lifted: where two see a voxel, both tell.
     """
@@ -68,20 +66,14 @@ class PatchDenoiser(nn.Module):
         cond: Sequence[str] = CONDITIONS,
         global_context: bool = False,
         views: Sequence[str] = (),
-        residual: bool = False,
     ) -> None:
         super().__init__()
-        if residual and global_context:
-            raise UserError("model.residual and model.global_context do not go together: leave one of them false")
         unknown = sorted(set(cond) - set(CONDITIONS))
         if unknown:
             raise UserError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
         if "lifted" in cond and lifter is None:
             raise UserError('cond has "lifted" but there is no lifter: give one, or take "lifted" out of cond')
-        self.latent_channels, self.global_context, self.residual = latent_channels, global_context, residual
-        if residual:  # of what the expected latents leave, channel by channel: drawn as if it were 1
-            self.residual_std: Tensor
-            self.register_buffer("residual_std", torch.ones(latent_channels))
+        self.latent_channels, self.global_context = latent_channels, global_context
         self.lifter = lifter if "lifted" in cond else None
         self.null_pooled = nn.Parameter(torch.zeros(pooled_dim)) if "pooled" in cond else None
         self.null_token = nn.Parameter(torch.zeros(token_dim)) if "tokens" in cond else None
@@ -101,7 +93,7 @@ class PatchDenoiser(nn.Module):
     @property
     def noisy_channels(self) -> int:
         """Of what it is given as x."""
-        return self.latent_channels * (1 + (self.residual or self.global_context)) + self.global_context
+        return 2 * self.latent_channels + 1 if self.global_context else self.latent_channels
 
     @property
     def knows_no_xray(self) -> bool:
@@ -160,7 +152,7 @@ class PatchDenoiser(nn.Module):
         """Prediction (B, C, d, h, w) for the noisy latent.
 
         Args:
-            x: (B, noisy_channels, d, h, w), noisy latent and what is shown beside it.
+            x: (B, noisy_channels, d, h, w), noisy latent.
             t: (B,) in [0, 1].
             condition: of B X-rays, or of one for B windows of the same patient.
             positions: (B, 3, d, h, w), z, y, x of the latent voxels in mm from the volume's centre.

@@ -97,17 +97,9 @@ class VolumeGenerator(nn.Module):
             return SAMPLERS[plan.sampler](watch.volume(step), self.diffusion, noise, plan.steps, stream)
 
         window, stride = self._window(shape, plan.mode)
-        how = shape, window, stride, plan.windows_per_call, team, self.denoiser.global_context
-        if self.denoiser.residual:
-            nothing = torch.zeros_like(noise)
-            expects = watch.volume(fused(counted, *how, beside=nothing))
-            predictor.at(noise.new_ones(1))
-            drawn = mean = expects(nothing, noise.new_ones(1))
-            if plan.sampler != MEAN:
-                std = self.denoiser.residual_std.view(-1, 1, 1, 1).to(mean)
-                drawn = mean + std * draw(fused(counted, *how, beside=mean), noise)
-        elif plan.mode == "fused" or self.denoiser.global_context:
-            drawn = draw(fused(counted, *how), noise)
+        around = self.denoiser.global_context
+        if plan.mode == "fused" or around:
+            drawn = draw(fused(counted, shape, window, stride, plan.windows_per_call, team, around), noise)
         else:
             coords = grid_coords(shape, window, stride)
             crops = [noise[(..., *slices(corner, window))] for corner in coords.tolist()]
@@ -148,17 +140,17 @@ class VolumeGenerator(nn.Module):
 
     def _check(self, plan: SamplingPlan) -> None:
         """UserError for a plan that this model cannot follow."""
-        if (self.denoiser.global_context or self.denoiser.residual) and plan.mode == "independent":
+        if self.denoiser.global_context and plan.mode == "independent":
             raise UserError(
-                "this checkpoint's windows are shown more of the volume (model.global_context or model.residual), which"
-                " mode=independent does not have; take mode=fused or mode=whole"
+                "this checkpoint's windows see the volume around them (model.global_context), which mode=independent"
+                " does not have; take mode=fused or mode=whole"
             )
         if isinstance(self.diffusion, Regression) and plan.sampler != MEAN:
             raise UserError(
                 "this checkpoint was trained to give the expected CT (diffusion=regression), so there is nothing that"
                 f" sampler={plan.sampler} could draw; set sampler=mean"
             )
-        if self.diffusion.prediction == "noise" and plan.sampler == MEAN and not self.denoiser.residual:
+        if self.diffusion.prediction == "noise" and plan.sampler == MEAN:
             raise UserError(
                 "sampler=mean asks the network for the CT where there is noise only, which one that predicts noise"
                 " cannot tell; take another sampler, or a checkpoint of another diffusion.prediction"
@@ -201,7 +193,6 @@ class VolumeGenerator(nn.Module):
         if plan.mode == AUTO:
             raise ValueError("mode=auto is no mode yet; VolumeGenerator.settle chooses one")
         looks = max(plan.steps, 2 * plan.steps - 2) if plan.sampler == "heun" else plan.steps
-        looks += self.denoiser.residual and plan.sampler != MEAN  # the expected latent before
         windows = self.windows(grid, plan.mode)
         if plan.mode != "fused":
             return looks * windows

@@ -16,18 +16,15 @@ from common.patches import positions_mm
 from common.wide_view import noise_in_view
 from ddpm.by_noise import LossByNoise
 from ddpm.denoiser import PatchDenoiser
-from ddpm.diffusion import Diffusion, Regression, draw_like
+from ddpm.diffusion import Diffusion, draw_like
 from ddpm.execution import Execution
 from ddpm.graph import GraphedPrediction, Prediction
 from ddpm.latent_scale import LatentScale
-from ddpm.noised import Noised, like
 from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
-_OTHER_STREAM, _VIEW_STREAM, _MEAN_STREAM = 0x9E3779B9, 0x3C6EF372, 0xDAA66D2B  # added to a sample's key
-_SHARE_OF_MEANS = 0.5  # of the samples, with model.residual
-_NEWS, _LEAST_STD = 0.02, 1e-3  # of what the expected latents leave
+_OTHER_STREAM, _VIEW_STREAM = 0x9E3779B9, 0x3C6EF372  # added to a sample's key
 
 
 class PatchDDPM(pl.LightningModule):
@@ -71,8 +68,6 @@ class PatchDDPM(pl.LightningModule):
         for name, share in (("condition_dropout", condition_dropout), ("view_dropout", view_dropout)):
             if not 0 <= share < 1:
                 raise UserError(f"need 0 <= {name} < 1, got {share}")
-        if denoiser.residual and isinstance(diffusion, Regression):
-            raise UserError("diffusion=regression leaves nothing to be drawn: set model.residual=false")
         self.denoiser, self.diffusion = denoiser, diffusion
         if execution is not None:
             execution.apply(denoiser)
@@ -110,8 +105,8 @@ class PatchDDPM(pl.LightningModule):
         batch = self.transfer_batch_to_device(items, self.device, 0)
         with self.trainer.precision_plugin.forward_context():
             with torch.no_grad():
-                noised = self._noised(batch)
-            self._graphed = GraphedPrediction(self._eager, noised.inputs)
+                inputs = self._noised(batch)[0]
+            self._graphed = GraphedPrediction(self._eager, inputs)
 
     @property
     def _eager(self) -> Prediction:
@@ -159,23 +154,22 @@ class PatchDDPM(pl.LightningModule):
         Args:
             even_times: take times spread evenly over the draws instead of random ones.
         """
-        errors, noised, predicted = self._errors(batch, even_times)
+        errors, t, (x_t, predicted, x0) = self._errors(batch, even_times)
         error, perceptual = errors.mean(), self._frozen[2]
         if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
             return error, None
-        return error, perceptual(
-            self._decode, noised.x0_of(predicted, self.diffusion), noised.x0, noised.t, batch["sample_key"]
-        )
+        x0_now = self.diffusion.split(x_t[:, : x0.shape[1]], predicted, t)[0]
+        return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
 
-    def _errors(self, batch: dict[str, Tensor], even_times: bool) -> tuple[Tensor, Noised, Tensor]:
-        """Weighted squared errors (B,), what they were trained with, and what was predicted."""
-        noised = self._noised(batch, even_times)
-        predicted = (self._graphed or self._eager)(*noised.inputs).float()
-        error = (predicted - noised.target(self.diffusion)).square().flatten(1).mean(1)
-        return noised.weight(self.diffusion).to(error) * error, noised, predicted
+    def _errors(self, batch: dict[str, Tensor], even_times: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Weighted squared errors (B,) and their times (B,); the noisy latents, what was predicted, the clean ones."""
+        (x_t, t, *others), x0, noise = self._noised(batch, even_times)
+        predicted = (self._graphed or self._eager)(x_t, t, *others).float()
+        error = (predicted - self.diffusion.target(x0, noise, t)).square().flatten(1).mean(1)
+        return self.diffusion.loss_weight(t).to(error) * error, t, (x_t, predicted, x0)
 
-    def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> Noised:
-        """The batch's latents with noise, and all that the network is told."""
+    def _noised(self, batch: dict[str, Tensor], even_times: bool = False) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What `Prediction` is given; the clean latents (B, C, d, h, w) and the noise in them."""
         x0 = self.latent_scale.normalize(self._raw_latents(batch))
         u, u_drop, noise = draw_like(x0, batch["sample_key"])
         if even_times:
@@ -186,39 +180,10 @@ class PatchDDPM(pl.LightningModule):
             batch["patch_coord"], batch["spacing"], batch["volume_shape"], triple(x0.shape[2:]), STEP
         )
         xray = [*self._features(batch), batch["xray"], batch["xray_camera"], dropped]
-        told = [*xray, positions, batch["spacing"], *self._views(batch)]
-        if self.denoiser.residual:
-            return self._of_what_is_left(x0, noise, t, told, batch["sample_key"])
         x_t = self.diffusion.add_noise(x0, noise, t)
         if "wide_latent" in batch:
             x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
-        return Noised([x_t, t, *told], x0, noise)
-
-    def _of_what_is_left(self, x0: Tensor, noise: Tensor, t: Tensor, told: list[Tensor], key: Tensor) -> Noised:
-        """Some samples are asked for x0 and see zeros; the others see the answer, and noise in what it leaves."""
-        asked = KeyedRandom((key + _MEAN_STREAM) % 2**32, x0.device).uniform(1)[:, 0] < _SHARE_OF_MEANS
-        mean, t = torch.zeros_like(x0), torch.where(asked, 1, t)
-        mean[~asked] = self._expected(mean[~asked], [values[~asked] for values in told])
-        if self.training:
-            self._follow((x0 - mean)[~asked])
-        std = self.denoiser.residual_std.view(-1, 1, 1, 1).clone()  # as it is now: the next batch changes it
-        x_t = self.diffusion.add_noise((x0 - mean) / std, noise, t).masked_fill(like(x0, asked), 0)
-        return Noised([torch.cat([x_t, mean], 1), t, *told], x0, noise, mean, asked, std)
-
-    @torch.no_grad()
-    def _follow(self, left: Tensor) -> None:
-        """The moving average of the std of what the expected latents leave, (B, C, d, h, w), B from 0."""
-        if len(left):
-            std = left.square().mean((0, 2, 3, 4)).sqrt().clamp_min(_LEAST_STD)
-            self.denoiser.residual_std.lerp_(std, _NEWS)
-
-    @torch.no_grad()
-    def _expected(self, nothing: Tensor, told: list[Tensor]) -> Tensor:
-        """What the network expects of latents that it sees nothing of: zeros (B, C, d, h, w), B from 0."""
-        if not len(nothing):
-            return nothing
-        answer: Tensor = self._eager(torch.cat([nothing, nothing], 1), nothing.new_ones(len(nothing)), *told)
-        return answer.float()
+        return [x_t, t, *xray, positions, batch["spacing"], *self._views(batch)], x0, noise
 
     def _views(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """What `PatchDenoiser.encode_condition` takes of further views, if the network has any."""
@@ -257,10 +222,9 @@ class PatchDDPM(pl.LightningModule):
         self._by_noise = LossByNoise(self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        errors, noised, _ = self._errors(batch, even_times=True)
+        errors, t, _ = self._errors(batch, even_times=True)
         self.log("val/loss", errors.mean(), prog_bar=True, sync_dist=True, batch_size=len(batch["sample_key"]))
-        drawn = slice(None) if noised.asked is None else ~noised.asked
-        self._by_noise.add(errors[drawn], noised.t[drawn])
+        self._by_noise.add(errors, t)
 
     def on_validation_epoch_end(self) -> None:
         for ends, loss in self._by_noise.means().items():

@@ -29,7 +29,6 @@ def fused(
     batch: int,
     team: Team | None = None,
     around: bool = False,
-    beside: Tensor | None = None,
 ) -> Predict:
     """Predict a volume (1, C, D, H, W) as the Hann-weighted mean of its windows' predictions.
 
@@ -39,7 +38,6 @@ def fused(
     Args:
         batch: most windows in a call of `predict`; calls are as equal as can be.
         around: `predict` is also given each window's `wide_view` of the volume, as further channels.
-        beside: another volume (1, C, D, H, W), whose windows `predict` is also given, as further channels.
         team: every member calls this with the same volume, sees its share of the windows and gets the whole result.
     """
     team = team or Team()
@@ -60,8 +58,7 @@ def fused(
             placed.extend((weights.to(total), norm.to(total)))
         here, summed = placed
         for some in batches:
-            shown = x if beside is None else torch.cat([x, beside], 1)
-            crops = torch.cat([shown[(..., *slices(c, window))] for c in some.tolist()])
+            crops = torch.cat([x[(..., *slices(c, window))] for c in some.tolist()])
             if around:
                 views = [wide_view(x, triple(c), window) for c in some.tolist()]
                 crops = torch.cat([crops, torch.cat(views)], 1)

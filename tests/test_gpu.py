@@ -1,5 +1,6 @@
 """What a CPU cannot show: half precision as GPUs have it, and that both devices draw the same."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_a_gpu_draws_what_a_cpu_draws(mode, workshop, exact):
         xray = sampler.load_xray(workshop.xray)
         drawn.append(sampler.generator.latent(xray, GRID, SamplingPlan(steps=4, mode=mode, bf16=False), 0).cpu())
     assert float((drawn[0] - drawn[1]).abs().max()) < 2e-3 * float(drawn[0].std())
+
+
+def test_one_process_draws_many_cts(workshop):
+    """Graphs of earlier drawings that are thrown away while the next are recorded would break them."""
+    sampler = CTSampler(workshop.ddpm_ckpt, device="cuda")
+    xray, before = sampler.load_xray(workshop.xray), gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        drawn = [sampler.generator.latent(xray, GRID, SamplingPlan(2, mode="fused"), 0) for _ in range(6)]
+    finally:
+        gc.set_threshold(*before)
+    assert all(torch.equal(latent, drawn[0]) for latent in drawn)
 
 
 def test_the_call_draws_the_commands_ct(workshop, elsewhere):

@@ -22,7 +22,7 @@ def training(workshop):
     for parameter in module.denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     module.latent_scale.measure([module._raw_latents(made.batch)])
-    inputs = module._noised(made.batch).inputs
+    inputs = module._noised(made.batch)[0]
     return module, inputs, [tensor.flip(0) for tensor in inputs]
 
 

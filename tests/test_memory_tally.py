@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,8 +70,8 @@ def with_fault(monkeypatch, fault):
     original = PatchDDPM._noised
 
     def noised(self, *args):
-        found = original(self, *args)
-        return replace(found, inputs=[fault(found.inputs[0]), *found.inputs[1:]])
+        inputs, x0, noise = original(self, *args)
+        return [fault(inputs[0]), *inputs[1:]], x0, noise
 
     monkeypatch.setattr(PatchDDPM, "_noised", noised)
 
