@@ -6,8 +6,9 @@ that needs it. Rows may run in processes beside one another, each with some `row
 that is done is not done again.
 
 A row is an objective, after a hyphen how the latents are scaled (see OBJECTIVES and SCALES): v, v-common, jlt-floor.
-context is v whose windows see the noisy latent around them; adamw is v, trained by that
-optimizer in place of the demo's; whole is v, trained on whole latents in the last quarter of its steps.
+context is v whose windows see the noisy latent around them; unshifted is v trained at all noise levels alike; adamw is
+v, trained by that optimizer in place of the demo's; whole is v, trained on whole latents in the last quarter of its
+steps.
 Options: rows=, seeds= (of the training), block=clean or film (experiment=demo_film), channels= (of the codec),
 steps_per_row= or else minutes_per_row= (their speeds are measured first), cases= and draws= (per X-ray), device=, out=.
 Other settings go to run_demo.py, e.g. vqgan.quantizer=vq ddpm.model.dim=64. `out` gets BLOCK_CHANNELSch/rows/, one JSON
@@ -67,7 +68,12 @@ ROWS: Mapping[str, Sequence[str]] = {
     f"{objective}{scale and '-'}{scale}": [*OBJECTIVES[objective], *SCALES[scale]]
     for objective in OBJECTIVES
     for scale in SCALES
-} | {"context": ["model.global_context=true"], "adamw": ["optimizer=adamw", "model.train_lr=0.002"], "whole": []}
+} | {
+    "unshifted": ["diffusion.training_shift=1"],
+    "context": ["model.global_context=true"],
+    "adamw": ["optimizer=adamw", "model.train_lr=0.002"],
+    "whole": [],
+}
 WHOLE = ("model.use_patches=false", "model.patches_per_volume=1", "model.val_patches_per_volume=1")
 LAST: Mapping[str, Sequence[str]] = {  # of the last quarter of a row's steps; of the demo two volumes are 8 patches
     "whole": [*WHOLE, "model.batch_size=2", "model.train_lr=0.003", "model.warmup_steps=20"],

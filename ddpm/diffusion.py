@@ -101,6 +101,10 @@ class CosineDDPM(Diffusion):
     """Variance-preserving path in T steps with the cosine schedule (Nichol & Dhariwal 2021, eq. 17).
 
     Time t stands for step round(t T); step 0 is clean data.
+
+    Args:
+        training_shift: r in t' = r t / (1 + (r - 1) t) of the training times: above 1 more of them are at high noise,
+            where the X-ray decides what is drawn (the shift of Esser et al. 2024, eq. 23, in training alone).
     """
 
     alpha_bar: Tensor  # (T + 1,), from 1 to ~0
@@ -112,13 +116,16 @@ class CosineDDPM(Diffusion):
         x0_limit: float = 12.0,
         snr_limit: float | None = None,
         loss: str | None = None,
+        training_shift: float = 1.0,
     ) -> None:
         super().__init__(prediction, x0_limit, snr_limit, loss)
+        if training_shift <= 0:
+            raise UserError(f"need training_shift > 0, got {training_shift}")
         if not 1 <= num_steps <= 1_000_000:
             raise UserError(f"need 1 to 1,000,000 diffusion steps, got timesteps {num_steps}")
         if prediction == "velocity":
             raise UserError("prediction velocity belongs to rectified flow; DDPM takes noise, x0 or v")
-        self.num_steps = num_steps
+        self.num_steps, self.training_shift = num_steps, training_shift
         grid = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
         f = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
@@ -131,6 +138,7 @@ class CosineDDPM(Diffusion):
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def training_time(self, u: Tensor) -> Tensor:
+        u = shifted(u, self.training_shift)
         return ((u * self.num_steps).floor() + 1).clamp(max=self.num_steps) / self.num_steps
 
     def times(self, steps: int) -> Tensor:
@@ -167,15 +175,12 @@ class RectifiedFlow(Diffusion):
     def training_time(self, u: Tensor) -> Tensor:
         u = u.clamp(1e-4, 1 - 1e-4)
         t = u if self.time_std is None else torch.sigmoid(self.time_std * torch.special.ndtri(u))
-        return self._shifted(t)
+        return shifted(t, self.shift)
 
     def times(self, steps: int) -> Tensor:
         if steps < 1:
             raise UserError(f"need at least one sampling step, got {steps}")
-        return self._shifted(super().times(steps))
-
-    def _shifted(self, t: Tensor) -> Tensor:
-        return self.shift * t / (1 + (self.shift - 1) * t)
+        return shifted(super().times(steps), self.shift)
 
 
 class Regression(Diffusion):
@@ -192,6 +197,11 @@ class Regression(Diffusion):
 
     def split(self, x: Tensor, predicted: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return predicted, torch.zeros_like(predicted)
+
+
+def shifted(t: Tensor, ratio: float) -> Tensor:
+    """Times in [0, 1] moved towards 1, noise, by a ratio above 1 (Esser et al. 2024, eq. 23)."""
+    return ratio * t / (1 + (ratio - 1) * t)
 
 
 def draw_like(x0: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -114,7 +114,11 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (several("two shapes [d, h, w] in voxels", SIZE, 2), "shape_range"),
     (several("two voxel sizes [d, h, w] in mm", several("", POSITIVE, 3), 2), "spacing_range"),
     (number("a number"), "breath_mm guidance"),
-    (POSITIVE, "checkpoint_every_minutes every_minutes dataset.xray_fov_mm initial_std magnification shift x0_limit"),
+    (
+        POSITIVE,
+        "checkpoint_every_minutes every_minutes dataset.xray_fov_mm initial_std magnification shift x0_limit"
+        " training_shift",
+    ),
     (NULL | number("a number"), "hu_offset"),
     (
         NULL | POSITIVE,

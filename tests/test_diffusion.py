@@ -62,6 +62,16 @@ def test_ddpm_trains_every_step_alike_and_never_clean_data():
     assert float(path.training_time(torch.tensor(1.0))) == 1
 
 
+def test_a_training_shift_trains_more_at_high_noise_and_draws_as_before():
+    plain, path = CosineDDPM(1000), CosineDDPM(1000, training_shift=3)
+    t = path.training_time((torch.arange(10_000) + 0.5) / 10_000)
+    assert (float(t.min()), float(t.max())) == pytest.approx((0.001, 1))
+    for quarter, share in ((0.25, 0.1), (0.5, 0.25), (0.75, 0.5)):  # t' = 3 t / (1 + 2 t), and back t' / (3 - 2 t')
+        assert float((t <= quarter).double().mean()) == pytest.approx(share, abs=2e-3)
+    assert torch.equal(path.times(8), plain.times(8))
+    torch.testing.assert_close(path.levels(t), plain.levels(t))
+
+
 def test_flow_trains_logit_normal_times():
     u = (torch.arange(10_000) + 0.5) / 10_000
     t = RectifiedFlow(time_std=0.7).training_time(u)
@@ -127,6 +137,7 @@ def test_different_keys_draw_different_times_and_noise():
     ("make", "said"),
     [
         (lambda: CosineDDPM(0), "timesteps 0"),
+        (lambda: CosineDDPM(10, training_shift=0), "training_shift > 0"),
         (lambda: CosineDDPM(10, "energy"), "'energy'"),
         (lambda: CosineDDPM(10, "velocity"), "rectified flow"),
         (lambda: CosineDDPM(10).times(11), "1 to 10"),
