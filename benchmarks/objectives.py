@@ -69,7 +69,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     for objective in OBJECTIVES
     for scale in SCALES
 } | {
-    "unshifted": ["diffusion.training_shift=1"],
+    "unshifted": ["model.training_shift=1"],
     "context": ["model.global_context=true"],
     "adamw": ["optimizer=adamw", "model.train_lr=0.002"],
     "whole": [],
