@@ -80,16 +80,8 @@ LAST: Mapping[str, Sequence[str]] = {  # of the last quarter of a row's steps; o
 }
 MEANS: Sequence[str] = (
     *(f"psnr_{name}" for name in ("right", "wrong", "null", "mean_volume", "single", "expected", "whole")),
-    *(
-        "ssim_right",
-        "gradient_energy",
-        "hu_histogram",
-        "block_index",
-        "lattice_index",
-        "seam_index",
-        "spread",
-        "evaluations",
-    ),
+    *("ssim_right", "gradient_energy", "hu_histogram", "block_index", "lattice_index", "seam_index"),
+    *("spread", "evaluations"),
 )
 
 log = logging.getLogger(__name__)
