@@ -146,7 +146,7 @@ def test_a_recommended_preset_changes_little_of_the_guides(stage):
     changed = {key for key in guide | recommended if guide.get(key) != recommended.get(key)}
     few = {
         "vqgan": {"name", "embedding_dim", "lapped", "latent_noise"},
-        "ddpm": {"name", "diffusion_num_channels", "vqgan_ckpt"},
+        "ddpm": {"name", "diffusion_num_channels", "vqgan_ckpt", "training_shift"},
     }
     assert changed == few[stage]
 
