@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddpm.condition import Condition
 from ddpm.graph import GraphedPrediction, Prediction, Replayed
-from ddpm.guided import GuidedDenoiser
-from ddpm.plan import Grid, SamplingPlan
+from ddpm.plan import SamplingPlan
+from tests.test_generator import GRID, XRAY, make_generator
 from tests.tiny import built_ddpm
 
 
@@ -146,18 +145,26 @@ def test_nothing_is_collected_while_a_graph_is_recorded(training, monkeypatch):
     assert gc.isenabled()
 
 
-def test_a_drawings_graphs_go_with_it():
+@pytest.mark.parametrize("mode", ["fused", "whole", "independent"])
+def test_a_drawings_graphs_go_with_it(mode, monkeypatch):
     """Left to the garbage collector they would pile up, patient by patient."""
-    seen = Condition(*[torch.zeros(2, 1)] * 3, maps=(), xray_camera=torch.zeros(2, 3, 4), dropped=torch.zeros(2))
-    guided = GuidedDenoiser(
-        torch.nn.Identity(), seen, Grid((8, 8, 8), (1.0, 1.0, 1.0)), SamplingPlan(1), torch.device("cpu")
-    )
-    guided._replayed = Replayed()
-    guided._replayed._recorded[()] = (SimpleNamespace(), [], torch.zeros(1))
-    graphs = weakref.ref(guided._replayed)
+    generator, graphs = make_generator(), []
+    make = generator._predictor
+
+    def on_a_gpu(*args):
+        guided = make(*args)
+        guided._replayed = Replayed()
+        graphs.append(weakref.ref(guided._replayed))
+        return guided
+
+    def record(_, function, given):
+        return SimpleNamespace(replay=lambda: None), [tensor.clone() for tensor in given], function(*given)
+
+    monkeypatch.setattr(Replayed, "_record", record)
+    monkeypatch.setattr(generator, "_predictor", on_a_gpu)
     gc.disable()
     try:
-        del guided
-        assert graphs() is None
+        generator.latent(XRAY, GRID, SamplingPlan(2, mode=mode, guidance=2.0), 1)
+        assert [graph() for graph in graphs] == [None]
     finally:
         gc.enable()
