@@ -25,7 +25,7 @@ import train_vqgan_patches_4gpu
 from benchmarks.measure import parameters
 from benchmarks.networks import NO_DATA, on_paper
 from common.geometry import three_quarters
-from pipeline import cli
+from pipeline import cli, mistakes
 from tests.tiny import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,9 +144,9 @@ def test_a_wrong_type_is_one_message(refused):
     assert "/nowhere" in message or "resume" in message
 
 
-@pytest.mark.parametrize("script", cli.SAVING_MEMORY)
+@pytest.mark.parametrize("script", mistakes.SAVING_MEMORY)
 def test_running_out_of_gpu_memory_names_knobs_that_the_script_has(script):
-    message = cli.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), script)
+    message = mistakes.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), script)
     assert "3 GiB" in message
     knobs = re.findall(r"[\w.]+=(?:\[[\d,]+\]|\w+)", message)
     assert len(knobs) >= 2
@@ -158,13 +158,13 @@ def test_a_narrower_network_frees_what_the_message_says():
     for knobs in ([], ["model.dim_mults=[1,2,4]"]):
         cfg = cli.composed("train_ddpm", [NO_DATA, *knobs])
         sizes.append(parameters(on_paper(cfg.module.denoiser, pooled_dim=512, token_dim=768)))
-    message, (wide, narrow) = cli.SAVING_MEMORY["train_ddpm"], sizes
+    message, (wide, narrow) = mistakes.SAVING_MEMORY["train_ddpm"], sizes
     assert f"{narrow / 1e6:.0f} instead of {wide / 1e6:.0f} million" in message
     assert f"{20 * (wide - narrow) / 1e9:.1f} GB" in message  # weight, gradient, two moments of AdamW, average
 
 
 def test_running_out_of_gpu_memory_in_sampling_names_its_own_knobs():
-    message = cli.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), "sample_ddpm")
+    message = mistakes.explain(torch.OutOfMemoryError("tried to allocate 3 GiB"), "sample_ddpm")
     assert "model." not in message
     for knob in ("window_batch=1", "latent_device=cpu", "decode_tile=16", "3 GiB"):
         assert knob in message
@@ -172,7 +172,7 @@ def test_running_out_of_gpu_memory_in_sampling_names_its_own_knobs():
 
 def test_a_full_disk_names_the_file():
     error = OSError(28, "No space left on device", "/data/x")
-    assert cli.explain(error, "train_ddpm") == "No space left on device: /data/x"
+    assert mistakes.explain(error, "train_ddpm") == "No space left on device: /data/x"
 
 
 def test_another_process_lets_the_first_one_speak_and_then_says_who_it_is(refused, monkeypatch):

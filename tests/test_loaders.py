@@ -1,6 +1,13 @@
 """A machine that cannot hold what loader processes need is told before they start."""
 
+import multiprocessing
+import os
+import re
 import resource
+import signal
+import time
+import traceback
+from multiprocessing import resource_sharer
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +15,7 @@ import pytorch_lightning as pl
 
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
+from pipeline import mistakes
 from pipeline.training import loaders
 from tests.disk import limited
 from tests.tiny import run
@@ -42,8 +50,43 @@ class KillLoader(pl.Callback):
 def test_a_loader_process_that_the_system_kills_is_one_message(workshop, elsewhere, refused):
     settings = [*workshop.ddpm, WORKERS, "model.patches_per_volume=200"]
     message = refused(train_ddpm_patches_4gpu, *settings, "+callbacks.kill={_target_: tests.test_loaders.KillLoader}")
-    assert "a loader process is killed by signal: Killed" in message
+    assert re.search("a loader process is (killed by signal: Killed|gone)", message)  # whatever is seen first
     assert "fewer model.num_workers" in message
+
+
+def _hand_over(connection, moment):
+    """Offers an open file as loader processes offer tensors, and is killed before it is asked for it or meanwhile."""
+    if moment == "meanwhile":
+        resource_sharer._ResourceSharer._serve = lambda sharer: sharer._listener._listener._socket.accept() and die()
+    connection.send(resource_sharer.DupFd(0))
+    if moment == "before":
+        die()
+    time.sleep(60)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_a_loader_process_that_dies_before_its_tensor_is_fetched(moment, pinned):
+    """The connection breaks before the system says that the process is gone, so torch does not know it yet."""
+    here, there = multiprocessing.Pipe()
+    worker = multiprocessing.Process(target=_hand_over, args=(there, moment), daemon=True)
+    worker.start()
+    held = here.recv()
+    if moment == "before":
+        worker.join()
+    with pytest.raises((ConnectionError, EOFError)) as caught:
+        held.detach()
+    error = caught.value
+    if pinned:
+        text = f"Caught {type(error).__name__} in pin memory thread for device 0.\nOriginal Traceback "
+        error = type(error)(text + "".join(traceback.format_exception(error)))
+    message = mistakes.explain(error, "train_ddpm")
+    assert message is not None
+    assert message.startswith("a loader process is gone")
 
 
 def test_as_many_open_files_as_are_asked_for_are_enough(workshop, elsewhere, refused):

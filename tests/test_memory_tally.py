@@ -14,7 +14,8 @@ from common.geometry import latent_shape
 from ddpm.gpu_memory import LATENT_COPIES
 from ddpm.layers import ResBlock
 from ddpm.module import PatchDDPM
-from pipeline.cli import SAVING_MEMORY, composed
+from pipeline.cli import composed
+from pipeline.mistakes import SAVING_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = "ddpm_4gpu_patches"
