@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
 from pipeline.training.muon import Muon, orthogonal
-from tests.test_resume import LENGTH, assert_same, stop_at
-from tests.tiny import DDPM_CKPT, Stopped, load, run
+from tests.test_resume import LENGTH, stop_at
+from tests.tiny import DDPM_CKPT, VQGAN_CKPT, Stopped, load, run
 
 SMALL = "optimizer.smallest=4"
 
@@ -77,14 +78,20 @@ def test_weights_without_a_gradient_stay():
     torch.testing.assert_close([first, second], parameters((16, 16), (3,)))
 
 
-def test_a_training_goes_on_as_if_nothing_had_been(workshop, elsewhere):
-    command = [*workshop.ddpm, *LENGTH, "optimizer=muon", SMALL]
-    run(train_ddpm_patches_4gpu, *command, "checkpoint_dir=whole")
+@pytest.mark.parametrize(
+    ("stage", "train", "ckpt"),
+    [("vqgan", train_vqgan_patches_4gpu, VQGAN_CKPT), ("ddpm", train_ddpm_patches_4gpu, DDPM_CKPT)],
+)
+def test_a_training_goes_on_as_if_nothing_had_been(stage, train, ckpt, workshop, elsewhere):
+    command = [*getattr(workshop, stage), *LENGTH, "optimizer=muon", SMALL]
+    run(train, *command, "checkpoint_dir=whole")
     with pytest.raises(Stopped):
-        run(train_ddpm_patches_4gpu, *command, stop_at(8))
-    run(train_ddpm_patches_4gpu, *command)
-    assert_same(load(DDPM_CKPT), load("whole/last.ckpt"))
-    states = load(DDPM_CKPT)["optimizer_states"][0]["state"].values()
+        run(train, *command, stop_at(8))
+    run(train, *command)
+    found, expected = load(ckpt), load("whole/last.ckpt")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(found[part], expected[part])
+    states = found["optimizer_states"][0]["state"].values()
     assert {"exp_avg"} in [set(state) for state in states]  # without a second moment: half of AdamW's memory
 
 

@@ -21,17 +21,18 @@ class Muon(torch.optim.Optimizer):
     `smallest` rows or columns, such as gains, biases and a head of few channels, gets AdamW's step.
 
     Args:
-        lr, weight_decay: as torch's AdamW.
+        lr, betas, weight_decay: as torch's AdamW.
     """
 
     def __init__(
         self,
         params: Iterable[Any],
         lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         smallest: int = 16,
     ) -> None:
-        own = {"momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8, "smallest": smallest}
+        own = {"momentum": 0.95, "betas": betas, "eps": 1e-8, "smallest": smallest}
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **own})
 
     @torch.no_grad()
