@@ -6,7 +6,7 @@ that needs it. Rows may run in processes beside one another, each with some `row
 that is done is not done again.
 
 A row is an objective, after a hyphen how the latents are scaled (see OBJECTIVES and SCALES): v, v-common, jlt-floor.
-context is v whose windows see the noisy latent around them; shifted is v that sees more of high noise; adamw is
+context is v whose windows see the noisy latent around them; even is v that sees all noise levels alike; adamw is
 v, trained by that optimizer in place of the demo's; whole is v, trained on whole latents in the last quarter of its
 steps.
 Options: rows=, seeds= (of the training), block=clean or film (experiment=demo_film), channels= (of the codec),
@@ -69,7 +69,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     for objective in OBJECTIVES
     for scale in SCALES
 } | {
-    "shifted": ["model.training_shift=3"],
+    "even": ["model.training_shift=1"],
     "context": ["model.global_context=true"],
     "adamw": ["optimizer=adamw", "model.train_lr=0.002"],
     "whole": [],

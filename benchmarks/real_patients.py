@@ -7,7 +7,7 @@ CT; block=film, a film of another breath and stance (`benchmarks.film_pairs`). T
 or `scans=a.nii.gz,b.nii.gz`; scans named *_partial are never left out. No film of these patients exists: all are
 projected.
 
-Options: block=, rows=phantoms,real,both, scans=, variants=, phantoms=, folds=, steps= (of stage 2; null: the demo's),
+Options: block=, rows=phantoms,real,both, scans=, variants=, phantoms=, folds=, steps= (of stage 2; default the demo's),
 jobs= (trainings at once), out=. Other settings go to run_demo.py. What is done is not done again. `out` gets table.md;
 the last line is one JSON object: for each row n, means and differences with 95 % intervals over patients, as
 evaluate_ddpm_patches.py has them; minus_phantoms: psnr_right less that of the row `phantoms`, patient by patient.
@@ -35,6 +35,7 @@ from common.errors import UserError
 from common.memory import PeakMemory
 from dataset.prepare.processes import results_of
 
+CODEC_STEPS = 2280  # of stage 1, the demo's
 ROWS = ("phantoms", "real", "both")
 COLUMNS = ("patient_id", "ct", "xray", "split")
 
@@ -76,9 +77,10 @@ def prepare_all(
     run(prepare.script, prepare.command[1:])
 
 
-def train_and_evaluate(settings: Sequence[str], steps: int | None, store: Path, folder: Path) -> dict[str, Any]:
+def train_and_evaluate(settings: Sequence[str], steps: int, store: Path, folder: Path) -> dict[str, Any]:
     """The metrics of the demo's stages on the pairs of folder/data, whose cases `store` holds prepared."""
-    amount = [] if steps is None else [f"+ddpm.model.max_steps={steps}", "ddpm.model.max_epochs=-1"]
+    amount = [f"+ddpm.model.max_steps={steps}", f"+vqgan.model.max_steps={CODEC_STEPS}"]
+    amount += ["ddpm.model.max_epochs=-1", "vqgan.model.max_epochs=-1"]
     made = list(stages([*settings, f"dir={folder}", *amount]).values())
     own = folder / "data" / "store"
     if not own.exists():
@@ -102,7 +104,7 @@ def main(
     variants: int = 10,
     phantoms: int = 96,
     folds: int = 4,
-    steps: int | None = None,
+    steps: int = 1330,
     jobs: int = 1,
     out: str = "outputs/real_patients",
 ) -> dict[str, Any]:

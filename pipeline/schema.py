@@ -127,7 +127,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     ),
     (
         NOT_NEGATIVE,
-        "commitment feature_weight gan_weight gradient_clip l1_weight l2_weight latent_noise lr"
+        "commitment feature_weight gan_weight gradient_clip gradient_weight l1_weight l2_weight latent_noise lr"
         " patient_mm perceptual_weight rotation_deg shift_mm train_lr weight weight_decay",
     ),
     (SHARE, "embolism_share final foreground_share latent_floor lr_final noise_limit"),

@@ -4,7 +4,7 @@ from torch import nn
 
 from common.keyed import KeyedRandom
 from vq_gan_3d.discriminators import PatchDiscriminator, feature_distance, hinge_loss, without_gradients_of
-from vq_gan_3d.losses import AdversarialLoss, LossWeights, random_planes
+from vq_gan_3d.losses import AdversarialLoss, LossWeights, gradient_error, random_planes
 from vq_gan_3d.perceptual import VGG16Distance, load_perceptual
 
 
@@ -103,3 +103,15 @@ def test_a_file_that_is_no_weights_is_refused_with_the_file_to_download(tmp_path
         (tmp_path / "cut.pth").write_bytes(content)
         with pytest.raises(ValueError, match=r"cut\.pth is not a readable file of weights.*vgg16-397923af\.pth"):
             load_perceptual(str(tmp_path / "cut.pth"), 0.5)
+
+
+def test_gradient_error_counts_jumps_and_not_offsets():
+    real = torch.rand(2, 1, 8, 8, 8)
+    torch.testing.assert_close(gradient_error(real, real + 0.3), torch.tensor(0.0), atol=1e-10, rtol=0)
+    step = torch.zeros(8)
+    step[4:] = 0.5  # one of seven differences along one axis, as where two blocks meet
+    for axis in range(3):
+        shape = [8 if a == axis else 1 for a in range(3)]
+        torch.testing.assert_close(gradient_error(real, real + step.view(shape)), torch.tensor(0.25 / 7))
+    slope = torch.linspace(0, 0.5, 8)[:, None, None]  # the same rise, without a jump
+    assert gradient_error(real, real + slope) < 0.2 * 0.25 / 7

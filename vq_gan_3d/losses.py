@@ -20,6 +20,8 @@ class LossWeights:
 
     Attributes:
         l1, l2: mean absolute and mean square error of the volume.
+        gradients: mean square error of the differences of neighbouring voxels, summed over the axes; an error that
+            jumps where two latent voxels meet costs more than a smooth one of the same size.
         perceptual: VGG16 distance of one slice per plane.
         gan: each discriminator's verdict.
         features: distance in each discriminator's features.
@@ -28,6 +30,7 @@ class LossWeights:
 
     l1: float = 4.0
     l2: float = 0.0
+    gradients: float = 0.0
     perceptual: float = 0.0
     gan: float = 0.0
     features: float = 0.0
@@ -41,6 +44,12 @@ class LossWeights:
     @property
     def adversarial(self) -> bool:
         return self.gan > 0 or self.features > 0
+
+
+def gradient_error(real: Tensor, fake: Tensor) -> Tensor:
+    """Mean square error of the differences between neighbouring voxels of (B, 1, D, H, W), summed over the axes."""
+    error = fake.float() - real.float()
+    return torch.stack([error.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).sum()
 
 
 def random_planes(random: KeyedRandom, *volumes: Tensor) -> Iterator[list[Tensor]]:

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.keyed import KeyedRandom
 from common.layers import use_channels_last
 from vq_gan_3d.discriminators import PatchDiscriminator
-from vq_gan_3d.losses import AdversarialLoss, LossWeights, perceptual_loss
+from vq_gan_3d.losses import AdversarialLoss, LossWeights, gradient_error, perceptual_loss
 from vq_gan_3d.perceptual import VGG16Distance
 from vq_gan_3d.pictures import above_each_other
 from vq_gan_3d.vqgan import VQGAN
@@ -93,6 +93,9 @@ class VQGANModule(pl.LightningModule):
         reconstruction, info = self.vqgan(ct, random, self.latent_noise)
         terms = {"l1": l1_loss(reconstruction, ct), "l2": mse_loss(reconstruction, ct), "quantizer": info.loss}
         loss = self.weights.l1 * terms["l1"] + self.weights.l2 * terms["l2"] + info.loss
+        if self.weights.gradients > 0:
+            terms["gradients"] = gradient_error(ct, reconstruction)
+            loss = loss + self.weights.gradients * terms["gradients"]
         for network in self._frozen:
             terms["perceptual"] = perceptual_loss(network, ct, reconstruction, random)
             loss = loss + self.weights.perceptual * terms["perceptual"]
