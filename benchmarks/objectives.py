@@ -1,14 +1,14 @@
-"""What should stage 2 predict, on which scale, from what? `python -m benchmarks.objectives rows=v,x0,jlt-common`
+"""What should stage 2 predict, and from what? `python -m benchmarks.objectives rows=v,x0,jlt`
 
 Trains stage 2 of the demo for each row and seed, on the same patients, codec and latents, and judges what is drawn for
 held-out patients: not the loss, which no two rows share. What is prepared is shared by all rows, and made by the first
 that needs it. Rows may run in processes beside one another, each with some `rows=` and the same other options; a row
 that is done is not done again.
 
-A row is an objective, after a hyphen how the latents are scaled (see OBJECTIVES and SCALES): v, v-common, jlt-floor.
-context is v whose windows see the noisy latent around them; even is v that sees all noise levels alike; adamw is
-v, trained by that optimizer in place of the demo's; whole is v, trained on whole latents in the last quarter of its
-steps.
+A row is an objective, or v with other settings (see ROWS): context is v whose windows see the noisy latent around them;
+even is v that sees all noise levels alike; adamw is v, trained by that optimizer in place of the demo's; whole is v,
+trained on whole latents in the last quarter of its steps.
+
 Options: rows=, seeds= (of the training), block=clean or film (experiment=demo_film), channels= (of the codec),
 steps_per_row= or else minutes_per_row= (their speeds are measured first), cases= and draws= (per X-ray), device=, out=.
 Other settings go to run_demo.py, e.g. vqgan.quantizer=vq ddpm.model.dim=64. `out` gets BLOCK_CHANNELSch/rows/, one JSON
@@ -51,24 +51,13 @@ from pipeline.sampling.ct_sampler import CTSampler, plan_of
 from pipeline.training import run as training_run
 from pipeline.training.stages import build_ddpm
 
-OBJECTIVES: Mapping[str, Sequence[str]] = {
+ROWS: Mapping[str, Sequence[str]] = {
     "v": [],
     "x0": ["diffusion.prediction=x0"],
     "noise": ["diffusion.prediction=noise"],
     "flow": ["diffusion=flow"],
     "jlt": ["diffusion=flow", "diffusion.prediction=x0", "diffusion.loss=velocity"],
     "regression": ["diffusion=regression"],
-}
-SCALES: Mapping[str, Sequence[str]] = {
-    "": [],
-    "common": ["model.latent_floor=1.0"],
-    "floor": ["model.latent_floor=0.1"],
-}
-ROWS: Mapping[str, Sequence[str]] = {
-    f"{objective}{scale and '-'}{scale}": [*OBJECTIVES[objective], *SCALES[scale]]
-    for objective in OBJECTIVES
-    for scale in SCALES
-} | {
     "even": ["model.training_shift=1"],
     "context": ["model.global_context=true"],
     "adamw": ["optimizer=adamw", "model.train_lr=0.002"],

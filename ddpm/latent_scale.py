@@ -12,26 +12,20 @@ from common.moments import mean_and_variance
 
 
 class LatentScale(nn.Module):
-    """Mean and standard deviation (C,) of the training set's latents; saved with the weights.
-
-    Args:
-        floor: standard deviations count as no less than this share of the largest, so that channels that hold little of
-            a CT weigh little: 0 makes all channels alike, 1 scales them by one number.
-    """
+    """Mean and standard deviation (C,) of the training set's latents; saved with the weights."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, floor: float = 0.0) -> None:
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.floor = floor
         self.register_buffer("mean", mean.float().clone())
-        self.register_buffer("std", self._raised(std.float()))
+        self.register_buffer("std", std.float().clone())
 
     @classmethod
-    def unknown(cls, channels: int, floor: float = 0.0) -> LatentScale:
+    def unknown(cls, channels: int) -> LatentScale:
         """To be measured, or loaded from a checkpoint."""
-        return cls(torch.zeros(channels), torch.zeros(channels), floor)
+        return cls(torch.zeros(channels), torch.zeros(channels))
 
     @property
     def is_known(self) -> bool:
@@ -54,10 +48,7 @@ class LatentScale(nn.Module):
         """Set mean and std from batches (B, C, d, h, w)."""
         mean, variance = mean_and_variance(rearrange(z, "b c ... -> c (b ...)") for z in latents)
         self.mean.copy_(mean)
-        self.std.copy_(self._raised(variance.clamp_min(1e-12).sqrt()))
-
-    def _raised(self, std: Tensor) -> Tensor:
-        return std.clamp_min(self.floor * float(std.max()))
+        self.std.copy_(variance.clamp_min(1e-12).sqrt())
 
     @staticmethod
     def _like(values: Tensor, z: Tensor) -> Tensor:

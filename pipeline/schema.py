@@ -130,7 +130,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         "commitment feature_weight gan_weight gradient_clip gradient_weight l1_weight l2_weight latent_noise lr"
         " patient_mm perceptual_weight rotation_deg shift_mm train_lr weight weight_decay",
     ),
-    (SHARE, "embolism_share final foreground_share latent_floor lr_final noise_limit"),
+    (SHARE, "embolism_share final foreground_share lr_final noise_limit"),
     (PART, "condition_dropout decay ema_decay view_dropout"),
     (several("two numbers from 0 to below 1", PART, 2), "adam_betas betas"),
     (ordered(several("two numbers [lowest, highest] in HU, lowest < highest", number(""), 2), lt), "hu_window"),

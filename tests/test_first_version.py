@@ -50,10 +50,10 @@ def draws_the_same(folder, *settings):
     assert np.abs(found - expected).max() <= (0 if same_arithmetic() else 1)
 
 
-def write_former(path, **named):
+def write_former(path):
     """The checkpoint of stage 2, describing its denoiser by further arguments."""
     content = load(FIRST / "ddpm.ckpt")
-    content[CHECKPOINT_KEY]["parts"]["denoiser"] |= UNUSED | named
+    content[CHECKPOINT_KEY]["parts"]["denoiser"] |= UNUSED
     torch.save(content, path)
 
 
@@ -66,9 +66,15 @@ def test_a_checkpoint_that_names_what_was_taken_out_draws_the_same_ct_and_goes_o
     assert made.resume_from == f"{DDPM_FOLDER}/last.ckpt"
 
 
-@pytest.mark.parametrize(("name", "value"), [("position_origin", "patient"), ("volume_extent", True)])
-def test_a_network_that_was_trained_to_use_what_was_taken_out_is_refused(name, value, elsewhere, refused):
-    write_former("used.ckpt", **{name: value})
+USED = [("denoiser", "position_origin", "patient"), ("denoiser", "volume_extent", True), (None, "latent_floor", 0.1)]
+
+
+@pytest.mark.parametrize(("part", "name", "value"), USED)
+def test_a_network_that_was_trained_to_use_what_was_taken_out_is_refused(part, name, value, elsewhere, refused):
+    content = load(FIRST / "ddpm.ckpt")
+    described = content[CHECKPOINT_KEY]
+    (described["parts"][part] if part else described)[name] = value
+    torch.save(content, "used.ckpt")
     said = refused(sample_ddpm_patches, f"xray={FIRST}/xray.png", "ckpt=used.ckpt", "output=ct.nii.gz")
     assert f"used.ckpt was trained with {name}={value}, which was taken out" in said
     assert f"commit {load(FIRST / 'ddpm.ckpt')[CHECKPOINT_KEY]['versions']['commit']}" in said

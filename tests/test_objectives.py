@@ -11,11 +11,10 @@ import torch
 import sample_ddpm_patches
 from dataset.scans.volume_io import read_ct
 from ddpm.diffusion import PREDICTIONS, CosineDDPM, RectifiedFlow, Regression
-from ddpm.latent_scale import LatentScale
 from ddpm.plan import SamplingPlan
 from ddpm.samplers import SAMPLERS
 from tests.test_generator import GRID, XRAY, make_generator
-from tests.tiny import DDPM_CKPT, built_ddpm, run
+from tests.tiny import DDPM_CKPT, run
 
 OTHERS = {"velocity": RectifiedFlow, "v": lambda **given: CosineDDPM(1000, **given)}
 
@@ -43,15 +42,6 @@ def test_errors_in_x0_count_no_more_without_bound_near_clean_data():
 def test_a_loss_that_cannot_be_is_refused(given):
     with pytest.raises(ValueError, match="loss"):
         CosineDDPM(10, **given)
-
-
-@pytest.mark.parametrize(("floor", "expected"), [(0.0, [4, 1, 0.02]), (0.1, [4, 1, 0.4]), (1.0, [4, 4, 4])])
-def test_small_channels_are_divided_by_no_less_than_a_share_of_the_largest(floor, expected):
-    std = torch.tensor([4.0, 1.0, 0.02])
-    measured = LatentScale.unknown(3, floor)
-    measured.measure([torch.randn(4, 3, 20, 20, 20) * std.view(3, 1, 1, 1)])
-    for scale, close in ((LatentScale(torch.zeros(3), std, floor), 1e-6), (measured, 0.05)):
-        assert scale.std.tolist() == pytest.approx(expected, rel=close)
 
 
 def test_the_expected_value_takes_one_look_at_noise_alone():
@@ -92,22 +82,10 @@ def test_a_sampler_that_the_model_cannot_follow_is_refused(diffusion, sampler, s
 def test_a_regression_is_trained_and_its_ct_is_labelled(workshop, elsewhere):
     import train_ddpm_patches_4gpu
 
-    command = [*workshop.ddpm, "diffusion=regression", "model.latent_floor=0.5", "model.max_steps=2"]
+    command = [*workshop.ddpm, "diffusion=regression", "model.max_steps=2"]
     run(train_ddpm_patches_4gpu, *command)
-    scale = torch.load(DDPM_CKPT, weights_only=True)["state_dict"]["latent_scale.std"]
-    assert float(scale.min()) >= 0.5 * float(scale.max()) - 1e-6
     settings = [f"xray={workshop.xray}", f"ckpt={DDPM_CKPT}", "shape=[20,24,18]", "device=cpu", "sampler=mean"]
     run(sample_ddpm_patches, *settings, "output=a.nii.gz")
     run(sample_ddpm_patches, *settings, "output=b.nii.gz", "seed=7")
     np.testing.assert_array_equal(read_ct("a.nii.gz").hu, read_ct("b.nii.gz").hu)
     assert json.loads(Path("a.json").read_text())["statistic"] == "expected CT, of one evaluation"
-
-
-def test_a_training_goes_on_with_its_own_floor_only(workshop, elsewhere, refused):
-    import train_ddpm_patches_4gpu
-
-    ckpt = f"checkpoint_dir={workshop.folder}/checkpoints/ddpm_4gpu_patches"
-    said = refused(train_ddpm_patches_4gpu, *workshop.ddpm, ckpt, "model.latent_floor=0.25")
-    assert "latent_floor" in said
-    other = built_ddpm(*workshop.ddpm, "model.name=o", f"init_from={workshop.ddpm_ckpt}", "model.latent_floor=0.25")
-    assert not other.module.latent_scale.is_known  # of this floor it will be measured

@@ -121,7 +121,7 @@ def write(path: Path, description: ModelDescription, networks: Mapping[str, nn.M
 def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> None:
     """Start a module of training, described by `now`, from a checkpoint's weights, the averaged ones if there are any.
 
-    The scale of the latents comes along only if both have them of one codec, with one floor.
+    The scale of the latents comes along only if both have them of one codec.
 
     Raises:
         UserError: they do not fit, or were trained with another X-ray encoder.
@@ -135,7 +135,7 @@ def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> 
         )
     frozen = ("vqgan.", "xray_encoder.") if stored.description.stage == "model" else ()
     state = {name: t for name, t in {**stored.state, **stored.average}.items() if not name.startswith(frozen)}
-    if any(before[key] != after[key] for key in ("codec_hash", "latent_floor")):
+    if before["codec_hash"] != after["codec_hash"]:
         state |= {k: v for k, v in module.state_dict().items() if k.startswith("latent_scale.")}
     stored.load(module, state)
 

@@ -64,6 +64,7 @@ class ModelDescription:
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{source} describes itself by more than plain data: {error}") from error
         made_by = found.versions.get("commit", "")
+        current({"part": kind.__name__, **plain}, source, made_by)
         return replace(found, parts={name: current(part, source, made_by) for name, part in found.parts.items()})
 
     def shaping(self) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class ModelDescription:
         plain["parts"] = complete(plain["parts"])
         plain["parts"].get("xray_encoder", {}).pop("weights", None)  # where they lie; the hash tells them
         kept = {key: plain.get(key) for key in ("parts", "hu_window", "encoder_hash")}
-        return kept | {"latent_floor": plain.get("latent_floor"), "codec_hash": plain.get("codec", {}).get("hash")}
+        return kept | {"codec_hash": plain.get("codec", {}).get("hash")}
 
     def held_out(self) -> dict[str, Any]:
         """The settings by which its training did without some patients."""
@@ -96,7 +97,7 @@ class GeneratorDescription(ModelDescription):
     shape, spacing: median of the training volumes, (d, h, w) in voxels and mm.
     xray_ranges: (low, high) of the training X-rays of each kind. xray_fov_mm, film: their side, and how they were taken
     (None: by parallel rays), where files do not tell.
-    latent_floor: of `LatentScale`; None is 0. cases: by split.
+    cases: by split.
     """
 
     codec: UsedCodec
@@ -107,7 +108,6 @@ class GeneratorDescription(ModelDescription):
     spacing: tuple[Millimetres, Millimetres, Millimetres]
     xray_ranges: dict[str, tuple[Finite, Finite]]
     xray_fov_mm: Millimetres
-    latent_floor: Finite | None = None
     cases: dict[str, int] = field(default_factory=dict)
     film: Film | None = None
 

@@ -95,7 +95,6 @@ def describe_ddpm(
         xray_ranges=store.xray_ranges,
         xray_fov_mm=float(cfg.dataset.xray_fov_mm),
         film=None if film.source_mm is None else film,
-        latent_floor=float(cfg.model.latent_floor) or None,
         cases={split: len(store.split(split)) for split in SPLITS},
         **_common(cfg),
     )

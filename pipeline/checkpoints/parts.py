@@ -33,8 +33,11 @@ PARTS = {
     "XrayLifter": "medclip_cond.lifting",
     "exported_encoder": "pipeline.checkpoints.networks",
 }
-# arguments that parts no longer have, with the values of those networks that did without them
-TAKEN_OUT = {"PatchDenoiser": {"position_origin": "volume", "volume_extent": False}}
+# arguments that parts, and fields that descriptions no longer have, with the values of those that did without them
+TAKEN_OUT: Mapping[str, Mapping[str, Any]] = {
+    "GeneratorDescription": {"latent_floor": None},
+    "PatchDenoiser": {"position_origin": "volume", "volume_extent": False},
+}
 
 
 def describe(config: Any) -> Any:

@@ -48,13 +48,13 @@ def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
         cfg.model.batch_size,
         cfg.model.num_workers,
     )
-    channels, floor = cfg.model.diffusion_num_channels, cfg.model.latent_floor
+    channels = cfg.model.diffusion_num_channels
     module = instantiated(
         cfg.module,
         denoiser=frozen.widths,
         codec=frozen.codec,
         xray_encoder=frozen.encoder,
-        latent_scale=LatentScale(latents.mean, latents.std, floor) if latents else LatentScale.unknown(channels, floor),
+        latent_scale=LatentScale(latents.mean, latents.std) if latents else LatentScale.unknown(channels),
         meta=describe_ddpm(cfg, store, frozen, patch, stride).to_plain(),
     )
     cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"
