@@ -35,7 +35,7 @@ class ExactDenoiser(nn.Module):
 
     def __init__(self, realisations: int) -> None:
         super().__init__()
-        self.latent_channels, self.global_context = realisations, False
+        self.latent_channels = realisations
         self._spectra: dict[int, Any] = {}
 
     def encode_condition(self, *features: Any) -> Tensor:

@@ -88,7 +88,7 @@ def denoiser_figures(cfg: DictConfig) -> dict[str, float]:
     def run() -> None:
         features = torch.empty(1, encoder.pooled_dim), torch.empty(1, tokens, encoder.token_dim), encoder.grid
         xray, camera = torch.empty(1, 1, XRAY_SIDE, XRAY_SIDE), torch.empty(1, 3, 4)
-        x, positions = torch.empty(1, network.noisy_channels, *latent), torch.empty(1, 3, *latent)
+        x, positions = torch.empty(1, network.latent_channels, *latent), torch.empty(1, 3, *latent)
         condition = network.encode_condition(*features, xray, camera)
         network(x, torch.empty(1), condition, positions, torch.empty(1, 3))
 

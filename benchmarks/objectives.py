@@ -5,9 +5,8 @@ held-out patients: not the loss, which no two rows share. What is prepared is sh
 that needs it. Rows may run in processes beside one another, each with some `rows=` and the same other options; a row
 that is done is not done again.
 
-A row is an objective, or v with other settings (see ROWS): context is v whose windows see the noisy latent around them;
-even is v that sees all noise levels alike; adamw is v, trained by that optimizer in place of the demo's; whole is v,
-trained on whole latents in the last quarter of its steps.
+A row is an objective, or v with other settings (see ROWS): even is v that sees all noise levels alike; adamw is v,
+trained by that optimizer in place of the demo's; whole is v, trained on whole latents in the last quarter of its steps.
 
 Options: rows=, seeds= (of the training), block=clean or film (experiment=demo_film), channels= (of the codec),
 steps_per_row= or else minutes_per_row= (their speeds are measured first), cases= and draws= (per X-ray), device=, out=.
@@ -59,7 +58,6 @@ ROWS: Mapping[str, Sequence[str]] = {
     "jlt": ["diffusion=flow", "diffusion.prediction=x0", "diffusion.loss=velocity"],
     "regression": ["diffusion=regression"],
     "even": ["model.training_shift=1"],
-    "context": ["model.global_context=true"],
     "adamw": ["optimizer=adamw", "model.train_lr=0.002"],
     "whole": [],
 }

@@ -10,10 +10,9 @@ import torch
 from torch.utils.data import Dataset
 
 from common.errors import UserError
-from common.geometry import STEP, Triple, latent_shape, overlap, padded_shape, triple, whole_latents
+from common.geometry import STEP, Triple, overlap, padded_shape, triple, whole_latents
 from common.patches import extract_patches_3d, grid_coords, stitch_patches
 from common.recent import Recent
-from common.wide_view import wide_view
 from dataset.intensity import hu_to_unit
 from dataset.patch_starts import RandomStarts
 from dataset.patient_items import EncoderInput, PatientItems
@@ -44,8 +43,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
 
     Items:
         ct: float32 (1, d, h, w) in [-1, 1], from HU clipped to `hu_window`; axes foot→head, front→back,
-            patient right→left. With `latents` instead `latent`: float32 (C, d/4, h/4, w/4), unscaled, and with
-            `around` also `wide_latent`: float32 (C + 1, d/4, h/4, w/4), its `wide_view`.
+            patient right→left. With `latents` instead `latent`: float32 (C, d/4, h/4, w/4), unscaled.
         ct_context: float32 (1, d+2c, h+2c, w+2c), the patch with `context` voxels around it (only if that is > 0);
             beyond the volume it holds the window's floor.
         cxr: float32 (3, S, S), normalised for the X-ray encoder. With `latents` instead `xray_tokens` (N, T)
@@ -70,12 +68,10 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         variants: films of each X-ray, of which every draw shows one; with `latents` those of the cache.
         foreground_share, overhang: of `RandomStarts`, which draws anywhere. An overhang holds the window's floor; it is
             for training a codec, which otherwise never sees how a volume ends.
-        around: show what lies around a patch as well.
         views: names of further X-rays to show, such as "lateral".
 
     Raises:
-        ValueError: no cases, a patch size that 4 does not divide, what `RandomStarts` refuses, overhanging latents, or
-            `around` without latents.
+        ValueError: no cases, a patch size that 4 does not divide, what `RandomStarts` refuses, or overhanging latents.
     """
 
     def __init__(
@@ -95,7 +91,6 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
         variants: FilmVariants = FilmVariants(),  # noqa: B008 (frozen)
         foreground_share: float = 0.0,
         overhang: int = 0,
-        around: bool = False,
         views: Sequence[str] = (),
     ) -> None:
         self.patch_size = whole_latents(patch_size)
@@ -103,9 +98,7 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             raise UserError(f"no cases to draw patches from in {store.folder}; prepare_data.py reports why")
         if overhang and latents is not None:
             raise UserError(f"latents end with the volume: overhang must be 0 with them, got {overhang}")
-        if around and latents is None:
-            raise UserError("model.global_context=true needs cached latents: run encode_latents.py")
-        self.store, self.cases, self.latents, self.around = store, list(cases), latents, around
+        self.store, self.cases, self.latents = store, list(cases), latents
         self.patches_per_volume, self.hu_window = patches_per_volume, hu_window
         self.variants, self.seed = variants, seed
         self.patients = PatientItems(store, latents, encoder_input, xray_fov_mm, film, variants, tuple(views))
@@ -164,9 +157,6 @@ class XrayCTPAPatchDataset(Dataset[dict[str, Any]]):
             size = triple([n // STEP for n in self.patch_size])
             first = triple([s // STEP for s in start])
             item["latent"] = self.latents.read(case, first, size)
-            if self.around:
-                whole = self.latents.read(case, (0, 0, 0), latent_shape(case.shape, self.patch_size))
-                item["wide_latent"] = wide_view(whole.float(), first, size)
             return item
         d, h, w = (n + 2 * self.context for n in self.patch_size)
         first = triple([s - self.context for s in start])

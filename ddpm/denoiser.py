@@ -51,7 +51,6 @@ class PatchDenoiser(nn.Module):
         pooled_dim, token_dim: widths of the X-ray encoder's features.
         lifter: brings X-ray features to 3D places; needed when `cond` has "lifted", else left out.
         cond: what to use of the X-ray, any of "pooled", "tokens", "lifted".
-        global_context: it is given the `wide_view` of the noisy whole latent too, after the noisy latent's channels.
         views: names of further X-rays that it takes, such as "lateral"; any of them may be missing. Each has a lifter
             of its own, and channels of its own for what is lifted: where two see a voxel, both tell.
     """
@@ -64,7 +63,6 @@ class PatchDenoiser(nn.Module):
         token_dim: int,
         lifter: Lifter | None = None,
         cond: Sequence[str] = CONDITIONS,
-        global_context: bool = False,
         views: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -73,7 +71,7 @@ class PatchDenoiser(nn.Module):
             raise UserError(f"cond takes any of {list(CONDITIONS)}, got {unknown}: remove or correct them")
         if "lifted" in cond and lifter is None:
             raise UserError('cond has "lifted" but there is no lifter: give one, or take "lifted" out of cond')
-        self.latent_channels, self.global_context = latent_channels, global_context
+        self.latent_channels = latent_channels
         self.lifter = lifter if "lifted" in cond else None
         self.null_pooled = nn.Parameter(torch.zeros(pooled_dim)) if "pooled" in cond else None
         self.null_token = nn.Parameter(torch.zeros(token_dim)) if "tokens" in cond else None
@@ -83,17 +81,12 @@ class PatchDenoiser(nn.Module):
         )
         lifted_channels = 0 if self.lifter is None else self.lifter.channels
         self.unet = unet(
-            in_channels=self.noisy_channels + COORDINATE_CHANNELS + lifted_channels * (1 + len(views)),
+            in_channels=latent_channels + COORDINATE_CHANNELS + lifted_channels * (1 + len(views)),
             out_channels=latent_channels,
             vector_dim=PATCH_EMBEDDING_DIM + (pooled_dim * (1 + len(views)) if "pooled" in cond else 0),
             token_dim=token_dim if "tokens" in cond else None,
             **({"token_axes": 3} if views else {}),
         )
-
-    @property
-    def noisy_channels(self) -> int:
-        """Of what it is given as x."""
-        return 2 * self.latent_channels + 1 if self.global_context else self.latent_channels
 
     @property
     def knows_no_xray(self) -> bool:
@@ -152,7 +145,7 @@ class PatchDenoiser(nn.Module):
         """Prediction (B, C, d, h, w) for the noisy latent.
 
         Args:
-            x: (B, noisy_channels, d, h, w), noisy latent.
+            x: (B, C, d, h, w), noisy latent.
             t: (B,) in [0, 1].
             condition: of B X-rays, or of one for B windows of the same patient.
             positions: (B, 3, d, h, w), z, y, x of the latent voxels in mm from the volume's centre.

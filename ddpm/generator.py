@@ -97,9 +97,8 @@ class VolumeGenerator(nn.Module):
             return SAMPLERS[plan.sampler](watch.volume(step), self.diffusion, noise, plan.steps, stream)
 
         window, stride = self._window(shape, plan.mode)
-        around = self.denoiser.global_context
-        if plan.mode == "fused" or around:
-            drawn = draw(fused(counted, shape, window, stride, plan.windows_per_call, team, around), noise)
+        if plan.mode == "fused":
+            drawn = draw(fused(counted, shape, window, stride, plan.windows_per_call, team), noise)
         else:
             coords = grid_coords(shape, window, stride)
             crops = [noise[(..., *slices(corner, window))] for corner in coords.tolist()]
@@ -140,11 +139,6 @@ class VolumeGenerator(nn.Module):
 
     def _check(self, plan: SamplingPlan) -> None:
         """UserError for a plan that this model cannot follow."""
-        if self.denoiser.global_context and plan.mode == "independent":
-            raise UserError(
-                "this checkpoint's windows see the volume around them (model.global_context), which mode=independent"
-                " does not have; take mode=fused or mode=whole"
-            )
         if isinstance(self.diffusion, Regression) and plan.sampler != MEAN:
             raise UserError(
                 "this checkpoint was trained to give the expected CT (diffusion=regression), so there is nothing that"
@@ -168,7 +162,7 @@ class VolumeGenerator(nn.Module):
         shape = self.latent_shape(grid)
         window, _ = self._window(shape, plan.mode)
         n = min(plan.windows_per_call, self.windows(grid)) if plan.mode == "fused" else 1
-        x = torch.zeros(n, self.denoiser.noisy_channels, *window, device=self.device)
+        x = torch.zeros(n, self.denoiser.latent_channels, *window, device=self.device)
         t, corners = torch.full((n,), plan.guidance_interval[1]), torch.zeros(n, 3, dtype=torch.int64)
         predict = self._predictor(xray, grid, plan)
         predict.at(t)

@@ -31,13 +31,9 @@ class LatentScale(nn.Module):
     def is_known(self) -> bool:
         return bool((self.std > 0).all())
 
-    def normalize(self, z: Tensor, share: Tensor | float = 1.0) -> Tensor:
-        """Latents (B, C, d, h, w) of the codec -> of the diffusion.
-
-        Args:
-            share: of what a value is the mean of, that which are latents, the rest being zeros before and after.
-        """
-        return (z - share * self._like(self.mean, z)) / self._like(self.std, z)
+    def normalize(self, z: Tensor) -> Tensor:
+        """Latents (B, C, d, h, w) of the codec -> of the diffusion."""
+        return (z - self._like(self.mean, z)) / self._like(self.std, z)
 
     def restore(self, x: Tensor) -> Tensor:
         """The inverse of `normalize`."""

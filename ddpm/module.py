@@ -13,7 +13,6 @@ from common.errors import UserError
 from common.geometry import STEP, triple
 from common.keyed import KeyedRandom
 from common.patches import positions_mm
-from common.wide_view import noise_in_view
 from ddpm.by_noise import LossByNoise
 from ddpm.denoiser import PatchDenoiser
 from ddpm.diffusion import Diffusion, draw_like
@@ -24,7 +23,7 @@ from ddpm.perceptual import PerceptualLoss
 from ddpm.protocols import Codec, XrayEncoder
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are evenly spread
-_OTHER_STREAM, _VIEW_STREAM = 0x9E3779B9, 0x3C6EF372  # added to a sample's key
+_VIEW_STREAM = 0x3C6EF372  # added to a sample's key
 
 
 class PatchDDPM(pl.LightningModule):
@@ -181,8 +180,6 @@ class PatchDDPM(pl.LightningModule):
         )
         xray = [*self._features(batch), batch["xray"], batch["xray_camera"], dropped]
         x_t = self.diffusion.add_noise(x0, noise, t)
-        if "wide_latent" in batch:
-            x_t = torch.cat([x_t, *self._around(batch, noise, t)], 1)
         return [x_t, t, *xray, positions, batch["spacing"], *self._views(batch)], x0, noise
 
     def _views(self, batch: dict[str, Tensor]) -> list[Tensor]:
@@ -194,13 +191,6 @@ class PatchDDPM(pl.LightningModule):
             keys = (batch["sample_key"] + _VIEW_STREAM) % 2**32
             missing = missing | (KeyedRandom(keys, missing.device).uniform(missing.shape[1]) < self.view_dropout)
         return [*self._features(batch, "view_"), batch["view_xray"], batch["view_camera"], missing]
-
-    def _around(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The noisy whole latents as `wide_view` shows them at the patches, and how much of it is latent."""
-        pooled, share = batch["wide_latent"][:, :-1], batch["wide_latent"][:, -1:]
-        others = KeyedRandom((batch["sample_key"] + _OTHER_STREAM) % 2**32, noise.device).normal(*noise.shape[1:])
-        clean = self.latent_scale.normalize(pooled, share)
-        return self.diffusion.add_noise(clean, noise_in_view(noise, share, others), t), share
 
     def _total(self, error: Tensor, distance: Tensor | None) -> Tensor:
         perceptual = self._frozen[2]

@@ -8,7 +8,6 @@ from torch import Tensor
 from common.collectives import Team
 from common.geometry import Triple, slices, triple
 from common.patches import blend_window, grid_coords
-from common.wide_view import wide_view
 from ddpm.samplers import Predict
 
 # Predicts a batch of windows (N, C, d, h, w) at times (N,), given their first voxels, integers (N, 3).
@@ -28,7 +27,6 @@ def fused(
     stride: Triple,
     batch: int,
     team: Team | None = None,
-    around: bool = False,
 ) -> Predict:
     """Predict a volume (1, C, D, H, W) as the Hann-weighted mean of its windows' predictions.
 
@@ -37,7 +35,6 @@ def fused(
 
     Args:
         batch: most windows in a call of `predict`; calls are as equal as can be.
-        around: `predict` is also given each window's `wide_view` of the volume, as further channels.
         team: every member calls this with the same volume, sees its share of the windows and gets the whole result.
     """
     team = team or Team()
@@ -59,9 +56,6 @@ def fused(
         here, summed = placed
         for some in batches:
             crops = torch.cat([x[(..., *slices(c, window))] for c in some.tolist()])
-            if around:
-                views = [wide_view(x, triple(c), window) for c in some.tolist()]
-                crops = torch.cat([crops, torch.cat(views)], 1)
             out = predict(crops, t.expand(len(crops)), some).to(total)
             for start, crop in zip(some.tolist(), out, strict=True):
                 total[(0, slice(None), *slices(start, window))] += crop * here

@@ -22,7 +22,11 @@ from tests.tiny import DDPM, DDPM_FOLDER, VQGAN, VQGAN_CKPT, built, built_ddpm, 
 
 FIRST = Path(__file__).parent / "data" / "first_version"
 EXPECTED = json.loads((FIRST / "expected.json").read_text(encoding="utf-8"))
-UNUSED = {"position_origin": "volume", "volume_extent": False}  # as later versions wrote it down
+UNUSED = {
+    "global_context": False,
+    "position_origin": "volume",
+    "volume_extent": False,
+}  # as later versions wrote it down
 SETTINGS = [*DDPM, "model.lifted_channels=2", "model.lifter_widths=[4,8]"]
 
 
@@ -66,7 +70,12 @@ def test_a_checkpoint_that_names_what_was_taken_out_draws_the_same_ct_and_goes_o
     assert made.resume_from == f"{DDPM_FOLDER}/last.ckpt"
 
 
-USED = [("denoiser", "position_origin", "patient"), ("denoiser", "volume_extent", True), (None, "latent_floor", 0.1)]
+USED = [
+    ("denoiser", "global_context", True),
+    ("denoiser", "position_origin", "patient"),
+    ("denoiser", "volume_extent", True),
+    (None, "latent_floor", 0.1),
+]
 
 
 @pytest.mark.parametrize(("part", "name", "value"), USED)

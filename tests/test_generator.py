@@ -26,7 +26,7 @@ PLAN = SamplingPlan(4, mode="fused")
 class Convolving(nn.Module):
     """A denoiser that looks at its whole window, so that windows disagree; counts the windows of each call."""
 
-    latent_channels, noisy_channels, global_context = 2, 2, False
+    latent_channels = 2
 
     def __init__(self):
         super().__init__()

@@ -34,7 +34,7 @@ def test_the_guides_preset_has_the_guides_counts(card):
 
 
 def test_channels_beside_the_noisy_latent_count(card):
-    plain, wide = card(), card("model.global_context=true")
+    plain, wide = card(), card("model.lifted_channels=64")
     assert plain["unet3d_params"] < wide["unet3d_params"]
 
 

@@ -44,7 +44,7 @@ def test_a_window_larger_than_the_latent_shrinks_to_it():
 class ElementWise(nn.Module):
     """A denoiser whose answer at a voxel depends on that voxel's value, place and time only."""
 
-    latent_channels, noisy_channels, global_context = 2, 2, False
+    latent_channels = 2
 
     def encode_condition(self, pooled, tokens, grid, xray, camera, drop):
         return drop.float()

@@ -36,7 +36,7 @@ PARTS = {
 # arguments that parts, and fields that descriptions no longer have, with the values of those that did without them
 TAKEN_OUT: Mapping[str, Mapping[str, Any]] = {
     "GeneratorDescription": {"latent_floor": None},
-    "PatchDenoiser": {"position_origin": "volume", "volume_extent": False},
+    "PatchDenoiser": {"global_context": False, "position_origin": "volume", "volume_extent": False},
 }
 
 

@@ -39,7 +39,6 @@ def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
         "encoder_input": frozen.encoder_input,
         "latents": latents,
         "context": 0 if latents else frozen.codec.context,
-        "around": cfg.model.global_context,
         "views": tuple(cfg.model.views),
     }
     data = PatchDataModule(
