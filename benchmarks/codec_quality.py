@@ -9,10 +9,13 @@ as it is and resampled to FINE mm cubes. Scores are means over the scans, with 9
 the window [-1000, 1000].
 
 Options: train=, test= (CTs; default the LIDC scans of ../shared/data, and its others), phantoms= (how many join the
-test), out=, steps=, channels=, noise=0,0.1,0.2,0.4, codecs=vq,multi_vq,... (see CODECS), device=. Other settings go
-to the training script, after those in TRAINING below. The last line is one JSON object.
+test), out=, steps=, channels=, noise=0,0.1,0.2,0.4, codecs=vq,multi_vq,... (see CODECS), device=, and demo=, an
+experiment of run_demo.py, such as demo: it trains a codec of these settings and a stage 2 of its own on synthetic
+patients, and what that draws (DRAWN) joins the row, some ten minutes each. Other settings go to the training script,
+after those in TRAINING below. The last line is one JSON object.
 """
 
+import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -49,7 +52,7 @@ CONTRAST = (150.0, 500.0)  # HU of vessels filled with it, and of soft bone
 CHESTS = DATA / "chests_2mm"
 TRAIN = (LIDC, *sorted(CHESTS.glob("lidc_*.nii.gz")))
 TEST = (TOTALSEG, *sorted(path for name in ("tcga", "lung4d", "acrin") for path in CHESTS.glob(f"{name}_*.nii.gz")))
-LAPPED, NOISY = "model.lapped=true", "model.latent_noise=0.5"
+BLOCKS, LAPPED, NOISY = ("model.lapped=false", "model.latent_noise=0"), "model.lapped=true", "model.latent_noise=0.5"
 CODECS = {
     "vq": ["quantizer=vq", "model.n_codes=16384"],
     "multi_vq": ["quantizer=multi_vq", "model.n_codes=2048"],
@@ -65,7 +68,12 @@ TRAINING = (
     " model.patch_size=[32,32,32] model.batch_size=8 model.num_workers=1 model.val_patches_per_volume=4"
     " model.gan_weight=0 model.feature_weight=0 model.l1_weight=1 model.l2_weight=20"
     " model.train_lr=2e-3 model.adam_betas=[0.9,0.99] model.warmup_steps=50 model.lr_final=0.01"
-    " model.max_epochs=1 model.precision=bf16-mixed model.lapped=false model.latent_noise=0 resume=never"
+    " model.max_epochs=1 model.precision=bf16-mixed resume=never"
+)
+
+DRAWN = (
+    *("psnr_right", "right_minus_wrong", "right_minus_wrong_95", "ssim_right", "psnr_codec", "lung_volume_correlation"),
+    *("gradient_energy", "block_index", "block_index_codec", "block_index_real"),
 )
 
 Through = Callable[[Tensor, float], Tensor]  # (1, D, H, W), and the noise's strength → through a codec
@@ -166,6 +174,13 @@ def trained_codec(folder: Path, settings: Sequence[str], amount: Sequence[str], 
     return through
 
 
+def drawn_with(settings: Sequence[str], experiment: str, folder: Path) -> dict[str, Any]:
+    """What a demo draws whose codec has these settings, for patients that it has not seen."""
+    run("run_demo.py", [f"experiment={experiment}", f"dir={folder}", *(f"++vqgan.{word}" for word in settings)])
+    summary = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["summary"]
+    return {key: summary[key] for key in DRAWN}
+
+
 @benchmark("train_vqgan")
 def main(
     overrides: list[str],
@@ -178,6 +193,7 @@ def main(
     noise: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4),
     codecs: tuple[str, ...] = tuple(CODECS),
     device: str = "auto",
+    demo: str = "",
 ) -> dict[str, Any]:
     if not set(codecs) <= CODECS.keys():
         raise UserError(f"codecs takes any of {','.join(CODECS)}; got {','.join(codecs)}")
@@ -200,8 +216,10 @@ def main(
         judge(f"linear{'_lapped' * lapped}_{channels}", linear_codec(known.unit, channels, lapped), noise)
     amount = [f"model.patches_per_volume={math.ceil(8 * steps / len(seen))}", f"model.max_steps={steps}"]
     for name in codecs:
-        settings = [*TRAINING.split(), f"model.embedding_dim={channels}", *CODECS[name], *overrides]
-        judge(name, trained_codec(folder / name, settings, amount, pick_device(device)), noise)
+        settings = [f"model.embedding_dim={channels}", *BLOCKS, *CODECS[name], *overrides]
+        judge(name, trained_codec(folder / name, [*TRAINING.split(), *settings], amount, pick_device(device)), noise)
+        if demo:
+            result[name]["drawn"] = drawn_with(settings, demo, folder / f"{demo}_{name}")
     return result
 
 

@@ -1,4 +1,4 @@
-"""What should stage 2 predict, and from what? `python -m benchmarks.objectives rows=v,x0,jlt`
+"""What should stage 2 predict, and how is it trained? `python -m benchmarks.objectives rows=v,x0,jlt`
 
 Trains stage 2 of the demo for each row and seed, on the same patients, codec and latents, and judges what is drawn for
 held-out patients: not the loss, which no two rows share. What is prepared is shared by all rows, and made by the first

@@ -7,11 +7,11 @@ CT; block=film, a film of another breath and stance (`benchmarks.film_pairs`). T
 or `scans=a.nii.gz,b.nii.gz`; scans named *_partial are never left out. No film of these patients exists: all are
 projected.
 
-Options: block=, rows=phantoms,real,both, scans=, variants=, phantoms=, folds=, steps= (of stage 2; default the demo's),
-jobs= (trainings at once), out=. Other settings go to run_demo.py. What is done is not done again. `out` gets table.md;
-the last line is one JSON object: for each row n, means and differences with 95 % intervals over patients, as
-evaluate_ddpm_patches.py has them; minus_phantoms: psnr_right less that of the row `phantoms`, patient by patient.
-Pictures of each patient lie in the rows' folders, in `evaluation`.
+Options: block=, rows=phantoms,real,both, scans=, variants=, phantoms=, folds=, steps=, codec_steps= (of stages 2 and 1;
+default the demo's), jobs= (trainings at once), out=. Other settings go to run_demo.py. What is done is not done again.
+`out` gets table.md; the last line is one JSON object: for each row n, means and differences with 95 % intervals over
+patients, as evaluate_ddpm_patches.py has them; minus_phantoms: psnr_right less that of the row `phantoms`, patient by
+patient. Pictures of each patient lie in the rows' folders, in `evaluation`.
 """
 
 import csv
@@ -35,7 +35,6 @@ from common.errors import UserError
 from common.memory import PeakMemory
 from dataset.prepare.processes import results_of
 
-CODEC_STEPS = 2280  # of stage 1, the demo's
 ROWS = ("phantoms", "real", "both")
 COLUMNS = ("patient_id", "ct", "xray", "split")
 
@@ -77,10 +76,8 @@ def prepare_all(
     run(prepare.script, prepare.command[1:])
 
 
-def train_and_evaluate(settings: Sequence[str], steps: int, store: Path, folder: Path) -> dict[str, Any]:
+def train_and_evaluate(settings: Sequence[str], amount: Sequence[str], store: Path, folder: Path) -> dict[str, Any]:
     """The metrics of the demo's stages on the pairs of folder/data, whose cases `store` holds prepared."""
-    amount = [f"+ddpm.model.max_steps={steps}", f"+vqgan.model.max_steps={CODEC_STEPS}"]
-    amount += ["ddpm.model.max_epochs=-1", "vqgan.model.max_epochs=-1"]
     made = list(stages([*settings, f"dir={folder}", *amount]).values())
     own = folder / "data" / "store"
     if not own.exists():
@@ -105,6 +102,7 @@ def main(
     phantoms: int = 96,
     folds: int = 4,
     steps: int = 1330,
+    codec_steps: int = 2280,
     jobs: int = 1,
     out: str = "outputs/real_patients",
 ) -> dict[str, Any]:
@@ -114,13 +112,15 @@ def main(
     folder = Path(out).absolute() / block
     settings = [f"experiment={BLOCKS[block]}", *overrides]
     prepare_all(files, variants, phantoms, block, max(1, jobs), folder / "all", settings)
+    amount = [f"+ddpm.model.max_steps={steps}", f"+vqgan.model.max_steps={codec_steps}"]
+    amount += ["ddpm.model.max_epochs=-1", "vqgan.model.max_epochs=-1"]
     parts = {row: [None] if row == "phantoms" else list(range(folds)) for row in rows}
     places = {(row, fold): folder / f"{row}{'' if fold is None else fold}" for row in parts for fold in parts[row]}
     for (row, fold), place in places.items():
         chosen = list(pairs_of(row, fold, files, folds, variants))
         write_table(place / "data", chosen, folder / "all", with_phantoms=row != "real")
     with ThreadPoolExecutor(jobs) as pool:
-        work = partial(train_and_evaluate, settings, steps, folder / "all" / "data" / "store")
+        work = partial(train_and_evaluate, settings, amount, folder / "all" / "data" / "store")
         found = dict(zip(places, pool.map(work, places.values()), strict=True))
     by_row = {row: [found[row, fold] for fold in parts[row]] for row in rows}
     results = {row: figures(by_row[row], by_row.get("phantoms", ())) for row in rows}

@@ -49,7 +49,7 @@ MISTAKES: list[type[Exception]] = [UserError, *UserError.__subclasses__(), *FILE
 
 def _of_worker(error: BaseException) -> str | None:
     """The message of a user's mistake that a process of torch's loader met: it arrives as text, with a traceback."""
-    killed = re.match(r"DataLoader worker \(pid[^)]*\) (is killed by signal: [\w ]+|exited unexpectedly)", str(error))
+    killed = re.match(r"DataLoader worker \(pid.*?\) (is killed by signal: [\w ]+|exited unexpectedly)", str(error))
     if killed or _worker_lost(error):
         return (
             f"a loader process {killed[1] if killed else 'is gone'}, as by a system that is out of memory; take fewer"
@@ -63,10 +63,10 @@ def _of_worker(error: BaseException) -> str | None:
 
 def _worker_lost(error: BaseException) -> bool:
     """Whether a tensor could not be fetched from a loader process, which the system does not call gone as yet."""
-    pinning = re.match(r"Caught (Connection|BrokenPipe|EOF)\w*Error in pin", str(error))
-    return (
-        isinstance(error, ConnectionError | EOFError) or pinning is not None
-    ) and "multiprocessing/resource_sharer.py" in "".join(traceback.format_exception(error))
+    if str(error).startswith("Pin memory thread exited"):  # where that thread fetches them
+        return True
+    broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return broken and "multiprocessing/resource_sharer.py" in "".join(traceback.format_exception(error))
 
 
 _OF_PARTS = re.compile(r"~|\+*(module|trainer|callbacks)\.|[^=]*\._target_=")

@@ -7,7 +7,7 @@ from torch import nn
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from pipeline.training.muon import Muon, orthogonal
-from tests.test_resume import LENGTH, stop_at
+from tests.test_resume import LENGTH, assert_same, stop_at
 from tests.tiny import DDPM_CKPT, VQGAN_CKPT, Stopped, load, run
 
 SMALL = "optimizer.smallest=4"
@@ -89,8 +89,10 @@ def test_a_training_goes_on_as_if_nothing_had_been(stage, train, ckpt, workshop,
         run(train, *command, stop_at(8))
     run(train, *command)
     found, expected = load(ckpt), load("whole/last.ckpt")
-    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+    for part in ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers"):
         torch.testing.assert_close(found[part], expected[part])
+    if stage == "ddpm":
+        assert_same(found, expected)  # the averaged weights, too
     states = found["optimizer_states"][0]["state"].values()
     assert {"exp_avg"} in [set(state) for state in states]  # without a second moment: half of AdamW's memory
 

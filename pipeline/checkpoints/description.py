@@ -64,7 +64,7 @@ class ModelDescription:
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{source} describes itself by more than plain data: {error}") from error
         made_by = found.versions.get("commit", "")
-        current({"part": kind.__name__, **plain}, source, made_by)
+        current({**plain, "part": kind.__name__}, source, made_by)
         return replace(found, parts={name: current(part, source, made_by) for name, part in found.parts.items()})
 
     def shaping(self) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def complete(description: Any) -> Any:
 
 
 def current(description: Mapping[str, Any], source: str | Path, made_by: str = "") -> dict[str, Any]:
-    """A network that `source` describes, without arguments that were taken out since.
+    """A network, or itself, as `source` describes it, without arguments that were taken out since.
 
     Args:
         made_by: the commit that wrote it, as far as that is known.
