@@ -121,7 +121,8 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means, differences and the lungs' correlation over the cases of several evaluations."""
     cases = [case for part in parts for case in part["cases"]]
     patients = [name for part in parts for name in part["scores"]]
-    keys = {"right": "psnr"} | {n: f"psnr_{n}" for n in (*CONTROLS, "codec") if f"psnr_{n}" in cases[0]}
+    keys = {"right": "psnr"} | {n: f"psnr_{n}" for n in (*CONTROLS, "codec")}
+    keys = {n: key for n, key in keys.items() if all(key in case for case in cases)}  # one patient alone has no other
     scores = compare_with_controls({n: [c[key] for c in cases] for n, key in keys.items()}, patients)
     found: dict[str, Any] = {f"psnr_{name}": value for name, value in scores.means.items()}
     for name, estimate in scores.differences.items():

@@ -53,3 +53,14 @@ def test_figures_are_over_the_patients_of_all_folds():
     assert "minus_phantoms" not in found
     found = figures([part("ab", 10.0), part("cde", 20.0)], [part("abcd", 9.0)])
     assert found["minus_phantoms"] == np.mean([1, 1, 20 - 11, 21 - 12])  # e is in one row only
+
+
+def test_a_fold_of_one_patient_has_no_other_patients_xray():
+    keys = ("psnr", "psnr_null", "psnr_mean_volume", "psnr_codec", "lung_ml", "lung_ml_real")
+    alone = {"scores": {"a": None}, "cases": [dict.fromkeys(keys, 10.0)]}
+    two = {"scores": {"b": None, "c": None}, "cases": [dict.fromkeys((*keys, "psnr_wrong"), 10.0)] * 2}
+    for parts in ([alone, two], [two, alone]):
+        found = figures(parts)
+        assert found["n"] == 3
+        assert "right_minus_wrong" not in found
+        assert found["right_minus_null"] == 0
