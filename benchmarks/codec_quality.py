@@ -174,9 +174,14 @@ def trained_codec(folder: Path, settings: Sequence[str], amount: Sequence[str], 
     return through
 
 
+def of_demo(settings: Sequence[str]) -> list[str]:
+    """Settings of stage 1's command, as settings of the demo; the last of a name counts."""
+    return [f"++vqgan.{word}" for word in settings]
+
+
 def drawn_with(settings: Sequence[str], experiment: str, folder: Path) -> dict[str, Any]:
     """What a demo draws whose codec has these settings, for patients that it has not seen."""
-    run("run_demo.py", [f"experiment={experiment}", f"dir={folder}", *(f"++vqgan.{word}" for word in settings)])
+    run("run_demo.py", [f"experiment={experiment}", f"dir={folder}", *of_demo(settings)])
     summary = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["summary"]
     return {key: summary[key] for key in DRAWN}
 
