@@ -8,7 +8,7 @@
 #     4  a CT of 512×512×604 in 30 steps, its decoding in float32 and float16
 #     5  a whole latent through the network, and a training step on it; which attention was chosen
 #     6  training under the launcher (NCCL, 4 loader processes), SIGTERM, and on from last.ckpt
-#     7  CUDA graphs and compilation, as far as the settings have them
+#     7  the same steps without CUDA graphs, and with blocks that are compiled
 #     8  what is left: MAISI on the same volume, stage 1, encoding on the fly, the perceptual loss
 #
 #   OUT=FOLDER      of the results; else benchmarks/results/DEVICE-TIME
@@ -87,8 +87,8 @@ part_5() {
 }
 part_6() { step restart 150 python -m benchmarks.restart device="$DEVICE" workers=$workers more=$more; }
 part_7() {
-    speed graph 90 "${stage2[@]}" "${timed[@]}" compare=none model.graph=true \
-        variants="${larger//;/ model.graph=true;} model.graph=true"
+    speed eager 90 "${stage2[@]}" "${timed[@]}" compare=none model.graph=false \
+        variants="${larger//;/ model.graph=false;} model.graph=false"
     speed compile 90 "${stage2[@]}" "${timed[@]}" "${compiled[@]}" compare=none model.compile=true
 }
 part_8() {

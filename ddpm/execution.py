@@ -23,13 +23,13 @@ class Execution:
         channels_last: memory layout of activations and kernels, channels_last_3d or contiguous.
         compile: compile each block by itself, in place, so that names of tensors stay; compiling the whole network
             takes minutes and gains little more, since its blocks repeat.
-        graph: replay training steps as CUDA graphs, see `ddpm.graph`; without effect on a CPU.
+        graph: replay training steps as CUDA graphs, see `ddpm.graph`; without effect on a CPU, or beside `compile`.
     """
 
     checkpointing: bool = False
     channels_last: bool = True
     compile: bool = False
-    graph: bool = False
+    graph: bool = True
 
     def apply(self, network: nn.Module) -> None:
         """Set the switches of every UNet within `network`; other networks are left alone."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from common.errors import UserError
 from ddpm.denoiser import PatchDenoiser
 
 WARM_UP = 3  # evaluations before recording: libraries make their plans and choose their algorithms
@@ -55,6 +56,9 @@ class GraphedPrediction:
 
     Args:
         sample: inputs of a training batch, on the GPU; to be recorded under the autocast that training uses.
+
+    Raises:
+        UserError: the network does what cannot be recorded.
     """
 
     def __init__(self, prediction: Prediction, sample: Sequence[Tensor]) -> None:
@@ -75,6 +79,10 @@ class GraphedPrediction:
         try:
             with nothing_collected():
                 self._replay: Any = torch.cuda.make_graphed_callables(predict, inputs, num_warmup_iters=WARM_UP)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # an operation that asks the GPU for a number, of a network of one's own
+            raise UserError(f"no CUDA graph of a training step: {error}\nmodel.graph=false trains without") from error
         finally:
             torch.set_autocast_cache_enabled(cached)
 

@@ -70,7 +70,7 @@ class PatchDDPM(pl.LightningModule):
         self.denoiser, self.diffusion = denoiser, diffusion
         if execution is not None:
             execution.apply(denoiser)
-        self._wants_graph = execution is not None and execution.graph
+        self._wants_graph = execution is not None and execution.graph and not execution.compile
         self._graphed: GraphedPrediction | None = None
         self._frozen = (codec, xray_encoder, perceptual)
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule

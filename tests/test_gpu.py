@@ -85,9 +85,10 @@ def test_the_call_draws_the_commands_ct(workshop, elsewhere):
     assert np.abs(read_ct("a.nii.gz").hu - hu).max() <= 1  # as many windows at once as memory holds: they may round
 
 
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
 @pytest.mark.parametrize("added_up", [1, 2])
-def test_graphs_train_as_single_kernels_do(added_up, workshop, elsewhere):
-    more = ["model.precision=32-true", "trainer.accelerator=gpu", "resume=never"]
+def test_graphs_train_as_single_kernels_do(added_up, checkpointing, workshop, elsewhere):
+    more = ["model.precision=32-true", "trainer.accelerator=gpu", "resume=never", f"model.checkpointing={checkpointing}"]
     batch = built_ddpm(*workshop.ddpm).data.batch_size
     weights = []
     for graph in ("false", "true"):

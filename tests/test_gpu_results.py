@@ -95,10 +95,10 @@ def test_every_part_runs_on_a_cpu_at_its_smallest_size(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     found = {name: step["result"] for name, step in summary["steps"].items()}
     assert [name for name, step in summary["steps"].items() if step["status"]] == []
-    assert list(found) == ["tests", "restart", "train", "profile", "full_volume", "whole", "graph", "compile"]
+    assert list(found) == ["tests", "restart", "train", "profile", "full_volume", "whole", "eager", "compile"]
     assert "skipped" in summary["steps"]["tests"]["said"]
     assert found["train"]["ratio_time_monai_over_ours"] > 0
-    assert found["graph"]["variants"]["model.batch_size=4 model.graph=true"]["batch_size"] == 4
+    assert found["eager"]["variants"]["model.batch_size=4 model.graph=false"]["batch_size"] == 4
     assert 0 <= found["full_volume"]["decodings"]["share_1hu_apart"] < 0.5
     assert found["profile"]["kernels"] > 100
     assert {"51 channels", "111 channels", "112 channels"} == found["profile"]["stem_ms"]["batch 2"].keys()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common.errors import UserError
 from ddpm.graph import GraphedPrediction, Prediction, Replayed
 from ddpm.plan import SamplingPlan
 from tests.test_generator import GRID, XRAY, make_generator
@@ -124,6 +125,30 @@ def test_gradients_that_add_up_are_those_of_single_kernels(training, monkeypatch
     for step, (wanted, found) in enumerate(zip(expected, twice(module._graphed), strict=True)):
         for name in wanted:
             torch.testing.assert_close(found[name], wanted[name], msg=f"{name}, step {step}")
+
+
+def test_what_cannot_be_recorded_says_what_helps(training, monkeypatch):
+    module, inputs, _ = training
+    eager = Prediction(module.denoiser, module._frozen[1].grid)
+
+    def broken(error):
+        def make(*_, **__):
+            raise error
+
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
+        GraphedPrediction(eager, inputs)
+
+    with pytest.raises(UserError, match=r"operation not permitted[^\n]*\nmodel\.graph=false"):
+        broken(RuntimeError("CUDA error: operation not permitted when stream is capturing"))
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate"):  # which has advice of its own
+        broken(torch.OutOfMemoryError("Tried to allocate 2 GiB"))
+    assert torch.is_autocast_cache_enabled()
+
+
+@pytest.mark.parametrize(("settings", "records"), [([], True), (["graph=false"], False), (["compile=true"], False)])
+def test_a_gpu_records_unless_blocks_are_compiled(settings, records, workshop, elsewhere):
+    made = built_ddpm(*workshop.ddpm, *(f"model.{word}" for word in settings))
+    assert made.module._wants_graph is records
 
 
 def test_nothing_is_collected_while_a_graph_is_recorded(training, monkeypatch):
