@@ -66,7 +66,7 @@ CODECS = {
 TRAINING = (
     "model.n_hiddens=8 model.encoder_blocks=[0,2] model.decoder_mults=[4,2] model.decoder_blocks=[2,1]"
     " model.patch_size=[32,32,32] model.batch_size=8 model.num_workers=1 model.val_patches_per_volume=4"
-    " model.gan_weight=0 model.feature_weight=0 model.l1_weight=1 model.l2_weight=20"
+    " model.gan_weight=0 model.feature_weight=0 model.l1_weight=1 model.l2_weight=20 model.gradient_weight=0"
     " model.train_lr=2e-3 model.adam_betas=[0.9,0.99] model.warmup_steps=50 model.lr_final=0.01"
     " model.max_epochs=1 model.precision=bf16-mixed resume=never"
 )

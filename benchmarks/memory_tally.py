@@ -33,6 +33,7 @@ from pipeline.cli import composed
 CT = (604, 512, 512)  # the guide's volume, voxels
 PARTS = ("train", "whole", "vqgan", "sample", "codec")
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+EAGER = "model.graph=false"  # nothing can be recorded on paper; a graph holds what its kernels do
 SWITCHES = {"checkpointing": "model.checkpointing=true", "contiguous": "model.channels_last=false"}
 WHOLE = ["model.patch_size=[608,512,512]", "model.batch_size=1"]  # the guide's volume, padded to whole latents
 DRAWINGS: Mapping[str, dict[str, Any]] = {
@@ -68,7 +69,7 @@ def cases(overrides: Sequence[str], batches: Sequence[int], parts: Sequence[str]
 
     def both(*settings: str, precision: str = "bf16") -> tuple[DictConfig, DictConfig]:
         wanted = f"model.precision={PRECISIONS[precision]}"
-        cfg = composed("train_ddpm", [NO_DATA, *for_stage2, wanted, *settings])
+        cfg = composed("train_ddpm", [NO_DATA, EAGER, *for_stage2, wanted, *settings])
         return cfg, paper_steps.stage1_of(cfg, [*for_stage1, wanted])
 
     def training(settings: Sequence[str], precision: str, gpu: FakeGPU) -> None:

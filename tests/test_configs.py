@@ -134,6 +134,7 @@ def test_the_recommended_presets_belong_together():
     with torch.device("meta"):
         vqgan = instantiate(stage1.module.vqgan, _convert_="all")
     assert isinstance(vqgan.quantizer, KLBottleneck)
+    assert stage1.module.optimizer._target_.endswith("Muon")
 
 
 @pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
@@ -144,9 +145,11 @@ def test_a_recommended_preset_changes_little_of_the_guides(stage):
         for end in ("", "_8ch")
     )
     changed = {key for key in guide | recommended if guide.get(key) != recommended.get(key)}
+    losses = {"gan_weight", "feature_weight"}
+    steps = {"train_lr", "adam_betas", "lr_final"}
     few = {
-        "vqgan": {"name", "embedding_dim", "lapped", "latent_noise"},
-        "ddpm": {"name", "diffusion_num_channels", "vqgan_ckpt", "training_shift"},
+        "vqgan": {"name", "embedding_dim", "latent_noise"} | losses | steps,
+        "ddpm": {"name", "diffusion_num_channels", "vqgan_ckpt"},
     }
     assert changed == few[stage]
 
