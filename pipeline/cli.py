@@ -100,7 +100,7 @@ def _prepare_process() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # of DDP, about kernels of 1 x 1 x 1 voxel: what differs are the strides of axes that have no second voxel
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")  # graphs have their own
+    warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")  # a graph's own
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # torchrun starts our processes
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # our sampler is
 

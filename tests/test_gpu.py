@@ -88,7 +88,12 @@ def test_the_call_draws_the_commands_ct(workshop, elsewhere):
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
 @pytest.mark.parametrize("added_up", [1, 2])
 def test_graphs_train_as_single_kernels_do(added_up, checkpointing, workshop, elsewhere):
-    more = ["model.precision=32-true", "trainer.accelerator=gpu", "resume=never", f"model.checkpointing={checkpointing}"]
+    more = [
+        "model.precision=32-true",
+        "trainer.accelerator=gpu",
+        "resume=never",
+        f"model.checkpointing={checkpointing}",
+    ]
     batch = built_ddpm(*workshop.ddpm).data.batch_size
     weights = []
     for graph in ("false", "true"):
