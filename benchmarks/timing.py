@@ -44,8 +44,8 @@ class StepClock(pl.Callback):
     def speed(self, batch_size: int, device: torch.device) -> dict[str, Any]:
         """What training did, from the end of the warm-up to its last step.
 
-        step_ms: median. data_wait: share of the time. peak_gb: of tensors on a GPU, else of the process since it
-        began; reserved_gb: what torch took of the GPU, None on a CPU.
+        step_ms: median. data_wait: share of the time. peak_gb: of tensors on a GPU, without what CUDA graphs keep, else
+        of the process since it began; reserved_gb: what torch took of the GPU, graphs and all, None on a CPU.
         """
         seconds, steps = self.ends[-1] - self.ends[0], len(self.ends) - 1
         return {

@@ -79,10 +79,9 @@ class GraphedPrediction:
         try:
             with nothing_collected():
                 self._replay: Any = torch.cuda.make_graphed_callables(predict, inputs, num_warmup_iters=WARM_UP)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            _explain(error)
             raise
-        except RuntimeError as error:  # an operation that asks the GPU for a number, of a network of one's own
-            raise UserError(f"no CUDA graph of a training step: {error}\nmodel.graph=false trains without") from error
         finally:
             torch.set_autocast_cache_enabled(cached)
 
@@ -132,6 +131,17 @@ class Replayed:
         torch.backends.cudnn.benchmark = tried
         self._pool = graph.pool()
         return graph, given, answer
+
+
+def _explain(error: BaseException) -> None:
+    """Raise what is behind an error in a recording: no memory, or an operation that cannot be recorded, such as one of
+    a network of one's own that asks the GPU for a number."""
+    earlier = error.__context__
+    if isinstance(earlier, torch.OutOfMemoryError):  # after which ending the recording failed too
+        raise earlier
+    said = str(error).partition("\n")[0]
+    if "captur" in said:
+        raise UserError(f"no CUDA graph of a training step: {said}\nmodel.graph=false trains without") from error
 
 
 @contextmanager

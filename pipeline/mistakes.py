@@ -16,6 +16,7 @@ _SAMPLING = (
 # Which knob frees how much, by script; from benchmarks/results/memory_tally.json, to which a test holds it
 SAVING_MEMORY = {
     "train_ddpm": "model.dim_mults=[1,2,4] (2.1 GB: 38 instead of 144 million parameters, 20 bytes each in training),"
+    " model.graph=false (what a step's activations take while the optimizer steps; slower),"
     " model.checkpointing=true (6.0 of the 18.2 GB of a whole CT at batch 1, 0.9 of the 4.9 GB of patches at batch 8,"
     " next to nothing at batch 2), model.batch_size=1 (0.2 GB per sample of 128³), model.patch_size=[96,96,96]"
     " (0.42 of that per sample). The guide's network and patches take 3.6 GB at batch 2; nvidia-smi tells what else is"

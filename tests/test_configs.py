@@ -170,6 +170,14 @@ def test_a_quantiser_on_the_command_line_wins_over_the_presets():
     assert len(cfg.quantizer.levels) == 8
 
 
+def test_an_optimizer_on_the_command_line_wins_over_the_presets():
+    for words in (
+        ["optimizer=adamw", "model=vqgan_patches_4gpu_8ch"],
+        ["model=vqgan_patches_4gpu_8ch", "optimizer=adamw"],
+    ):
+        assert composed("train_vqgan", *words, *NEEDED).optimizer._target_ == "torch.optim.AdamW"
+
+
 def write_codec(path, cfg):
     """A stage-1 checkpoint of the guide's VQ-GAN with random weights."""
     plain = OmegaConf.to_container(cfg.module.vqgan, resolve=True)

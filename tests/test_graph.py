@@ -131,17 +131,27 @@ def test_what_cannot_be_recorded_says_what_helps(training, monkeypatch):
     module, inputs, _ = training
     eager = Prediction(module.denoiser, module._frozen[1].grid)
 
-    def broken(error):
+    def broken(error, first=None):
         def make(*_, **__):
-            raise error
+            if first is None:
+                raise error
+            try:
+                raise first
+            finally:
+                raise error  # noqa: B012  # as torch's graph does when it ends
 
         monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
         GraphedPrediction(eager, inputs)
 
-    with pytest.raises(UserError, match=r"operation not permitted[^\n]*\nmodel\.graph=false"):
-        broken(RuntimeError("CUDA error: operation not permitted when stream is capturing"))
-    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate"):  # which has advice of its own
-        broken(torch.OutOfMemoryError("Tried to allocate 2 GiB"))
+    refused = RuntimeError("CUDA error: operation not permitted when stream is capturing\nSearch for more\n")
+    with pytest.raises(UserError, match=r"is capturing\nmodel\.graph=false"):
+        broken(refused)
+    full = torch.OutOfMemoryError("Tried to allocate 2 GiB")  # which has advice of its own
+    for case in ((full,), (refused, full)):
+        with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+            broken(*case)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):  # a fault is told as one
+        broken(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert torch.is_autocast_cache_enabled()
 
 

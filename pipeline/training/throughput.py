@@ -88,7 +88,7 @@ class Throughput(pl.Callback):
         }
         device = trainer.strategy.root_device
         if device.type == "cuda":
-            speeds["speed/gpu_peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+            speeds["speed/gpu_peak_gb"] = torch.cuda.max_memory_reserved(device) / 1e9  # CUDA graphs and all
         return speeds
 
     def _restart(self, trainer: pl.Trainer) -> None:
