@@ -66,14 +66,14 @@ def test_goals_are_judged_in_their_direction(tmp_path, run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     run()
-    best = {"model.batch_size=8": {"samples_per_s": 160.0, "mfu": 0.45, "peak_gb": 5.5}, "model.batch_size=32": {}}
+    best = {"model.batch_size=8": {"samples_per_s": 160.0, "mfu": 0.45, "reserved_gb": 5.5}, "model.batch_size=32": {}}
     (tmp_path / "train.log").write_text(measured(it_per_s=25.0, samples_per_s=50.0, mfu=None, variants=best))
     run("train", "0", "1", "command")
     text = (tmp_path / "summary.txt").read_text()  # complete after every step
     assert text.startswith("NVIDIA H200\n")
     assert " yes " in line(text, "train.it_per_s")
     assert " yes " in line(text, "train.batch_size=8/samples_per_s")
-    assert " NO " in line(text, "train.batch_size=8/peak_gb")
+    assert " NO " in line(text, "train.batch_size=8/reserved_gb")
     assert "160" in line(text, "best samples_per_s")
     assert "0.45" in line(text, "best mfu")
     assert "not measured" in line(text, "more.ratio_perceptual")
