@@ -64,7 +64,7 @@ if [[ $DEVICE == cpu ]]; then
     stage2=(model.patch_size=[32,32,32] model.diffusion_num_channels=4 xray_encoder=tiny_random
         model.dim=8 model.dim_mults=[1,2] model.num_res_blocks=1 model.middle_blocks=1)
     compiled=(model.dim_mults=[1] model.cond=[pooled]) # one kind of block: a CPU compiles for minutes
-    whole=(whole=[40,32,32] calls=1) volume=(shape=[40,32,32] steps=2) workers=1 more=2
+    whole=(whole=[40,32,32] calls=1) volume=(shape=[40,64,32] steps=2) workers=1 more=2
     larger="model.batch_size=4" beside_monai="" # its 149 M parameters once will do
 fi
 
