@@ -27,7 +27,8 @@ UNUSED = {
     "position_origin": "volume",
     "volume_extent": False,
 }  # as later versions wrote it down
-SETTINGS = [*DDPM, "model.lifted_channels=2", "model.lifter_widths=[4,8]"]
+SETTINGS = [*DDPM, "model.lifted_channels=2", "model.lifter_widths=[4,8]", "model.training_shift=1"]
+STAGE1 = [*VQGAN, "model.lapped=false", "model.l2_weight=0", "model.gradient_weight=0"]
 
 
 def voxels(path):
@@ -101,7 +102,7 @@ def test_a_training_of_stage_1_goes_on_from_its_checkpoint(elsewhere):
     shutil.copytree(FIRST / "store", "store")
     Path(VQGAN_CKPT).parent.mkdir(parents=True)
     shutil.copy(FIRST / "vqgan.ckpt", VQGAN_CKPT)
-    made = built(train_vqgan_patches_4gpu, *VQGAN, "dataset.root=.", "model.max_epochs=2")
+    made = built(train_vqgan_patches_4gpu, *STAGE1, "dataset.root=.", "model.max_epochs=2")
     assert str(made.resume_from) == VQGAN_CKPT
 
 
