@@ -1,4 +1,4 @@
-"""What should stage 2 predict, and how is it trained? `python -m benchmarks.objectives rows=v,x0,jlt`
+"""What should stage 2 predict, and how is it trained? `python -m benchmarks.objectives rows=v,x0,flow`
 
 Trains stage 2 of the demo for each row and seed, on the same patients, codec and latents, and judges what is drawn for
 held-out patients: not the loss, which no two rows share. What is prepared is shared by all rows, and made by the first
@@ -55,7 +55,6 @@ ROWS: Mapping[str, Sequence[str]] = {
     "x0": ["diffusion.prediction=x0"],
     "noise": ["diffusion.prediction=noise"],
     "flow": ["diffusion=flow"],
-    "jlt": ["diffusion=flow", "diffusion.prediction=x0", "diffusion.loss=velocity"],
     "regression": ["diffusion=regression"],
     "even": ["model.training_shift=1"],
     "adamw": ["optimizer=adamw", "model.train_lr=0.002"],

@@ -26,9 +26,6 @@ PREDICTIONS: dict[str, Coefficients] = {
 }
 
 
-SMALLEST_TIME = 0.05  # below it an error in x0 counts no more in other terms (Li & He 2025, appendix A)
-
-
 class Diffusion(nn.Module, ABC):
     """A Gaussian path and the quantity that the network predicts on it.
 
@@ -36,18 +33,13 @@ class Diffusion(nn.Module, ABC):
         prediction: a name in `PREDICTIONS`.
         x0_limit: bound on |x0| of latents with unit variance; keeps noise prediction finite where alpha is tiny.
         snr_limit: weigh the loss by min(SNR, limit) / SNR in terms of noise (Hang et al. 2023); None: no weights.
-        loss: a name in `PREDICTIONS` in terms of which errors count, whatever is predicted; None: the prediction.
     """
 
-    def __init__(
-        self, prediction: str, x0_limit: float = 12.0, snr_limit: float | None = None, loss: str | None = None
-    ) -> None:
+    def __init__(self, prediction: str, x0_limit: float = 12.0, snr_limit: float | None = None) -> None:
         super().__init__()
-        if not {prediction, loss or prediction} <= PREDICTIONS.keys():
-            raise UserError(f"prediction and loss must be of {sorted(PREDICTIONS)}, got {prediction!r} and {loss!r}")
-        if loss is not None and snr_limit is not None:
-            raise UserError(f"loss={loss} and snr_limit={snr_limit} each weigh the loss: leave one of them null")
-        self.prediction, self.x0_limit, self.snr_limit, self.loss = prediction, x0_limit, snr_limit, loss
+        if prediction not in PREDICTIONS:
+            raise UserError(f"prediction must be one of {sorted(PREDICTIONS)}, got {prediction!r}")
+        self.prediction, self.x0_limit, self.snr_limit = prediction, x0_limit, snr_limit
 
     @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,15 +72,12 @@ class Diffusion(nn.Module, ABC):
         return x0, (x - a * x0) / s
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """Weights (B,) of the squared error of the prediction: min-SNR-γ (Hang et al. 2023, §3.4) or as `loss` says."""
-        a, s = self.levels(t)
-        p, q = PREDICTIONS[self.prediction](a, s)
-        # An error e in the prediction is an error s/(aq - sp) e in x0, and that one of (ps - qa)/s in other terms.
-        if self.loss is not None:
-            p_loss, q_loss = PREDICTIONS[self.loss](a, s)
-            return ((q_loss * a - p_loss * s) / (a * q - s * p).abs().clamp_min(SMALLEST_TIME)) ** 2
+        """Weights (B,) of the squared error of the prediction: min-SNR-γ (Hang et al. 2023, §3.4)."""
         if self.snr_limit is None:
             return torch.ones_like(t)
+        a, s = self.levels(t)
+        p, q = PREDICTIONS[self.prediction](a, s)
+        # An error e in the prediction is an error s/(aq - sp) e in x0.
         return (a / s).square().clamp(max=self.snr_limit) * (s / (a * q - s * p)) ** 2
 
     def _levels_like(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,10 +104,9 @@ class CosineDDPM(Diffusion):
         prediction: str = "v",
         x0_limit: float = 12.0,
         snr_limit: float | None = None,
-        loss: str | None = None,
         training_shift: float = 1.0,
     ) -> None:
-        super().__init__(prediction, x0_limit, snr_limit, loss)
+        super().__init__(prediction, x0_limit, snr_limit)
         if training_shift <= 0:
             raise UserError(f"need training_shift > 0, got {training_shift}")
         if not 1 <= num_steps <= 1_000_000:
@@ -153,7 +141,6 @@ class RectifiedFlow(Diffusion):
     Args:
         time_std: spread of the logit of the training times; None trains at uniform times.
         shift: r in t' = r t / (1 + (r - 1) t): more steps at high noise for larger latents (Esser et al., eq. 23).
-        prediction, loss: x0 with errors in terms of velocity is what Li & He 2025 and JLT (arXiv 2605.27102) train.
     """
 
     def __init__(
@@ -162,9 +149,8 @@ class RectifiedFlow(Diffusion):
         shift: float = 1.0,
         x0_limit: float = 12.0,
         prediction: str = "velocity",
-        loss: str | None = None,
     ) -> None:
-        super().__init__(prediction, x0_limit, loss=loss)
+        super().__init__(prediction, x0_limit)
         if shift <= 0 or (time_std is not None and time_std <= 0):
             raise UserError(f"need shift > 0 and time_std > 0 or null, got {shift} and {time_std}")
         self.time_std, self.shift = time_std, shift

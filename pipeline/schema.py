@@ -153,7 +153,6 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of("refuse", "resample"), "irregular tilt"),
     (one_of("report", "refuse", "off"), "pair_check"),
     (one_of("noise", "x0", "v", "velocity"), "prediction"),
-    (NULL | one_of("noise", "x0", "v", "velocity"), "diffusion.loss"),
     (
         one_of("auto", 32, 16, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", 64, "64-true"),
         "model.precision",

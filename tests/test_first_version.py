@@ -59,6 +59,7 @@ def write_former(path):
     """The checkpoint of stage 2, describing its denoiser by further arguments."""
     content = load(FIRST / "ddpm.ckpt")
     content[CHECKPOINT_KEY]["parts"]["denoiser"] |= UNUSED
+    content[CHECKPOINT_KEY]["parts"]["diffusion"]["loss"] = None
     torch.save(content, path)
 
 
@@ -75,6 +76,7 @@ USED = [
     ("denoiser", "global_context", True),
     ("denoiser", "position_origin", "patient"),
     ("denoiser", "volume_extent", True),
+    ("diffusion", "loss", "x0"),
     (None, "latent_floor", 0.1),
 ]
 

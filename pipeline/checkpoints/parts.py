@@ -35,6 +35,8 @@ PARTS = {
 }
 # arguments that parts, and fields that descriptions no longer have, with the values of those that did without them
 TAKEN_OUT: Mapping[str, Mapping[str, Any]] = {
+    "CosineDDPM": {"loss": None},
+    "RectifiedFlow": {"loss": None},
     "GeneratorDescription": {"latent_floor": None},
     "PatchDenoiser": {"global_context": False, "position_origin": "volume", "volume_extent": False},
 }
