@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# The whole way on synthetic patients, under ${DEMO_DIR:-outputs/demo}; arguments are settings, e.g. experiment=demo_ci.
-# The last line on standard output is one JSON object; everything else goes to standard error.
+# The whole way on synthetic patients, under $DEMO_DIR, else the experiment's folder, outputs/demo; arguments are settings,
+# e.g. experiment=demo_ci. The last line on standard output is one JSON object; everything else goes to standard error.
 set -euo pipefail
-DEMO_DIR=$(realpath -m "${DEMO_DIR:-$(dirname "$0")/outputs/demo}")
-export DEMO_DIR
+if [[ -n "${DEMO_DIR:-}" ]]; then
+    DEMO_DIR=$(realpath -m "$DEMO_DIR")
+    export DEMO_DIR
+else
+    unset DEMO_DIR # empty is not given
+fi
 cd "$(dirname "$0")"
 ./make_env.sh >&2
 exec .venv/bin/python run_demo.py "$@"
