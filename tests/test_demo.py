@@ -1,5 +1,7 @@
 """What the demo would run, without running it."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from common.memory import PeakMemory
 from pipeline import cli
 from tests.test_architecture import MAY_IMPORT
 from tests.tiny import composed
+
+ROOT = Path(__file__).resolve().parents[1]
 
 EXPERIMENTS = sorted(path.stem for path in (cli.CONFIG_DIR / "experiment").glob("*.yaml"))
 CONFIGS = {
@@ -113,6 +117,29 @@ def test_the_demo_may_lie_in_a_folder_of_any_name(folder):
         cfg = composed(CONFIGS[stage.script], *stage.command[1:])
         assert cfg.dataset.root == f"/demo/{folder}/data"
     assert composed("evaluate_ddpm", *made["evaluate"].command[1:]).ckpt == f"/demo/{folder}/ddpm/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "unset"), ({"DEMO_DIR": ""}, "unset"), ({"DEMO_DIR": "a b"}, "HERE/a b")]
+)
+def test_the_script_leaves_an_experiment_its_folder_unless_one_is_given(given, expected, tmp_path):
+    project, here = tmp_path / "project", tmp_path / "here"
+    (project / ".venv/bin").mkdir(parents=True)
+    here.mkdir()
+    shutil.copy(ROOT / "run_demo.sh", project)
+    for name, line in (("make_env.sh", "true"), (".venv/bin/python", 'echo "${DEMO_DIR-unset}" "$@"')):
+        (project / name).write_text(f"#!/usr/bin/env bash\n{line}\n")
+        (project / name).chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "DEMO_DIR"} | given
+    command = [project / "run_demo.sh", "experiment=demo_film"]
+    said = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"{expected.replace('HERE', str(here))} run_demo.py experiment=demo_film\n"
+
+
+def test_films_have_a_folder_of_their_own(monkeypatch):
+    monkeypatch.delenv("DEMO_DIR", raising=False)
+    folders = {Path(composed("demo", f"experiment={name}").dir).name for name in ("demo", "demo_film")}
+    assert folders == {"demo", "demo_film"}
 
 
 @pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {"commands", "benchmarks", "tests"}))
