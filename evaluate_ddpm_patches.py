@@ -23,6 +23,7 @@ from evaluation.metrics import find_presets
 from evaluation.report.page import write_report
 from evaluation.subgroups import groups_of, subgroups
 from evaluation.summary import Findings
+from pipeline.checkpoints.seen import check_unseen
 from pipeline.cli import script
 from pipeline.devices import fast_float32
 from pipeline.ranks import joined
@@ -67,6 +68,7 @@ def main(cfg: DictConfig) -> None:
     if masks:
         masks.check([case.name for case in cases])
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
+    check_unseen(model.description, cases, cfg.ckpt)
     median = model.placement() if cfg.grid == "median" else None
     folder = Path(cfg.run_dir)
     prepare_folder(

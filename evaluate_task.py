@@ -21,6 +21,7 @@ from evaluation.auc import compare_aucs
 from evaluation.classifier import densenet, logistic, train_classifier
 from evaluation.common_grid import choose_grid
 from evaluation.controls import finite
+from pipeline.checkpoints.seen import check_unseen
 from pipeline.cli import script
 from pipeline.devices import fast_float32
 from pipeline.ranks import joined
@@ -52,6 +53,7 @@ def main(cfg: DictConfig) -> None:
             " of the training; take val or test"
         )
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
+    check_unseen(model.description, cases, cfg.ckpt)
     median = model.placement() if cfg.grid == "median" else None
     folder = Path(cfg.run_dir)
     largest = max((case.shape for case in cases), key=np.prod) if median is None else median.grid.shape

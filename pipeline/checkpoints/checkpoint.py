@@ -118,8 +118,9 @@ def write(path: Path, description: ModelDescription, networks: Mapping[str, nn.M
     save({CHECKPOINT_KEY: description.to_plain(), "state_dict": state, **more}, path)
 
 
-def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> None:
-    """Start a module of training, described by `now`, from a checkpoint's weights, the averaged ones if there are any.
+def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> StoredCheckpoint:
+    """Start a module of training, described by `now`, from a checkpoint's weights, the averaged ones if there are any;
+    that checkpoint.
 
     The scale of the latents comes along only if both have them of one codec.
 
@@ -138,6 +139,7 @@ def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> 
     if before["codec_hash"] != after["codec_hash"]:
         state |= {k: v for k, v in module.state_dict().items() if k.startswith("latent_scale.")}
     stored.load(module, state)
+    return stored
 
 
 def _average(content: Mapping[str, Any], path: Path) -> State:

@@ -30,6 +30,7 @@ class ModelDescription:
     parts: the networks by name, as `parts.build` takes them.
     hu_window: lowest and highest HU. versions: what made the file. config: a training's settings.
     imported: by import_vqgan.py, from what.
+    trained_on: marks of the patients that the weights have learned from (see `seen`); none in an export.
     """
 
     format: Literal[1] = FORMAT
@@ -39,6 +40,7 @@ class ModelDescription:
     versions: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     imported: dict[str, Any] | None = None
+    trained_on: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_window(self.hu_window)

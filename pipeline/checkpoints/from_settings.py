@@ -1,5 +1,6 @@
 """Stage 2's frozen networks, and what the checkpoints of a training say, from its settings and data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,13 @@ from common.tensor_hash import tensor_hash
 from dataset.scans.camera import Film
 from dataset.store.latents import LatentSource
 from dataset.store.split import SPLITS
-from dataset.store.store import Store
+from dataset.store.store import Store, StoredCase
 from dataset.xray_ctpa_patch_dataset import EncoderInput
 from medclip_cond.encoders import XrayEncoder
 from pipeline.checkpoints.description import GeneratorDescription, ModelDescription, UsedCodec
 from pipeline.checkpoints.networks import load_codec
 from pipeline.checkpoints.parts import describe
+from pipeline.checkpoints.seen import marks
 from pipeline.settings import instantiated, plain
 from pipeline.versions import versions
 from vq_gan_3d.codec import FrozenCodec
@@ -33,6 +35,7 @@ class FrozenNetworks:
     codec_path: str
     encoder: XrayEncoder
     hu_window: tuple[float, float]
+    of_codec: ModelDescription
 
     @classmethod
     def load(cls, cfg: DictConfig) -> "FrozenNetworks":
@@ -49,7 +52,7 @@ class FrozenNetworks:
                 f" {list(description.hu_window)}; use the same window or train a VQ-GAN for this one"
             )
         path = str(Path(cfg.model.vqgan_ckpt).resolve())
-        return cls(codec, path, instantiated(cfg.xray_encoder), (low, high))
+        return cls(codec, path, instantiated(cfg.xray_encoder), (low, high), description)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -66,9 +69,10 @@ class FrozenNetworks:
         return EncoderInput(self.encoder.size, self.encoder.mean, self.encoder.std)
 
 
-def describe_vqgan(cfg: DictConfig) -> ModelDescription:
+def describe_vqgan(cfg: DictConfig, training: Sequence[StoredCase] = ()) -> ModelDescription:
     """What stage 1's checkpoints say."""
-    return ModelDescription(stage="vqgan", parts=describe({"vqgan": plain(cfg.module.vqgan)}), **_common(cfg))
+    parts = describe({"vqgan": plain(cfg.module.vqgan)})
+    return ModelDescription(stage="vqgan", parts=parts, **_common(cfg, training))
 
 
 def describe_ddpm(
@@ -96,15 +100,16 @@ def describe_ddpm(
         xray_fov_mm=float(cfg.dataset.xray_fov_mm),
         film=None if film.source_mm is None else film,
         cases={split: len(store.split(split)) for split in SPLITS},
-        **_common(cfg),
+        **_common(cfg, cases),
     )
 
 
-def _common(cfg: DictConfig) -> dict[str, Any]:
+def _common(cfg: DictConfig, training: Sequence[StoredCase]) -> dict[str, Any]:
     return {
         "hu_window": tuple(plain(cfg.dataset.hu_window)),
         "versions": versions(),
         "config": {key: plain(cfg[key]) for key in ("model", "dataset", "seed")},
+        "trained_on": marks(training),
     }
 
 

@@ -84,7 +84,8 @@ def write_export(path: Path, generator: VolumeGenerator, description: GeneratorD
     codec, encoder = cast(FrozenCodec, generator.codec), cast(XrayEncoder, generator.xray_encoder)
     networks = {"denoiser": generator.denoiser, "latent_scale": generator.latent_scale}
     parts = description.parts | {"xray_encoder": encoder.network()}
-    kept = replace(description, stage="model", parts=parts, codec=UsedCodec(description.codec.hash), config=None)
+    own = UsedCodec(description.codec.hash)
+    kept = replace(description, stage="model", parts=parts, codec=own, config=None, trained_on=None)
     write(path, kept, {**networks, "vqgan": codec.vqgan, "xray_encoder": encoder}, MODEL_CARD=card)
 
 

@@ -18,9 +18,10 @@ from common.errors import UserError, of_a_file
 from common.launcher import hide_slurm, local_processes, nodes, planned_processes, rank_and_world
 from dataset.datamodule import PatchDataModule
 from pipeline import schema
-from pipeline.checkpoints.checkpoint import init_weights, read
+from pipeline.checkpoints.checkpoint import StoredCheckpoint, init_weights, read
 from pipeline.checkpoints.description import ModelDescription
 from pipeline.checkpoints.restricted_pickle import OURS, load
+from pipeline.checkpoints.seen import check_unseen
 from pipeline.devices import fast_float32
 from pipeline.run_record import record_training
 from pipeline.settings import instantiated, sizes_of
@@ -67,7 +68,12 @@ def prepared(cfg: DictConfig, build: Build) -> tuple[Any, PatchDataModule, str |
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     fast_float32()
     module, data = build(cfg)
-    return module, data, start_from(cfg, module, ModelDescription.from_plain(module.meta, "this training"))
+    now = ModelDescription.from_plain(module.meta, "this training")
+    resume_from, before = start_from(cfg, module, now)
+    if before is not None:
+        check_unseen(before.description, data.val.cases, before.path)
+        module.meta["trained_on"] = sorted({*(now.trained_on or ()), *(before.description.trained_on or ())})
+    return module, data, resume_from
 
 
 def check_run(cfg: DictConfig) -> None:
@@ -86,8 +92,8 @@ def check_run(cfg: DictConfig) -> None:
         )
 
 
-def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str | None:
-    """The checkpoint to resume from, if any; loads `init_from` into the module.
+def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> tuple[str | None, StoredCheckpoint | None]:
+    """The checkpoint to resume from, if any; the one that weights come from, that or `init_from`, which it loads.
 
     Raises:
         UserError: the checkpoint's networks differ from the configured ones; or it is out of reach.
@@ -95,17 +101,18 @@ def start_from(cfg: DictConfig, module: nn.Module, now: ModelDescription) -> str
     last = Path(cfg.checkpoint_dir) / "last.ckpt"
     _check_place(last, cfg.resume)
     if cfg.resume == "auto" and last.is_file():
-        differ = read(last, now.stage).unlike(module, now)
+        stored = read(last, now.stage)
+        differ = stored.unlike(module, now)
         if differ:
             raise UserError(
                 f"{last} was trained with other settings:\n  " + "\n  ".join(differ) + "\n"
                 "To go on: the stored settings; model.name=NEW for another run; resume=never to start anew here;"
                 f" or init_from={last} model.name=NEW to start from these weights"
             )
-        return str(last)
+        return str(last), stored
     if cfg.init_from is not None:
-        init_weights(module, cfg.init_from, now)
-    return None
+        return None, init_weights(module, cfg.init_from, now)
+    return None, None
 
 
 def _check_place(last: Path, resume: str) -> None:

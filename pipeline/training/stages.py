@@ -8,6 +8,7 @@ from dataset.datamodule import PatchDataModule
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
 from pipeline.checkpoints.from_settings import FrozenNetworks, describe_ddpm, describe_vqgan
+from pipeline.checkpoints.seen import seen_in_training
 from pipeline.settings import instantiated, sizes_of
 from pipeline.training.data import check_views, make_dataset, open_latents, open_store, settled_sizes
 from vq_gan_3d.module import VQGANModule
@@ -25,7 +26,7 @@ def build_vqgan(cfg: DictConfig) -> tuple[VQGANModule, PatchDataModule]:
         cfg.model.num_workers,
     )
     log.info("%d training and %d validation patches an epoch", len(data.train), len(data.val))
-    return instantiated(cfg.module, meta=describe_vqgan(cfg).to_plain()), data
+    return instantiated(cfg.module, meta=describe_vqgan(cfg, store.split("train")).to_plain()), data
 
 
 def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
@@ -47,6 +48,7 @@ def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
         cfg.model.batch_size,
         cfg.model.num_workers,
     )
+    _tell_seen(frozen, data)
     channels = cfg.model.diffusion_num_channels
     module = instantiated(
         cfg.module,
@@ -59,3 +61,16 @@ def build_ddpm(cfg: DictConfig) -> tuple[PatchDDPM, PatchDataModule]:
     cached = f"cached latents of {cfg.dataset.latents_dir}" if latents else "latents encoded on the fly"
     log.info("%d training and %d validation patches an epoch, %s", len(data.train), len(data.val), cached)
     return module, data
+
+
+def _tell_seen(frozen: FrozenNetworks, data: PatchDataModule) -> None:
+    """A codec of other patients' split is no mistake where one serves several folds, but the reader should know."""
+    seen, held_out = seen_in_training(frozen.of_codec, data.val.cases), {c.patient_id for c in data.val.cases}
+    if seen:
+        log.warning(
+            "the VQ-GAN %s was trained on %d of the %d patients that validate here: what is drawn of them may score"
+            " better by that. One of this store's own training patients has not seen them",
+            frozen.codec_path,
+            len(seen),
+            len(held_out),
+        )
