@@ -126,7 +126,8 @@ class Replayed:
             function(*given)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # loaders run beside it: what their threads ask of the GPU is none of this recording's
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             answer = function(*given)
         torch.backends.cudnn.benchmark = tried
         self._pool = graph.pool()

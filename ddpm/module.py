@@ -222,7 +222,8 @@ class PatchDDPM(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
-        schedule = self.make_lr_schedule(optimizer, self.trainer.estimated_stepping_batches)
+        steps = self.trainer.datamodule.training_steps()  # type: ignore[attr-defined]
+        schedule = self.make_lr_schedule(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

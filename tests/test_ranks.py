@@ -13,11 +13,12 @@ import torch
 
 import sample_ddpm_patches
 import train_ddpm_patches_4gpu
+import train_vqgan_patches_4gpu
 from pipeline import versions
 from tests.forks import forked
 from tests.processes import PATIENCE_S, launcher, running, torchrun
 from tests.test_resume import stop_at
-from tests.tiny import DDPM_CKPT, DDPM_FOLDER, built_ddpm, free_port, load
+from tests.tiny import DDPM_CKPT, DDPM_FOLDER, built_ddpm, free_port, load, run
 
 ENDLESS = ["model.max_epochs=100000", "model.num_workers=4"]
 AT_ONCE_S = 30  # torchrun kills what has not ended by then
@@ -132,6 +133,17 @@ def test_ranks_of_other_cases_are_refused(workshop, elsewhere):
         assert ranks[0].status() == 2, ranks[0].said
     assert "on the same cases; rank 0 on" in ranks[0].said
     assert "differ in cases of training: " in ranks[0].said
+    assert not Path(DDPM_CKPT).exists()
+
+
+def test_ranks_of_another_vqgan_are_refused(workshop, elsewhere):
+    """As on machines that share no disk, where a path leads to a file of each one's own."""
+    Path("of0").symlink_to(workshop.vqgan_ckpt.parent)
+    run(train_vqgan_patches_4gpu, *workshop.vqgan, "seed=7", "model.max_steps=1", f"checkpoint_dir={elsewhere}/of1")
+    settings = [*workshop.ddpm, "model.vqgan_ckpt=of${oc.env:RANK}/last.ckpt", "model.max_steps=2"]
+    with forked(train_ddpm_patches_4gpu, *settings, log=elsewhere / "log", processes=2) as ranks:
+        assert ranks[0].status() == 2, ranks[0].said
+    assert "differ in VQ-GAN: " in ranks[0].said
     assert not Path(DDPM_CKPT).exists()
 
 

@@ -160,7 +160,8 @@ def fit(cfg: DictConfig, module: pl.LightningModule, data: PatchDataModule, resu
     trainer = _trainer(cfg, **more)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, SameStart):
-            callback.of_this_rank = _what_ranks_share(cfg) | {f"cases of {k}": v for k, v in data.cases().items()}
+            cases = {f"cases of {split}": held for split, held in data.cases().items()}
+            callback.of_this_rank = _what_ranks_share(cfg) | cases | _frozen_networks(module)
     log.info("%s", _step_size(trainer, cfg.model))
     log.info("TensorBoard: tensorboard --logdir %s", cfg.run_dir)
     try:
@@ -184,6 +185,13 @@ def _what_ranks_share(cfg: DictConfig) -> dict[str, str]:
         if not schema.allows_text(key) and not key.endswith("num_workers"):
             found[key] = repr(value)
     return found
+
+
+def _frozen_networks(module: Any) -> dict[str, str]:
+    """Hashes of those that stage 2 is trained on: a path may lead each machine to another file."""
+    meta = module.meta
+    hashes = {"VQ-GAN": meta.get("codec", {}).get("hash"), "X-ray encoder": meta.get("encoder_hash")}
+    return {name: found[:12] for name, found in hashes.items() if found}
 
 
 def _step_size(trainer: pl.Trainer, model: DictConfig) -> str:
