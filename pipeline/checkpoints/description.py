@@ -30,7 +30,7 @@ class ModelDescription:
     parts: the networks by name, as `parts.build` takes them.
     hu_window: lowest and highest HU. versions: what made the file. config: a training's settings.
     imported: by import_vqgan.py, from what.
-    trained_on: marks of the patients that the weights have learned from (see `seen`); none in an export.
+    trained_on: marks of the cases that the weights have learned from (see `seen`); none in an export.
     """
 
     format: Literal[1] = FORMAT
