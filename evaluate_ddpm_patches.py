@@ -185,6 +185,7 @@ def _report(
         "settings": settings,
         "cases": numbers,
         "scores": {c.name: c.volumes for c in compared},
+        "patients": {c.name: c.patient_id for c in compared},
         "subgroups": _by_groups(evaluation, compared, cfg),
         "closest": picture_closest(evaluation, copies),
     }

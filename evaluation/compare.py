@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from common.errors import UserError
@@ -21,10 +22,11 @@ _ALIKE = ("split", "hu_window", "grid")  # settings without which numbers mean d
 
 @dataclass(frozen=True)
 class Paired:
-    """One number of two runs over the patients that both have it of.
+    """One number of two runs over the cases that both have it of.
 
-    difference: the first run's minus the second's, patient by patient. p: of Wilcoxon's signed-rank test, two-sided;
-    None where no patient differs.
+    patients: whose cases these are. first, second: means over the cases. difference: the first run's minus the
+    second's, case by case, with its interval over patients. p: of Wilcoxon's signed-rank test of the patients' means,
+    two-sided; None where no patient differs.
     """
 
     name: str
@@ -36,13 +38,13 @@ class Paired:
 
 
 def paired(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) -> list[Paired]:
-    """Every number that both evaluations have of the same patients.
+    """Every number that both evaluations have of the same cases.
 
     Args:
         first, second: what two metrics.json hold.
 
     Raises:
-        UserError: split, HU window or grid differ, or no patient is in both.
+        UserError: split, HU window or grid differ, or no case is in both.
     """
     for name in _ALIKE:
         a, b = (run["settings"].get(name) for run in (first, second))
@@ -52,28 +54,36 @@ def paired(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) -
                 " evaluate one of them again as the other was"
             )
     one, other = (dict(zip(run["scores"], run["cases"], strict=True)) for run in (first, second))
-    patients = [patient for patient in one if patient in other]
-    if not patients:
+    cases = [case for case in one if case in other]
+    if not cases:
         raise UserError("runs can be compared that evaluated the same patients; these have none in common")
+    owners = {case: case for case in cases} | second.get("patients", {}) | first.get("patients", {})
     found = []
-    for name in dict.fromkeys(name for patient in patients for name in one[patient]):
-        pairs = {patient: (one[patient].get(name), other[patient].get(name)) for patient in patients}
-        known = {patient: pair for patient, pair in pairs.items() if None not in pair}  # infinite ones are stored so
+    for name in dict.fromkeys(name for case in cases for name in one[case]):
+        pairs = {case: (one[case].get(name), other[case].get(name)) for case in cases}
+        known = {case: pair for case, pair in pairs.items() if None not in pair}  # infinite ones are stored so
         if known:
-            values = np.array(list(known.values()), dtype=np.float64)
+            values, whose = np.array(list(known.values()), dtype=np.float64), [owners[case] for case in known]
             by = values[:, 0] - values[:, 1]
-            p = float(wilcoxon(by).pvalue) if by.any() else None
+            each = _by_patient(by, whose)
+            p = float(wilcoxon(each).pvalue) if each.any() else None
             a, b = (float(mean) for mean in values.mean(0))
-            found.append(Paired(name, len(known), a, b, mean_of(by, list(known), seed), p))
+            found.append(Paired(name, len(each), a, b, mean_of(by, whose, seed), p))
     return found
 
 
+def _by_patient(values: NDArray[np.float64], owners: Sequence[str]) -> NDArray[np.float64]:
+    """The mean of each patient's values: studies of one patient are alike, and count once."""
+    _, which, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    return np.bincount(which, weights=values) / counts
+
+
 def means(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Of every number that all runs have, the mean of each run over the patients of whom all have it."""
+    """Of every number that all runs have, the mean of each run over the cases of which all have it."""
     cases = [dict(zip(run["scores"], run["cases"], strict=True)) for run in runs.values()]
     found = {}
     for name in dict.fromkeys(name for numbers in cases[0].values() for name in numbers):
-        rows = [[of.get(patient, {}).get(name) for of in cases] for patient in cases[0]]
+        rows = [[of.get(case, {}).get(name) for of in cases] for case in cases[0]]
         known = [row for row in rows if None not in row]
         if known:
             found[name] = [float(mean) for mean in np.mean(known, axis=0)]

@@ -39,6 +39,24 @@ def test_infinite_numbers_and_those_that_one_run_lacks_are_left_out():
     assert [(row.name, row.patients, row.difference.value) for row in rows] == [("psnr", 1, 1), ("lung_ml_real", 2, 0)]
 
 
+def test_studies_of_one_patient_count_once():
+    """One patient with many studies who gains, and five with one each who do not: no evidence of six."""
+    rng = np.random.default_rng(0)
+    owners = {f"a_{n}": "a" for n in range(39)} | {name: name for name in "bcdef"}
+    gains = {case: rng.normal(1 if owner == "a" else 0, 0.1) for case, owner in owners.items()}
+    base = dict.fromkeys(owners, 20.0)
+    first, second = (
+        metrics({c: v + g * k for (c, v), g in zip(base.items(), gains.values(), strict=True)}) for k in (1, 0)
+    )
+    psnr, _ = compare.paired(first | {"patients": owners}, second)  # such as files of another system, without patients
+    by_patient = [np.mean([gains[c] for c, owner in owners.items() if owner == one]) for one in "abcdef"]
+    assert psnr.patients == 6
+    assert psnr.p == pytest.approx(wilcoxon(by_patient).pvalue)
+    assert psnr.p > 0.05
+    assert psnr.difference.low < 0.5
+    assert psnr.difference.value == pytest.approx(np.mean(list(gains.values())))
+
+
 @pytest.mark.parametrize(
     ("other", "rule"),
     [
