@@ -33,6 +33,8 @@ from pipeline.sampling.several import Draws, draw_several
 from pipeline.sampling.shown_films import ShownFilms
 from pipeline.versions import versions
 
+_TOLD = ("about", "target", "view", "split", "fold", "study_id", "ct_source", "xray_source")  # by the user's table
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -213,7 +215,7 @@ class Evaluation:
         """All that the numbers follow from."""
         about = {key: getattr(self.model.description, key) for key in ("hu_window", "xray_ranges", "xray_fov_mm")}
         return {
-            "case": asdict(case),
+            "case": _held(case),
             "model": self.model.hashes | about | {"film": asdict(self.model.film)},
             "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
@@ -228,10 +230,10 @@ class Evaluation:
         if self.against is None:
             return None
         mean = self.against.mean
-        wrong = [asdict(other) for other in self.against.wrong[case.name]]
-        others = [asdict(other) for other in self.against.others[case.name]]
+        wrong = [_held(other) for other in self.against.wrong[case.name]]
+        others = [_held(other) for other in self.against.others[case.name]]
         about = {"wrong": wrong, "others": others, "null": self.against.null}
-        lookup = None if self.against.lookup is None else asdict(self.against.lookup[case.name])
+        lookup = None if self.against.lookup is None else _held(self.against.lookup[case.name])
         return about | {"mean": None if mean is None else mean.name, "lookup": lookup}
 
     def _picture(self, case: StoredCase) -> Path:
@@ -239,6 +241,11 @@ class Evaluation:
 
     def _record(self, case: StoredCase) -> Path:
         return self.unfinished / f"{case.name}.json"
+
+
+def _held(case: StoredCase) -> dict[str, Any]:
+    """What the store holds of a case. What the user's table says besides shapes no number, and may be personal."""
+    return {name: value for name, value in asdict(case).items() if name not in _TOLD}
 
 
 def _as_json(content: Mapping[str, Any]) -> Any:
