@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 @script("prepare_data")
 def main(cfg: DictConfig) -> None:
     shard = shard_of_environment() if cfg.shard is None else parse_shard(str(cfg.shard))
-    report = prepare(**prepare_arguments(cfg.dataset), strict=cfg.strict, shard=shard)
+    report = prepare(**prepare_arguments(cfg.dataset), strict=cfg.strict, shard=shard, prune=cfg.prune)
     if report.missing:
         _log_part(report, shard)
     else:

@@ -82,7 +82,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
         TRUTH,
         "anatomy averaged benchmark channels_last check checkpointing compile controls copies crop_to_body degrade"
         " deterministic dry_run encode_latents.bf16 film_augment graph lapped overwrite register_films"
-        " extractors.random phantom.xray.lateral strict use_distributed_sampler use_patches xray_only",
+        " extractors.random phantom.xray.lateral prune strict use_distributed_sampler use_patches xray_only",
     ),
     (TRUTH, "_partial_ _recursive_"),  # of what Hydra builds
     (one_of("none", "partial", "object", "all"), "_convert_"),

@@ -4,8 +4,6 @@ import base64
 import csv
 import gzip
 import json
-import shutil
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +14,6 @@ import evaluate_ddpm_patches
 import sample_ddpm_patches
 from dataset.scans.volume_io import read_ct
 from dataset.scans.xray_io import read_xray, write_xray
-from dataset.store.store import MANIFEST
 from evaluation.metrics import psnr
 from evaluation.report.page import write_report
 from evaluation.report.volumes import embedded, full_size
@@ -69,34 +66,6 @@ def test_an_external_test_set_is_seen_as_sampling_sees_it_and_scored(store, work
     assert "psnr_mean_volume" not in summary  # no training cases here
     assert np.isfinite([summary["psnr_right"], summary["psnr_wrong"], summary["psnr_codec"]]).all()
     assert summary["right_minus_wrong_95"] is None  # of two cases
-
-
-def test_what_a_table_says_of_patients_changes_no_drawn_ct_and_is_not_kept_beside_it(
-    workshop, evaluate, tmp_path, monkeypatch
-):
-    """A column that is added to pairs.csv, as for a task, must not have every CT drawn again."""
-    store = tmp_path / "store"
-    shutil.copytree(workshop.store, store)
-    again, drawn = (f"dataset.store={store}", "controls=false", "anatomy=false"), []
-    compare = Evaluation.compare
-    monkeypatch.setattr(Evaluation, "compare", lambda self, case: (drawn.append(case.name), compare(self, case)))
-    monkeypatch.setattr(evaluate_ddpm_patches, "_report", lambda *_: sys.exit(1))  # ends before its folder is cleared
-    with pytest.raises(SystemExit):
-        evaluate(*again)
-    cases = [json.loads(line) for line in (store / MANIFEST).read_text().splitlines()]
-    told = {"about": {"birth": "1950-01-02"}, "target": 1.0, "view": "AP"}
-    (store / MANIFEST).write_text("".join(json.dumps(case | told) + "\n" for case in cases))
-    with pytest.raises(SystemExit):
-        evaluate(*again)
-    assert drawn == ["phantom0000", "phantom0001"]
-    (store / MANIFEST).write_text("".join(json.dumps(case | {"spacing": [9, 9, 9]}) + "\n" for case in cases))
-    with pytest.raises(SystemExit):
-        evaluate(*again)
-    assert len(drawn) == 4
-    kept = "".join(path.read_text() for path in Path("out/unfinished").glob("*.json"))
-    assert "phantom0000" in kept
-    assert "1950" not in kept
-    assert "phantom0000_pa_drr.png" not in kept
 
 
 def test_metrics_are_valid_json_even_of_a_perfect_codec(workshop, evaluate, monkeypatch):

@@ -1,5 +1,6 @@
 """A data set on disk -> a store that training reads (dataset/store/store.py). Parallel, resumable, on many machines."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from dataset.prepare.conversion import Conversion, with_known_spacing
 from dataset.prepare.conversion_file import warn_of_change, write_conversion
 from dataset.prepare.examine import entry_of
 from dataset.prepare.leaks import leaks
+from dataset.prepare.leftovers import leftovers, patients_of, remove
 from dataset.prepare.one_case import prepare_case
 from dataset.prepare.partners import with_partners
 from dataset.prepare.processes import results_of
@@ -29,6 +31,8 @@ XRAY_PATTERN = "*_pa_drr.png"
 SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 UNCHANGED = Conversion()
 _MERGE_LOCK = ".prepare.lock"
+_log = logging.getLogger(__name__)
+_NAMED = 3  # cases that a message names
 Work = Callable[[Case], Record]
 
 
@@ -58,6 +62,7 @@ def prepare(
     conversion: Conversion = UNCHANGED,
     shard: Shard | None = None,
     folds: Folds | None = None,
+    prune: bool = False,
 ) -> PrepareReport:
     """Check every case under `root` and store the good ones; run it again to continue or to add cases.
 
@@ -71,6 +76,7 @@ def prepare(
         strict: raise on any problem that is no note (of parts, the one that ends last).
         conversion: what changes on the way: spacing, crop, X-rays projected where there are none.
         shard: the part of the cases to prepare here. The part that ends last writes manifest and reports, for all.
+        prune: remove what the store holds of cases that `root` no longer names.
 
     Raises:
         FileNotFoundError: no such root.
@@ -96,6 +102,7 @@ def prepare(
         remove_abandoned(store)
         stored = _finish(cases, problems, records, root, store, shares if folds is None else folds, strict)
         write_conversion(store, conversion)
+        _settle_leftovers(store, cases, problems, prune)
     return PrepareReport(stored, problems, prepared)
 
 
@@ -150,6 +157,26 @@ def _finish(
     write_splits(store, known | assigned, asdict(shares) if isinstance(shares, Folds) else shares)
     write_manifest(store, stored)
     return stored
+
+
+def _settle_leftovers(store: Path, cases: Sequence[Case], problems: Sequence[Problem], prune: bool) -> None:
+    """Remove, or tell of, cases that are no longer named. One that has a problem is named still."""
+    names = leftovers(store, {case.name for case in cases} | {problem.patient_id for problem in problems})
+    if not names:
+        return
+    if not prune:
+        _log.warning(
+            "%d cases of %s are of no pair now (%s): nothing uses them, but their CTs and X-rays are there;"
+            " prune=true removes them",
+            len(names),
+            store,
+            ", ".join(names[:_NAMED]),
+        )
+        return
+    gone = patients_of(store, names) - {case.patient_id for case in cases}
+    write_splits(store, {patient: split for patient, split in read_splits(store).items() if patient not in gone}, {})
+    remove(store, names)
+    _log.info("%d cases are removed from %s", len(names), store)
 
 
 def _entry(case: Case, record: Record, split: str, root: Path) -> StoredCase:

@@ -1,7 +1,7 @@
 """The controls of an evaluation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy as np
 from dataset.store.store import StoredCase
 from evaluation.controls import CONTROLS
 from evaluation.mean_volume import MeanVolume
+
+_TOLD = ("about", "target", "view", "split", "fold", "study_id", "ct_source", "xray_source")  # by the user's table
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,21 @@ class Against:
     null: bool
     mean: MeanVolume | None
     lookup: Mapping[str, StoredCase] | None = None
+
+    def facts(self, case: StoredCase) -> dict[str, Any]:
+        """What a case's controls follow from, as plain data."""
+        return {
+            "wrong": [case_facts(other) for other in self.wrong[case.name]],
+            "others": [case_facts(other) for other in self.others[case.name]],
+            "null": self.null,
+            "mean": None if self.mean is None else self.mean.name,
+            "lookup": None if self.lookup is None else case_facts(self.lookup[case.name]),
+        }
+
+
+def case_facts(case: StoredCase) -> dict[str, Any]:
+    """What the store holds of a case. What the user's table says besides shapes no number, and may be personal."""
+    return {name: value for name, value in asdict(case).items() if name not in _TOLD}
 
 
 def numbers_of_controls(volumes: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -25,15 +25,13 @@ from evaluation.metrics import Preset, score, window_preset
 from evaluation.pictures import case_page, save_png
 from evaluation.seams import block_index, gradient_energy, plane_gradients
 from evaluation.uncertainty import FEWEST_DRAWS, uncertainty
-from pipeline.sampling.against import Against, numbers_of_controls
+from pipeline.sampling.against import Against, case_facts, numbers_of_controls
 from pipeline.sampling.ct_sampler import CTSampler, Placement
 from pipeline.sampling.drawing import plan_facts
 from pipeline.sampling.evaluated_field import Field
 from pipeline.sampling.several import Draws, draw_several
 from pipeline.sampling.shown_films import ShownFilms
 from pipeline.versions import versions
-
-_TOLD = ("about", "target", "view", "split", "fold", "study_id", "ct_source", "xray_source")  # by the user's table
 
 
 @dataclass(frozen=True)
@@ -215,37 +213,22 @@ class Evaluation:
         """All that the numbers follow from."""
         about = {key: getattr(self.model.description, key) for key in ("hu_window", "xray_ranges", "xray_fov_mm")}
         return {
-            "case": _held(case),
+            "case": case_facts(case),
             "model": self.model.hashes | about | {"film": asdict(self.model.film)},
             "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
             "grid": asdict(Field.of(case, self.median).place.grid),
             "presets": [preset.name for preset in self.presets],
-            "against": self._against(case),
+            "against": None if self.against is None else self.against.facts(case),
             "anatomy": self.anatomy,
             "versions": self.made_with,
         }
-
-    def _against(self, case: StoredCase) -> dict[str, Any] | None:
-        if self.against is None:
-            return None
-        mean = self.against.mean
-        wrong = [_held(other) for other in self.against.wrong[case.name]]
-        others = [_held(other) for other in self.against.others[case.name]]
-        about = {"wrong": wrong, "others": others, "null": self.against.null}
-        lookup = None if self.against.lookup is None else _held(self.against.lookup[case.name])
-        return about | {"mean": None if mean is None else mean.name, "lookup": lookup}
 
     def _picture(self, case: StoredCase) -> Path:
         return self.folder / f"{case.name}.png"
 
     def _record(self, case: StoredCase) -> Path:
         return self.unfinished / f"{case.name}.json"
-
-
-def _held(case: StoredCase) -> dict[str, Any]:
-    """What the store holds of a case. What the user's table says besides shapes no number, and may be personal."""
-    return {name: value for name, value in asdict(case).items() if name not in _TOLD}
 
 
 def _as_json(content: Mapping[str, Any]) -> Any:
