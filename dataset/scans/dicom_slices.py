@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from common.errors import BadFileError, refusing_damage
-from dataset.scans.dicom_file import files_below, is_cut_off, is_dicom, quiet_pydicom, read_dicom
+from dataset.scans.dicom_file import files_below, is_cut_off, is_dicom, leave_out_empty, quiet_pydicom, read_dicom
 from dataset.scans.hu import MAX_VOXELS
 from dataset.scans.upright import HALF
 
@@ -194,7 +194,10 @@ def _slices_of(header: pydicom.Dataset, path: Path, rescaled: bool) -> Iterator[
 
 
 def _groups(item: pydicom.Dataset) -> list[pydicom.Dataset]:
-    return [group for element in item if element.VR == "SQ" for group in element.value]
+    groups = [group for element in item if element.VR == "SQ" for group in element.value]
+    for group in groups:
+        leave_out_empty(group)
+    return groups
 
 
 def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, frame: int, rescaled: bool) -> Slice:
