@@ -50,15 +50,21 @@ def is_dicom(path: Path) -> bool:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file in a folder and below, ordered. Links to folders are followed, but not upwards, and each once."""
+    """Every file in a folder and below, ordered, but hidden ones and those in hidden folders: systems put and remove
+    them (.DS_Store, .nfs...). Links to folders are followed, but not upwards, and each once.
+    """
     above = {os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents)}
     found, seen = [], set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
-        real = {os.path.realpath(os.path.join(place, name)): name for name in folders}
+        real = {os.path.realpath(os.path.join(place, name)): name for name in folders if not _is_hidden(name)}
         folders[:] = [name for where, name in real.items() if where not in above | seen]
         seen |= set(real)
-        found += [path for name in names if (path := Path(place, name)).is_file()]
+        found += [path for name in names if not _is_hidden(name) and (path := Path(place, name)).is_file()]
     return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def is_cut_off(path: Path) -> bool:

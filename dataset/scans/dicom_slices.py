@@ -110,7 +110,7 @@ class Slice:
 
 
 def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter[str]]:
-    """Every CT slice in a folder and below, or in one file, in the order of the files' names; what was passed over.
+    """Every CT slice in `files_below` a folder, or in one file, in the order of the files' names; what was passed over.
 
     Args:
         rescaled: whether a slice must have its rescale tags.
@@ -122,7 +122,7 @@ def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter
     passed: Counter[str] = Counter()
     lost: list[tuple[str, Path]] = []  # series of what has no place
     cut: list[str] = []
-    for file in _files(path) if path.is_dir() else [path]:
+    for file in files_below(path) if path.is_dir() else [path]:
         if file.suffix.lower() not in _OF_DICOM and not is_dicom(file):
             if is_cut_off(file):
                 cut.append(file.name)
@@ -145,10 +145,6 @@ def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter
             raise BadFileError(file, _RULE, f"a slice without {' or '.join(_PLACE_TAGS[:2])}", EXPORT)
         passed["without a place"] += 1  # such as a scanner's protocol
     return slices, passed
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in files_below(folder) if not path.name.startswith(".")]
 
 
 def _lost_place(header: pydicom.Dataset) -> bool:
