@@ -203,7 +203,7 @@ def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, f
         value = next((group.get(name) for group in groups if group.get(name) is not None), other)
         if value is None:
             is_hu = " Where the values are HU already, say so: dataset.hu_offset=0." * (name in _RESCALE)
-            raise BadFileError(path, _RULE, f"a slice without {name}", EXPORT + is_hu)
+            raise BadFileError(path, _RULE, f"a slice without {name}", EXPORT + is_hu, EXPORT)
         return value
 
     directions = np.array(tag("ImageOrientationPatient"), dtype=float)

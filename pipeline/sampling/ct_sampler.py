@@ -20,7 +20,7 @@ from common.tensor_hash import tensor_hash
 from common.tiling import tile_boxes
 from dataset.prepare.checks import check_xray
 from dataset.scans.camera import ANY, FRONTAL, LATERAL, PARALLEL
-from dataset.scans.volume_io import read_ct
+from dataset.scans.volume_io import read_given_ct
 from dataset.scans.xray_io import encoder_view, intensity_percentiles, read_xray, scale_xray, to_square
 from dataset.store.store import Store, StoredCase
 from dataset.store.views import film_of, kind_of, xray_of
@@ -65,7 +65,7 @@ class Placement:
     @classmethod
     def like(cls, path: str | Path) -> Placement:
         """The grid, axes and position of a CT on disk."""
-        volume = read_ct(Path(path))
+        volume = read_given_ct(path)
         d, h, w = volume.spacing
         return cls(Grid(triple(volume.hu.shape), (d, h, w)), volume.affine, volume.source_axes)
 
