@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.geometry import STEP, padded_shape, triple
 from common.torch_file import check_claims
 from dataset.intensity import check_window, hu_to_unit
-from dataset.scans.volume_io import read_ct
+from dataset.scans.volume_io import read_given_ct
 from pipeline.checkpoints.checkpoint import StoredCheckpoint, write
 from pipeline.checkpoints.description import ModelDescription
 from pipeline.checkpoints.restricted_pickle import load, plain_state
@@ -114,7 +114,7 @@ def _network(stored: StoredCheckpoint) -> GroupNormVQGAN:
 
 def _volume(path: str, window: tuple[float, float]) -> Tensor:
     """A CT (1, D, H, W) in [-1, 1], padded at the high ends to multiples of 4 with the window's floor."""
-    unit = torch.from_numpy(hu_to_unit(read_ct(path).hu, window))
+    unit = torch.from_numpy(hu_to_unit(read_given_ct(path).hu, window))
     d, h, w = unit.shape
     volume = torch.full((1, *padded_shape((d, h, w))), FLOOR)
     volume[0, :d, :h, :w] = unit

@@ -17,11 +17,14 @@ class AgreedError(UserError):
 
 
 class BadFileError(UserError):
-    """A file breaks a rule: its path, the rule, what was found instead, and what to do about it."""
+    """A file breaks a rule: its path, the rule, what was found instead, and what to do about it.
 
-    def __init__(self, path: Path, rule: str, found: str, remedy: str) -> None:
-        super().__init__(path, rule, found, remedy)  # all four, so that it survives pickling between processes
-        self.path, self.rule, self.found, self.remedy = path, rule, found, remedy
+    elsewhere: what to do where a command lacks the settings that `remedy` names; None: the same.
+    """
+
+    def __init__(self, path: Path, rule: str, found: str, remedy: str, elsewhere: str | None = None) -> None:
+        super().__init__(path, rule, found, remedy, elsewhere)  # all, so that it survives pickling between processes
+        self.path, self.rule, self.found, self.remedy, self.elsewhere = path, rule, found, remedy, elsewhere
 
     def __str__(self) -> str:
         return f"{self.path}: {self.rule}; got {self.found}. {self.remedy}"

@@ -5,6 +5,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.config import disable_value_validation
 
 from common.errors import BadFileError
 from dataset.prepare.case_table import cases_of_table
@@ -32,12 +33,16 @@ def test_an_offset_is_added_whatever_the_format(tmp_path, hu, kind):
     np.testing.assert_array_equal(read_ct(path, Reading(hu_offset=-8192.0)).hu, hu)
 
 
+@pytest.mark.parametrize("empty", [None, "", "  "])
 @pytest.mark.parametrize("tags", [("RescaleIntercept",), ("RescaleSlope",), ("RescaleSlope", "RescaleIntercept")])
-def test_missing_rescale_tags_are_named_and_may_be_made_up_for(tmp_path, hu, tags):
+def test_missing_rescale_tags_are_named_and_may_be_made_up_for(tmp_path, hu, tags, empty):
     for path in write_series(tmp_path / "ct", hu, RescaleIntercept=0).iterdir():
         item = pydicom.dcmread(path)
         for tag in tags:
             delattr(item, tag)
+            if empty is not None:  # there, but without a value
+                with disable_value_validation():
+                    setattr(item, tag, empty)
         item.save_as(path)
     with pytest.raises(BadFileError, match=rf"a slice without {tags[0]}.*dataset\.hu_offset=0"):
         read_ct(tmp_path / "ct")

@@ -107,6 +107,25 @@ def test_links_to_folders_are_followed_once_and_not_upwards(tmp_path):
     assert len(files_of(folder)) == len(HU)
 
 
+def test_hidden_files_and_folders_are_none(tmp_path):
+    """What systems put and remove is neither read nor counted as a source."""
+    save(tmp_path, items())
+    files = files_of(tmp_path)
+    for name in (".DS_Store", ".nfs00000000001", "._IM0.dcm", ".AppleDouble/IM0.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7" * 20)
+    save(tmp_path / ".snapshot" / "daily", items(OTHER))
+    assert files_of(tmp_path) == files
+    assert len(files) == len(HU)
+    volume = read_ct(tmp_path)
+    assert_is_the_scan(volume)
+    assert volume.notes == ()
+
+
+def test_a_folder_whose_own_name_is_hidden_is_read(tmp_path):
+    assert_is_the_scan(read_ct(save(tmp_path / ".cache" / ".ct", items())))
+
+
 def test_the_class_of_ct_is_enough_where_the_modality_is_empty(tmp_path):
     assert_is_the_scan(read_ct(save(tmp_path, items(Modality=""))))
 

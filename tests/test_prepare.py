@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -7,9 +8,11 @@ import pydicom
 import pytest
 
 from dataset.prepare import examine, one_case
+from dataset.prepare.cases import find_cases
 from dataset.prepare.run import prepare
 from dataset.scans.volume_io import read_ct, write_ct
 from dataset.scans.xray_io import read_xray, write_xray
+from dataset.store.records import source_hash
 from dataset.store.store import VolumeStore
 from tests.dicom_files import NAME, write_series
 from tests.pairs import AFFINE, SHAPE, add_case, thorax
@@ -188,6 +191,22 @@ def test_no_tag_of_a_dicom_source_reaches_the_store(root, tmp_path):
     assert "p8" in {case.patient_id for case in report.cases}
     for path in (tmp_path / "store").rglob("*"):
         assert path.is_dir() or b"Planted" not in path.read_bytes()
+
+
+def test_a_hidden_file_beside_the_slices_changes_no_case(tmp_path):
+    root = tmp_path / "data"
+    folder = write_series(root / "p8" / "series", np.stack([plane + 1024 for plane in thorax(40)]))
+    write_xray(root / "p8" / "x_pa_drr.png", np.random.default_rng(8).random((80, 96)), None, synthetic=False)
+    ((case,), _) = find_cases(root, None, "*_pa_drr.png")
+    digest = hashlib.sha256()  # names, sizes and contents, as ever
+    for path in [*sorted(folder.iterdir()), root / "p8" / "x_pa_drr.png", root / "p8" / "x_pa_drr.json"]:
+        digest.update(path.name.encode() + f" {path.stat().st_size}\n".encode() + path.read_bytes())
+    assert source_hash(case) == digest.hexdigest()
+    before = prepare(root, tmp_path / "store").cases
+    (folder / ".DS_Store").write_bytes(b"\0" * 200)
+    assert source_hash(case) == digest.hexdigest()
+    again = prepare(root, tmp_path / "store")
+    assert (again.prepared, again.cases) == (0, before)
 
 
 def test_an_unreadable_source_is_reported_and_tried_again(root, tmp_path, monkeypatch):

@@ -57,3 +57,10 @@ def test_a_table_of_modality_with_8_bits_counts_beyond_256(tmp_path):
     values = (RAMP / 255 * 4095).astype(np.uint16)
     path = dicom_xray(tmp_path / "a.dcm", values, ModalityLUTSequence=[table(np.arange(4096) // 16, 8)])
     np.testing.assert_allclose(read_xray(path).image, values // 16 / 255, atol=1e-6)
+
+
+def test_beside_a_table_of_modality_slope_and_intercept_are_nothing(tmp_path):
+    values = (RAMP / 255 * 4095).astype(np.uint16)
+    tags = {"ModalityLUTSequence": [INVERSE], "RescaleSlope": 1, "RescaleIntercept": -1024, **WINDOW}
+    xray = read_xray(dicom_xray(tmp_path / "a.dcm", values, **tags))
+    np.testing.assert_allclose(xray.image, HALF[::-1][values], atol=0.002)

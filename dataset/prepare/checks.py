@@ -114,7 +114,7 @@ def check_xray(patient_id: str, path: str, xray: Xray, frontal: bool = True) -> 
     if xray.useless_window:
         rule = "an X-ray's window shows the X-ray"
         found = "none that can be, or one that tells hardly any pixels apart: its full range was taken"
-        problems.append(Problem(patient_id, path, rule, found, "Compare the report's picture.", fatal=False))
+        problems.append(Problem(patient_id, path, rule, found, "Compare its picture.", fatal=False))
     if xray.foreign_sidecar:
         rule = "a .json of the X-ray's name holds its 'camera' and 'synthetic'"
         found, remedy = "another tool's file, left unread", "Rename it if it is not the X-ray's geometry."

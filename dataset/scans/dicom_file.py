@@ -19,6 +19,11 @@ MARK = 132  # bytes: a preamble and "DICM"
 _FIRST = {0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0014, 0x0016, 0x0018}  # elements of group 8 that may stand first
 _KINDS = {b"UL", b"CS", b"DA", b"UI"}  # what they are, where the file says so
 _MOST_BYTES = 256  # of their values
+_MAY_LACK = (  # texts that a file may leave out, or leave empty, which says as little
+    "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "PatientOrientation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
+    "EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient",
+)  # fmt: skip
 _MAX_DEFLATED = 2**20  # bytes of a file; deflate can make a thousand times as much of them
 
 
@@ -45,15 +50,21 @@ def is_dicom(path: Path) -> bool:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file in a folder and below, ordered. Links to folders are followed, but not upwards, and each once."""
+    """Every file in a folder and below, ordered, but hidden ones and those in hidden folders: systems put and remove
+    them (.DS_Store, .nfs...). Links to folders are followed, but not upwards, and each once.
+    """
     above = {os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents)}
     found, seen = [], set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
-        real = {os.path.realpath(os.path.join(place, name)): name for name in folders}
+        real = {os.path.realpath(os.path.join(place, name)): name for name in folders if not _is_hidden(name)}
         folders[:] = [name for where, name in real.items() if where not in above | seen]
         seen |= set(real)
-        found += [path for name in names if (path := Path(place, name)).is_file()]
+        found += [path for name in names if not _is_hidden(name) and (path := Path(place, name)).is_file()]
     return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def is_cut_off(path: Path) -> bool:
@@ -75,9 +86,27 @@ def _is_bare(start: bytes) -> bool:
 
 
 def read_dicom(path: Path, **options: Any) -> pydicom.Dataset:
-    """`pydicom.dcmread`, also of files without a preamble; but a large file that it would inflate as a whole is a
-    BadFileError.
+    """`pydicom.dcmread`, also of files without a preamble, and without tags that are empty (`leave_out_empty`); but a
+    large file that it would inflate as a whole is a BadFileError.
     """
+    dataset = _read(path, **options)
+    leave_out_empty(dataset)
+    return dataset
+
+
+def leave_out_empty(dataset: pydicom.Dataset) -> None:
+    """Remove tags without a value: pydicom reckons with some that are there. Those of groups inside stay."""
+    for name in _MAY_LACK:
+        element = dataset.get_item(name)  # as it lies in the file: what is damaged shall fail where it is used
+        if element is not None and _is_empty(element.value):
+            del dataset[element.tag]
+
+
+def _is_empty(text: Any) -> bool:
+    return not text.strip(b" \\\0") if isinstance(text, bytes) else text in (None, "")
+
+
+def _read(path: Path, **options: Any) -> pydicom.Dataset:
     if _is_bare(_start(path)):
         dataset = pydicom.dcmread(path, force=True, **options)
         syntax = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian

@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from common.errors import BadFileError, refusing_damage
-from dataset.scans.dicom_file import files_below, is_cut_off, is_dicom, quiet_pydicom, read_dicom
+from dataset.scans.dicom_file import files_below, is_cut_off, is_dicom, leave_out_empty, quiet_pydicom, read_dicom
 from dataset.scans.hu import MAX_VOXELS
 from dataset.scans.upright import HALF
 
@@ -110,7 +110,7 @@ class Slice:
 
 
 def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter[str]]:
-    """Every CT slice in a folder and below, or in one file, in the order of the files' names; what was passed over.
+    """Every CT slice in `files_below` a folder, or in one file, in the order of the files' names; what was passed over.
 
     Args:
         rescaled: whether a slice must have its rescale tags.
@@ -122,7 +122,7 @@ def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter
     passed: Counter[str] = Counter()
     lost: list[tuple[str, Path]] = []  # series of what has no place
     cut: list[str] = []
-    for file in _files(path) if path.is_dir() else [path]:
+    for file in files_below(path) if path.is_dir() else [path]:
         if file.suffix.lower() not in _OF_DICOM and not is_dicom(file):
             if is_cut_off(file):
                 cut.append(file.name)
@@ -145,10 +145,6 @@ def find_slices(path: Path, rescaled: bool = True) -> tuple[list[Slice], Counter
             raise BadFileError(file, _RULE, f"a slice without {' or '.join(_PLACE_TAGS[:2])}", EXPORT)
         passed["without a place"] += 1  # such as a scanner's protocol
     return slices, passed
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in files_below(folder) if not path.name.startswith(".")]
 
 
 def _lost_place(header: pydicom.Dataset) -> bool:
@@ -194,7 +190,10 @@ def _slices_of(header: pydicom.Dataset, path: Path, rescaled: bool) -> Iterator[
 
 
 def _groups(item: pydicom.Dataset) -> list[pydicom.Dataset]:
-    return [group for element in item if element.VR == "SQ" for group in element.value]
+    groups = [group for element in item if element.VR == "SQ" for group in element.value]
+    for group in groups:
+        leave_out_empty(group)
+    return groups
 
 
 def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, frame: int, rescaled: bool) -> Slice:
@@ -204,7 +203,7 @@ def _slice(header: pydicom.Dataset, groups: list[pydicom.Dataset], path: Path, f
         value = next((group.get(name) for group in groups if group.get(name) is not None), other)
         if value is None:
             is_hu = " Where the values are HU already, say so: dataset.hu_offset=0." * (name in _RESCALE)
-            raise BadFileError(path, _RULE, f"a slice without {name}", EXPORT + is_hu)
+            raise BadFileError(path, _RULE, f"a slice without {name}", EXPORT + is_hu, EXPORT)
         return value
 
     directions = np.array(tag("ImageOrientationPatient"), dtype=float)

@@ -40,7 +40,7 @@ def check_affine(affine: np.ndarray, shape: Sequence[int], path: Path, tilt: str
     if off_mm and tilt == REFUSE:
         found = f"a tilt of {degrees:.1f} degrees, voxels up to {off_mm:.1f} mm off"
         remedy = "Set the scan upright with dataset.tilt=resample, or with a tool that corrects the gantry tilt."
-        raise BadFileError(path, UPRIGHT_RULE, found, remedy)
+        raise BadFileError(path, UPRIGHT_RULE, found, remedy, "Set it upright with a tool that corrects that.")
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:

@@ -108,7 +108,7 @@ def choose(
         listed = "; ".join(piece.told(folder) for piece in named or short) or "no CT slice"
         listed = f"{patients} patients: " * (patients > 1) + "; ".join([listed, *_counted(passed)])
         rule = f"a DICOM folder holds one CT series of at least {MIN_SLICES} slices, all on one grid"
-        raise BadFileError(folder, rule, listed, _how_to_choose(named, wanted))
+        raise BadFileError(folder, rule, listed, *_how_to_choose(named, wanted))
     (taken,) = found
     for what, pieces in (("in short series", short), ("in projections", [p for p in named if p not in pool])):
         passed = passed + Counter({what: sum(len(piece.slices) for piece in pieces)})
@@ -210,14 +210,16 @@ def _matching(pieces: list[Candidate], wanted: str | None) -> list[Candidate]:
     ]
 
 
-def _how_to_choose(pieces: list[Candidate], wanted: str | None) -> str:
+def _how_to_choose(pieces: list[Candidate], wanted: str | None) -> tuple[str, str | None]:
+    """By settings, and without them (`BadFileError.elsewhere`)."""
     volumes = [piece for piece in pieces if piece.is_volume]
     if not volumes:
-        return "Put the slices of the CT there, unpacked."
+        return "Put the slices of the CT there, unpacked.", None
     none = "" if wanted is None else f"dataset.series={wanted} does not choose one of them. "
     if _patients(piece.slices[0] for piece in volumes) > 1:
         none += "Put each patient into a folder of its own. "
-    return (
+    by_settings = (
         f"{none}Choose with dataset.series={volumes[0].name} (a number, a UID, a pattern of the description like"
         " '*lung*', thinnest, largest or softest), or in a column 'series' of pairs.csv."
     )
+    return by_settings, "Put the slices of one of them into a folder of its own, and give that."

@@ -78,7 +78,7 @@ def stacked(slices: list[Slice], folder: Path, irregular: str) -> Stack:
         found = _uneven(depths, steps, usual, float(rough))
         if irregular == REFUSE:
             remedy = f"{EXPORT} Or interpolate: dataset.irregular=resample."
-            raise BadFileError(folder, _EVEN_RULE.format(usual), found, remedy)
+            raise BadFileError(folder, _EVEN_RULE.format(usual), found, remedy, EXPORT)
         first, step = depths[0], usual
         count = int((depths[-1] - depths[0]) / usual + 1e-3) + 1
         where = np.interp(depths[0] + usual * np.arange(count), depths, np.arange(len(depths)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import BadFileError
 from common.geometry import triple
 from common.voxel_file import box_of
 from dataset.scans.dicom_io import dicom_geometry, read_dicom_ct
@@ -68,6 +69,16 @@ def read_ct(path: Path | str, reading: Reading = PLAIN) -> Volume:
         notes += (Note(UPRIGHT_RULE, found, "Prefer a reconstruction without tilt."),)
     hu, canonical, axes = to_canonical(array, upright)
     return Volume(np.ascontiguousarray(hu), canonical, axes, affine, notes)
+
+
+def read_given_ct(path: Path | str) -> Volume:
+    """As `read_ct`, for commands without settings of how a CT is read: what they are told to do names none."""
+    try:
+        return read_ct(path)
+    except BadFileError as error:
+        if error.elsewhere is None:
+            raise
+        raise BadFileError(error.path, error.rule, error.found, error.elsewhere) from error
 
 
 def ct_spacing(path: Path, reading: Reading = PLAIN) -> tuple[float, float, float]:

@@ -22,6 +22,8 @@ _LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL"}
 _LYING = {"LLD", "RLD"}  # decubitus
 _RIGHT_WAY = {"LL": "P", "RL": "A"}  # where rows run to in the patient as radiologists see laterals; of others "L"
 _OPPOSITE = {"L": "R", "P": "A", "A": "P"}
+_ALONG_BODY = ("F", "H")
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
 _RADIOGRAPHS = {"CR", "DX", "RG"}  # modalities: computed, digital, of film
 _RADIOGRAPH_CLASSES = {  # of files without a modality
     ComputedRadiographyImageStorage,
@@ -40,8 +42,8 @@ def read_xray_dicom(
     """Image float32 (h, w) in [0, 1] after the VOI LUT, bright bone, as radiologists see it; its camera; its view;
     whether its window was of no use, so that the image spans the full range.
 
-    Frontal ones have the patient's left on the right; of a left lateral the front is on the left, of a right one on the
-    right.
+    The head is up, however it lies in the file, if tags tell. Frontal ones have the patient's left on the right; of a
+    left lateral the front is on the left, of a right one on the right.
 
     The camera follows from view, distances and pixel size, and looks at the volume's centre in the image's middle; None
     where no pixel size is told.
@@ -77,11 +79,11 @@ def _told_view(dataset: pydicom.Dataset) -> str:
 
 
 def _is_lateral(dataset: pydicom.Dataset) -> bool:
-    return _told_view(dataset) in _LATERAL_VIEWS or _orientation(dataset)[0][:1] in ("A", "P")
+    return _told_view(dataset) in _LATERAL_VIEWS or _lie(dataset)[0][:1] in ("A", "P")
 
 
 def _check_view(dataset: pydicom.Dataset, path: Path, expected: str) -> None:
-    view, across, lateral = _told_view(dataset), _orientation(dataset)[0], _is_lateral(dataset)
+    view, across, lateral = _told_view(dataset), _lie(dataset)[0], _is_lateral(dataset)
     if view in _LYING or (lateral and expected == FRONTAL):
         found = f"view {view!r}, image rows running to {across!r}: a lateral"
         raise BadFileError(path, f"the X-ray is the {expected} view", found, "Give the PA or AP view.")
@@ -101,38 +103,54 @@ def _check_modality(dataset: pydicom.Dataset, path: Path) -> None:
     raise BadFileError(path, f"an X-ray's modality is one of {', '.join(sorted(_RADIOGRAPHS))}", found, remedy)
 
 
-def _orientation(dataset: pydicom.Dataset) -> tuple[str, str]:
-    """Where rows and columns run to in the patient, empty where tags do not tell; ("L", "F") of a frontal one as
-    radiologists see it.
+def _lie(dataset: pydicom.Dataset) -> tuple[str, str, bool]:
+    """Where rows and columns of the image run to in the patient once the body lies along the columns, empty where tags
+    do not tell; ("L", "F") of a frontal one as radiologists see it. And whether rows and columns of the file change
+    places for that: its rows run along the body.
     """
     directions = [str(text).upper() for text in dataset.get("PatientOrientation") or []]
-    return (directions[0], directions[1]) if len(directions) == 2 else ("", "")
+    across, down = directions if len(directions) == 2 else ("", "")
+    if across[:1] in _ALONG_BODY and down[:1] not in _ALONG_BODY:
+        return down, across, True
+    return across, down, False
 
 
 def _image(dataset: pydicom.Dataset) -> tuple[np.ndarray, bool]:
     """float32 (h, w) in [0, 1], and whether a useless window was left out."""
-    pixels, bits, useless = dataset.pixel_array, 0, False
+    pixels, useless = dataset.pixel_array, False
     if pixels.ndim == 3:
-        pixels = pixels.astype(np.float32).mean(axis=-1)
+        pixels, ends = pixels.astype(np.float32).mean(axis=-1), _full_range(dataset)
     else:
-        tables = dataset.get("ModalityLUTSequence") or []
-        pixels = _through(tables[0], pixels, dataset) if tables else apply_modality_lut(pixels, dataset)
-        pixels, bits, useless = _windowed(pixels, dataset)
-    low, high = (0.0, 2.0**bits - 1) if bits else _full_range(dataset)
+        pixels, ends, useless = _windowed(_rescaled(pixels, dataset), dataset)
+    low, high = ends
     image = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         image = 1 - image
-    across, down = _orientation(dataset)
+    return np.ascontiguousarray(_upright(image, dataset)), useless
+
+
+def _upright(image: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """View of an image (h, w) of the file as radiologists see it."""
+    across, down, turned = _lie(dataset)
+    image = image.T if turned else image
     if across.startswith(_OPPOSITE[_RIGHT_WAY.get(_view(dataset), "L")]):
         image = image[:, ::-1]
-    if down.startswith("H"):
-        image = image[::-1]
-    return np.ascontiguousarray(image), useless
+    return image[::-1] if down.startswith("H") else image
 
 
-def _windowed(pixels: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, int, bool]:
-    """The pixels as the first VOI table or, after those, window shows them that is of use; the bits of what comes out
-    of a table; and whether there are some, but all of none.
+def _rescaled(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """The pixels after the modality's table, or else its slope and intercept."""
+    tables = dataset.get("ModalityLUTSequence") or []
+    if not tables:
+        return apply_modality_lut(pixels, dataset)
+    for name in _RESCALE:  # a table stands for them; pydicom's windows would reckon with both
+        dataset.pop(name, None)
+    return _through(tables[0], pixels, dataset)
+
+
+def _windowed(pixels: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, tuple[float, float], bool]:
+    """The pixels as the first VOI table or, after those, window shows them that is of use; which values are black and
+    white then; and whether there are some, but all of none.
 
     Of no use is what cannot be, or tells hardly any pixels apart, as a window for 8 bits on a film of 12.
     """
@@ -142,16 +160,16 @@ def _windowed(pixels: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray,
     for way in ways:
         try:
             if isinstance(way, int):
-                shown, bits = apply_windowing(pixels, dataset, way), 0
+                shown, ends = apply_windowing(pixels, dataset, way), _range_of_windows(dataset)
             else:
-                shown, bits = _through(way, pixels, dataset), int(way.LUTDescriptor[2])
+                shown, ends = _through(way, pixels, dataset), (0.0, 2.0 ** int(way.LUTDescriptor[2]) - 1)
         except Exception as error:  # a width of 0, a table without values, a window without centre: an open list
             if of_the_machine(error):
                 raise
             continue
         if ((shown > shown.min()) & (shown < shown.max())).mean() >= _SHOWN * told:
-            return shown, bits, False
-    return pixels, 0, bool(ways)
+            return shown, ends, False
+    return pixels, _full_range(dataset), bool(ways)
 
 
 def _through(table: pydicom.Dataset, pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -168,14 +186,23 @@ def _through(table: pydicom.Dataset, pixels: np.ndarray, dataset: pydicom.Datase
     return np.asarray(outputs)[places]
 
 
-def _full_range(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """Lowest and highest value that the modality transform can give, and windows after it (as pydicom applies them)."""
+def _range_of_windows(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """What pydicom's windows give for black and for white: the ends of the stored numbers after the modality transform,
+    black the larger one where the slope is negative.
+    """
     if dataset.get("ModalityLUTSequence"):
         return 0.0, float(2 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1)
     bits = int(dataset.BitsStored)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    told = all(name in dataset for name in _RESCALE)  # one alone is not applied
+    slope, intercept = (float(dataset[name].value) for name in _RESCALE) if told else (1.0, 0.0)
     return low * slope + intercept, high * slope + intercept
+
+
+def _full_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """Lowest and highest value that the modality transform can give."""
+    low, high = sorted(_range_of_windows(dataset))
+    return low, high
 
 
 def _camera(dataset: pydicom.Dataset, shape: tuple[int, ...], film: Film) -> Matrix | None:
@@ -191,6 +218,8 @@ def _camera(dataset: pydicom.Dataset, shape: tuple[int, ...], film: Film) -> Mat
         down, across = (float(size) / magnification for size in detector)
     else:
         return None
+    if _lie(dataset)[2]:
+        down, across = across, down
     on_detector = (down * taken.magnification, across * taken.magnification)
     return taken.camera(shape, on_detector) if down > 0 and across > 0 else None
 

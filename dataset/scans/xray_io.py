@@ -112,14 +112,14 @@ def to_square(xray: Xray, size: int = 512) -> tuple[np.ndarray, Matrix | None]:
 
 
 def intensity_percentiles(image: np.ndarray) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles, which scale an image robustly."""
+    """The 0.5 and 99.5 percentiles, which scale an image robustly; of the file's own image, which nothing pads."""
     low, high = np.percentile(image, _SCALE_PERCENTILES)
     return float(low), float(high)
 
 
-def scale_xray(image: np.ndarray, kind: str, ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
-    """Stretch the kind's (low, high) to [0, 1], clipped, float32; an unknown kind by its own percentiles."""
-    low, high = ranges[kind] if kind in ranges else intensity_percentiles(image)
+def scale_xray(image: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """Stretch (low, high) to [0, 1], clipped, float32."""
+    low, high = ends
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataset.store.store import StoredCase
-from dataset.store.views import xray_of
+from dataset.store.views import range_of, xray_of
 
 Ranges = Mapping[str, tuple[float, float]]  # Store.xray_ranges
 REMEDY = "encode_latents.py overwrite=true makes it anew, dataset.latents=never encodes on the fly"
@@ -41,9 +41,8 @@ def volume_identity(case: StoredCase) -> dict:
 
 
 def xray_identity(case: StoredCase, ranges: Ranges, view: str = "") -> dict:
-    """What X-ray features depend on besides the encoder; a kind without a range is scaled by each image itself."""
-    scaled = ranges.get(xray_of(case, view).kind)
-    return {"source_hash": case.source_hash, "xray_range": None if scaled is None else list(scaled)}
+    """What X-ray features depend on besides the encoder."""
+    return {"source_hash": case.source_hash, "xray_range": list(range_of(xray_of(case, view), ranges))}
 
 
 def features_identity(source: LatentSource, case: StoredCase, ranges: Ranges, variant: int, view: str) -> str:

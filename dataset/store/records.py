@@ -13,7 +13,7 @@ from dataset.scans.xray_files import sidecar_of
 from dataset.store.case import Case, Problem
 from dataset.store.store import StoredCase, volume_path, xray_path
 
-RECORD_FORMAT = 9  # raise it when reading, checking or storing changes: every case is then prepared anew
+RECORD_FORMAT = 10  # raise it when reading, checking or storing changes: every case is then prepared anew
 UNREADABLE = ""  # the stamp of a case whose files could not be read: it is tried again
 _HASH_BYTES = 1 << 20
 _log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from dataset.store.case import case_name
 from dataset.store.split import SPLITS
 from dataset.store.split_file import TO_SPLIT_ANEW
 from dataset.store.stored_array import open_array, write_array
-from dataset.store.views import Matrix, StoredView, as_tuples, views_from_json, xray_of, xray_ranges
+from dataset.store.views import Matrix, StoredView, as_tuples, range_of, views_from_json, xray_of, xray_ranges
 
 MANIFEST = "manifest.jsonl"
 XRAY_SIZE = 512
@@ -133,14 +133,15 @@ class Store(ABC):
     def read_xray(
         self, case: StoredCase, ranges: Mapping[str, tuple[float, float]] | None = None, view: str = ""
     ) -> np.ndarray:
-        """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind.
+        """float32 (512, 512) in [0, 1], scaled by the intensity range of the training X-rays of its kind; by its own
+        percentiles, if there were none.
 
         Args:
             ranges: (low, high) by kind, of the X-rays that a model was trained with; None: this store's own.
             view: name of a further X-ray; empty: the frontal one.
         """
-        image, kind = unquantised(self._square(case, view)), xray_of(case, view).kind
-        return scale_xray(image, kind, self.xray_ranges if ranges is None else ranges)
+        ends = range_of(xray_of(case, view), self.xray_ranges if ranges is None else ranges)
+        return scale_xray(unquantised(self._square(case, view)), ends)
 
     @abstractmethod
     def _volume(self, case: StoredCase) -> blosc2.NDArray | np.ndarray:

@@ -66,5 +66,10 @@ def xray_ranges(cases: Iterable[StoredCase]) -> dict[str, tuple[float, float]]:
     }
 
 
+def range_of(xray: StoredView, ranges: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """(low, high) by which an X-ray is scaled: those of its kind, or its own percentiles where its kind has none."""
+    return ranges.get(xray.kind, xray.percentiles)
+
+
 def as_tuples(value: Any) -> Any:
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value

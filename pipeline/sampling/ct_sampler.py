@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -19,8 +20,8 @@ from common.tensor_hash import tensor_hash
 from common.tiling import tile_boxes
 from dataset.prepare.checks import check_xray
 from dataset.scans.camera import ANY, FRONTAL, LATERAL, PARALLEL
-from dataset.scans.volume_io import read_ct
-from dataset.scans.xray_io import encoder_view, read_xray, scale_xray, to_square
+from dataset.scans.volume_io import read_given_ct
+from dataset.scans.xray_io import encoder_view, intensity_percentiles, read_xray, scale_xray, to_square
 from dataset.store.store import Store, StoredCase
 from dataset.store.views import film_of, kind_of, xray_of
 from ddpm.plan import Grid, SamplingPlan, XrayInput
@@ -28,6 +29,8 @@ from pipeline.checkpoints.networks import load_generator
 from pipeline.devices import pick_device
 from pipeline.sampling.decoding import AUTO, DecodingChoice
 from pipeline.sampling.slabs import hu_tiles, in_turn, slabs_of
+
+log = logging.getLogger(__name__)
 
 
 def plan_of(settings: Mapping[str, Any]) -> SamplingPlan:
@@ -62,7 +65,7 @@ class Placement:
     @classmethod
     def like(cls, path: str | Path) -> Placement:
         """The grid, axes and position of a CT on disk."""
-        volume = read_ct(Path(path))
+        volume = read_given_ct(path)
         d, h, w = volume.spacing
         return cls(Grid(triple(volume.hu.shape), (d, h, w)), volume.affine, volume.source_axes)
 
@@ -90,6 +93,7 @@ class CTSampler:
         low, high = self.description.hu_window
         self.hu_window = (float(low), float(high))
         self.film = self.description.film or PARALLEL
+        self._told: set[str] = set()  # warnings: a file may be looked at often
         self.decoding = DecodingChoice(self.generator, (self.hu_window[1] - self.hu_window[0]) / 2)
         if self.generator.device.type == "cuda":
             for network in (self.generator.denoiser, self.generator.codec):
@@ -119,7 +123,8 @@ class CTSampler:
     def load_xray(
         self, path: str | Path, fov_mm: float | None = None, views: Mapping[str, str | Path] | None = None
     ) -> XrayInput:
-        """X-ray files as training would have seen them; BadFileError if one is none, blank or another view.
+        """X-ray files as training would have seen them; BadFileError if one is none, blank or another view. What else
+        preparing would report of one is a warning.
 
         views: further X-rays of the patient by their names, such as "lateral".
         """
@@ -129,18 +134,36 @@ class CTSampler:
     def _load(self, path: Path, fov_mm: float | None, view: str = "") -> XrayInput:
         expected = LATERAL if view == LATERAL else ANY if view else FRONTAL
         xray = read_xray(path, film_of(view, self.film), expected)
-        for problem in check_xray("", str(path), xray, expected == FRONTAL):
+        for problem in check_xray("", path.name, xray, expected == FRONTAL):
             if problem.fatal:
                 raise BadFileError(path, problem.rule, problem.found, problem.remedy)
+            self._warn(f"{path.name}: {problem.rule}; got {problem.found}. {problem.remedy}")
         image, camera = to_square(xray)
-        scaled = scale_xray(image, kind_of(view, xray.kind), self.description.xray_ranges)
-        return self.prepare_xray(scaled, camera, fov_mm, xray.synthetic, view)
+        kind = kind_of(view, xray.kind)
+        ends = self.description.xray_ranges[kind] if self._knows(kind) else intensity_percentiles(xray.image)
+        return self.prepare_xray(scale_xray(image, ends), camera, fov_mm, xray.synthetic, view)
+
+    def _knows(self, kind: str) -> bool:
+        """Whether training had X-rays of a kind; a warning if not."""
+        known = self.description.xray_ranges
+        if kind not in known:
+            self._warn(
+                f"the model was trained on X-rays of kind {', '.join(known)}, none of {kind}: their grey levels are"
+                " scaled by their own percentiles, and may look another way than those it has seen"
+            )
+        return kind in known
+
+    def _warn(self, text: str) -> None:
+        if text not in self._told:
+            log.warning("%s", text)
+        self._told.add(text)
 
     def stored_xray(self, store: Store, case: StoredCase) -> XrayInput:
         """A case's X-rays as training would have seen them, with those further ones that the model takes."""
 
         def look(view: str = "") -> XrayInput:
             about, image = xray_of(case, view), store.read_xray(case, self.description.xray_ranges, view)
+            self._knows(about.kind)
             return self.prepare_xray(image, about.camera, synthetic=about.synthetic, view=view)
 
         return replace(look(), views={view: look(view) for view in self.generator.denoiser.views if view in case.views})

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import BadFileError, UserError
 from common.geometry import triple
 from common.organs import lung_volume_ml
-from dataset.scans.volume_io import read_ct
+from dataset.scans.volume_io import read_given_ct
 from evaluation.anatomy import RealAnatomy
 from evaluation.common_grid import CommonGrid, to_grid
 from evaluation.metrics import Preset, Window, score, window_preset
@@ -49,7 +49,7 @@ class FilePairs:
         Raises:
             BadFileError: the two do not show the same field of view, or the drawn one is not in HU.
         """
-        drawn, real = read_ct(self.generated[name]), read_ct(self.real[name])
+        drawn, real = read_given_ct(self.generated[name]), read_given_ct(self.real[name])
         if drawn.hu.min() >= _SCALED > real.hu.min():
             rule, found = "CTs are in HU, in which air and fat are below 0", f"{drawn.hu.min()} to {drawn.hu.max()}"
             raise BadFileError(self.generated[name], rule, found, "Undo the scaling that the system works with.")

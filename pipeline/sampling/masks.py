@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.errors import BadFileError, UserError
 from common.geometry import Spacing, centres, triple
-from dataset.scans.volume_io import Volume, read_ct
+from dataset.scans.volume_io import Volume, read_given_ct
 from evaluation.anatomy import compare_masks
 from evaluation.common_grid import CommonGrid
 from pipeline.sampling.files import VOLUMES
@@ -72,7 +72,7 @@ class MaskFolder:
     def _volume(self, path: Path) -> Volume:
         if path not in self._last:
             self._last.clear()
-            self._last[path] = read_ct(path)
+            self._last[path] = read_given_ct(path)
         return self._last[path]
 
 
