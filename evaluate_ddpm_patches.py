@@ -98,7 +98,8 @@ def main(cfg: DictConfig) -> None:
         compared = [_found(evaluation, case) for case in cases]
         if masks:
             for case, found in zip(cases, compared, strict=True):
-                add_masks(found.volumes[0], found.numbers, masks.compare(case.name, drawn_pair(evaluation, case)))
+                regions = masks.compare(case.name, drawn_pair(evaluation, case), model.hu_window)
+                add_masks(found.volumes[0], found.numbers, regions)
         _report(evaluation, cases, compared, copies, spread, cfg)
         shutil.rmtree(evaluation.unfinished)
 

@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
         pair = pairs.read(name, window)
         compared.append(compare_files(pair, name, window, presets, cfg.anatomy))
         if masks:
-            add_masks(compared[-1].volumes[0], compared[-1].numbers, masks.compare(name, pair))
+            add_masks(compared[-1].volumes[0], compared[-1].numbers, masks.compare(name, pair, window))
     kept = folder / "features"
     spread = compare_spread(
         {name: name for name in names},

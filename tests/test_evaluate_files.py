@@ -69,6 +69,26 @@ def test_the_truth_is_perfect(folders):
     assert found["summary"]["gradient_energy"] == 1
 
 
+def test_a_preset_sees_all_that_its_window_holds(elsewhere):
+    hu = body(0)
+    hu[8:12, 10:14, 10:18] = 1400  # dense bone: clipped on one side alone, it would count as an error
+    for folder in ("drawn", "real"):
+        write(Path(f"{folder}/p0.nii.gz"), hu)
+    [case] = evaluated("generated=drawn", "presets=[x2ct_compat]")["cases"]
+    assert case["psnr x2ct_compat"] == 100
+    assert (case["hu_mae"], case["hu_mae x2ct_compat"]) == (0, 0)
+
+
+def test_bone_beyond_the_window_stays_on_another_grid(elsewhere):
+    hu = np.full(SHAPE, 1400.0)
+    hu[0] = -1000
+    write(Path("real/p0.nii.gz"), hu)
+    write(Path("drawn/p0.nii.gz"), hu[::2, ::2, ::2], (10.0, 6.0, 6.0))
+    pair = FilePairs.find(Path("drawn"), Path("real")).read("p0", WINDOW)
+    assert pair.drawn[5:].min() == 1400
+    np.testing.assert_allclose(pair.real[5:], 1400, atol=0.01)
+
+
 def test_another_grid_of_the_same_field_of_view_is_compared_where_it_is(folders):
     real = body(0)
     coarse = CommonGrid((10, 12, 14), (10.0, 6.0, 6.0))

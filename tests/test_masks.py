@@ -1,6 +1,7 @@
 """Regions from files: masks and maps of labels of real and drawn CTs, compared as MONAI does."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,7 @@ from pipeline.sampling.pairs import Pair
 from tests.tiny import run
 
 SHAPE, SPACING = (12, 16, 20), (2.5, 1.5, 1.0)
+WINDOW = (-1000.0, 1000.0)
 AFFINE = np.diag([-SPACING[2], -SPACING[1], SPACING[0], 1])
 
 
@@ -44,7 +46,7 @@ def test_masks_are_compared_as_monai_compares_them_whatever_their_axes(tmp_path,
     write(tmp_path / "real" / "p0" / "aorta.nii.gz", b)  # on one side alone
     masks = MaskFolder(tmp_path)
     masks.check(["p0", "p1"])
-    found = masks.compare("p0", pair)
+    found = masks.compare("p0", pair, WINDOW)
     one, other = (torch.from_numpy(mask)[None, None] for mask in (a, b))
     assert set(found) == {"mask:heart"}
     heart = found["mask:heart"]
@@ -55,11 +57,20 @@ def test_masks_are_compared_as_monai_compares_them_whatever_their_axes(tmp_path,
     assert heart["hu_bias"] == pytest.approx((pair.drawn - pair.real)[b].mean())
 
 
+def test_the_bias_of_hu_knows_the_window_alone(tmp_path, pair):
+    b = blob(2)
+    for side in ("real", "generated"):
+        write(tmp_path / side / "p0" / "rib.nii.gz", b)
+    bone = replace(pair, drawn=np.full(SHAPE, 1000), real=np.full(SHAPE, 1400))  # no model draws more than its window
+    rib = MaskFolder(tmp_path).compare("p0", bone, WINDOW)["mask:rib"]
+    assert (rib["hu_bias"], rib["hu_spread"]) == (0, 0)
+
+
 def test_a_map_of_labels_holds_a_mask_each(tmp_path, pair):
     a, b = blob(1), blob(2)
     write(tmp_path / "generated" / "p0.nii.gz", 7 * a)
     write(tmp_path / "real" / "p0.nii", 7 * b + 3 * ~b)
-    found = MaskFolder(tmp_path).compare("p0", pair)
+    found = MaskFolder(tmp_path).compare("p0", pair, WINDOW)
     assert set(found) == {"mask:label_7"}
     assert found["mask:label_7"]["dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
 
@@ -69,10 +80,10 @@ def test_masks_in_finer_voxels_serve_and_those_of_a_part_do_not(tmp_path, pair):
     halved = AFFINE @ np.diag([1, 1, 0.5, 1])
     write(tmp_path / "generated" / "p0" / "heart.nii.gz", fine, halved)
     write(tmp_path / "real" / "p0" / "heart.nii.gz", blob(1))
-    assert MaskFolder(tmp_path).compare("p0", pair)["mask:heart"]["dice"] == 1
+    assert MaskFolder(tmp_path).compare("p0", pair, WINDOW)["mask:heart"]["dice"] == 1
     write(tmp_path / "real" / "p0" / "heart.nii.gz", blob(1)[:6])
     with pytest.raises(UserError, match=r"a mask shows all that its CT shows; got \[15.0, 24.0, 20.0\] mm"):
-        MaskFolder(tmp_path).compare("p0", pair)
+        MaskFolder(tmp_path).compare("p0", pair, WINDOW)
 
 
 def test_folders_that_hold_nothing_to_compare(tmp_path):

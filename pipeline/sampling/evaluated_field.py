@@ -12,6 +12,7 @@ from common.geometry import Slices, Spacing, Triple, centres
 from dataset.store.store import StoredCase
 from ddpm.plan import Grid
 from evaluation.common_grid import CommonGrid, to_grid
+from evaluation.metrics import Window, widest
 from pipeline.sampling.ct_sampler import Placement
 
 
@@ -59,9 +60,12 @@ class Field:
     def of_drawn(self, hu: NDArray) -> NDArray:
         return hu[self.box]
 
-    def of_real(self, hu: NDArray, window: tuple[float, float]) -> NDArray:
-        """A CT on the real one's grid, brought onto the one that is compared."""
-        return hu if self.is_own else to_grid(hu, self.case.spacing, self.grid, window)
+    def of_real(self, hu: NDArray, window: Window) -> NDArray:
+        """A CT on the real one's grid, brought onto the one that is compared.
+
+        Scores clip its HU, each to its own window, of which `window` is the training's: none is narrower for it here.
+        """
+        return hu if self.is_own else to_grid(hu, self.case.spacing, self.grid, widest(window))
 
 
 def box_shown(shape: Triple, spacing: Spacing, real_shape: Triple, real_spacing: Spacing) -> Slices:

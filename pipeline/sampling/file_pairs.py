@@ -13,7 +13,7 @@ from common.organs import lung_volume_ml
 from dataset.scans.volume_io import read_ct
 from evaluation.anatomy import RealAnatomy
 from evaluation.common_grid import CommonGrid, to_grid
-from evaluation.metrics import Preset, Window, score, window_preset
+from evaluation.metrics import Preset, Window, score, widest, window_preset
 from evaluation.seams import gradient_energy, plane_gradients
 from pipeline.sampling.evaluated_cases import Compared
 from pipeline.sampling.evaluated_field import box_shown
@@ -46,6 +46,8 @@ class FilePairs:
     def read(self, name: str, window: Window) -> Pair:
         """On the grid of the drawn CT, where the real one has voxels; the centres of both coincide.
 
+        Scores clip HU of both, each to its own window, of which `window` is one: none is narrower for it here.
+
         Raises:
             BadFileError: the two do not show the same field of view, or the drawn one is not in HU.
         """
@@ -54,17 +56,16 @@ class FilePairs:
             rule, found = "CTs are in HU, in which air and fat are below 0", f"{drawn.hu.min()} to {drawn.hu.max()}"
             raise BadFileError(self.generated[name], rule, found, "Undo the scaling that the system works with.")
         if drawn.hu.shape == real.hu.shape:
-            return Pair(np.clip(drawn.hu, *window), real.hu, real.spacing)
+            return Pair(drawn.hu, real.hu, real.spacing)
         shown = [np.multiply(ct.hu.shape, ct.spacing) for ct in (drawn, real)]
         if (np.abs(shown[0] - shown[1]) > _ALIKE * shown[1]).any():
             rule = "a drawn CT shows the field of view of the real one"
             found = f"{shown[0].round().tolist()} mm (d, h, w) beside {shown[1].round().tolist()}"
             raise BadFileError(self.generated[name], rule, found, "Write its voxel size into its header, or crop one.")
         box = box_shown(triple(drawn.hu.shape), drawn.spacing, triple(real.hu.shape), real.spacing)
-        seen = np.clip(drawn.hu[box], *window)
-        return Pair(
-            seen, to_grid(real.hu, real.spacing, CommonGrid(triple(seen.shape), drawn.spacing), window), drawn.spacing
-        )
+        seen = drawn.hu[box]
+        grid = CommonGrid(triple(seen.shape), drawn.spacing)
+        return Pair(seen, to_grid(real.hu, real.spacing, grid, widest(window)), drawn.spacing)
 
 
 def compare_files(pair: Pair, name: str, window: Window, presets: list[Preset], anatomy: bool) -> Compared:

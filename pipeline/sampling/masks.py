@@ -13,6 +13,7 @@ from common.geometry import Spacing, centres, triple
 from dataset.scans.volume_io import Volume, read_ct
 from evaluation.anatomy import compare_masks
 from evaluation.common_grid import CommonGrid
+from evaluation.metrics import Window
 from pipeline.sampling.files import VOLUMES
 from pipeline.sampling.pairs import Pair
 
@@ -38,14 +39,14 @@ class MaskFolder:
         if not any(all(self._labels(side, name) for side in SIDES) for name in names):
             raise UserError(f"masks={self.root} has no case in both folders, of {', '.join(names[:5])}, ...; {_LAYOUT}")
 
-    def compare(self, name: str, pair: Pair) -> dict[str, dict[str, float | None]]:
-        """By "mask:LABEL" what `compare_masks` says; one label is in memory at a time."""
+    def compare(self, name: str, pair: Pair, window: Window) -> dict[str, dict[str, float | None]]:
+        """By "mask:LABEL" what `compare_masks` says, HU clipped to `window`; one label is in memory at a time."""
         real, drawn = (self._labels(side, name) for side in SIDES)
         grid = CommonGrid(triple(pair.real.shape), pair.spacing)
         found: dict[str, dict[str, float | None]] = {}
         for label in (label for label in real if label in drawn):
             true, mask = ({f"mask:{label}": self._read(*of[label], grid)} for of in (real, drawn))
-            found |= compare_masks(pair.drawn, pair.real, mask, true, pair.spacing)
+            found |= compare_masks(pair.drawn, pair.real, mask, true, pair.spacing, window)
         return found
 
     def _labels(self, side: str, name: str) -> dict[str, tuple[Path, int | None]]:

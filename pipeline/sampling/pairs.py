@@ -13,7 +13,7 @@ from pipeline.sampling.evaluated_field import Field
 
 @dataclass(frozen=True)
 class Pair:
-    """drawn, real: HU (D, H, W) of one shape. spacing: (d, h, w) in mm."""
+    """drawn, real: HU (D, H, W) of one shape, for scores to clip. spacing: (d, h, w) in mm."""
 
     drawn: NDArray
     real: NDArray
