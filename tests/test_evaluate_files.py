@@ -105,6 +105,23 @@ def test_another_grid_of_the_same_field_of_view_is_compared_where_it_is(folders)
         FilePairs.find(Path("coarse"), Path("real")).read("p0", WINDOW)
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_masks_lie_where_the_file_lies_that_they_are_of(step, elsewhere):
+    """Other systems write their CTs about another origin, some on a coarser grid."""
+    blocks, spacing = np.zeros((10, 12, 14), bool), tuple(step * size for size in SPACING)
+    blocks[3:6, 4:9, 5:11] = True
+    coarse = np.kron(blocks, np.ones((2 // step,) * 3, bool)).astype(bool)
+    fine = np.kron(blocks, np.ones((2, 2, 2), bool)).astype(bool)
+    for side, mask, voxel, origin in (("real", fine, SPACING, 70), ("generated", coarse, spacing, 0)):
+        affine = np.diag([-voxel[2], -voxel[1], voxel[0], 1])
+        affine[:3, 3] = origin
+        for path, array in ((f"{side}/p0.nii.gz", np.where(mask, 300, -1000)), (f"masks/{side}/p0/heart.nii.gz", mask)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_ct(Path(path), array.astype(np.int16), affine)
+    [case] = evaluated("generated=generated", "masks=masks")["cases"]
+    assert case["dice_mask:heart"] == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import BadFileError, UserError
 from common.geometry import triple
 from common.organs import lung_volume_ml
+from dataset.scans.resample import cropped_affine, regridded
 from dataset.scans.volume_io import read_ct
 from evaluation.anatomy import RealAnatomy
 from evaluation.common_grid import CommonGrid, to_grid
@@ -56,7 +57,7 @@ class FilePairs:
             rule, found = "CTs are in HU, in which air and fat are below 0", f"{drawn.hu.min()} to {drawn.hu.max()}"
             raise BadFileError(self.generated[name], rule, found, "Undo the scaling that the system works with.")
         if drawn.hu.shape == real.hu.shape:
-            return Pair(drawn.hu, real.hu, real.spacing)
+            return Pair(drawn.hu, real.hu, real.spacing, drawn.affine, real.affine)
         shown = [np.multiply(ct.hu.shape, ct.spacing) for ct in (drawn, real)]
         if (np.abs(shown[0] - shown[1]) > _ALIKE * shown[1]).any():
             rule = "a drawn CT shows the field of view of the real one"
@@ -65,7 +66,10 @@ class FilePairs:
         box = box_shown(triple(drawn.hu.shape), drawn.spacing, triple(real.hu.shape), real.spacing)
         seen = drawn.hu[box]
         grid = CommonGrid(triple(seen.shape), drawn.spacing)
-        return Pair(seen, to_grid(real.hu, real.spacing, grid, widest(window)), drawn.spacing)
+        true = to_grid(real.hu, real.spacing, grid, widest(window))
+        placed = cropped_affine(drawn.affine, triple([part.start for part in box]))
+        finer = np.divide(drawn.spacing, real.spacing)
+        return Pair(seen, true, drawn.spacing, placed, regridded(real.affine, real.hu.shape, grid.shape, finer))
 
 
 def compare_files(pair: Pair, name: str, window: Window, presets: list[Preset], anatomy: bool) -> Compared:
