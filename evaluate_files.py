@@ -12,6 +12,7 @@ from common.collectives import Team
 from evaluation.controls import finite
 from evaluation.metrics import find_presets
 from evaluation.report.page import write_report
+from evaluation.report.volumes import choose
 from evaluation.summary import Findings
 from pipeline.cli import script
 from pipeline.devices import fast_float32, pick_device
@@ -63,7 +64,8 @@ def main(cfg: DictConfig) -> None:
         "scores": {c.name: c.volumes for c in compared},
     }
     write_text(folder / "metrics.json", json.dumps(finite(details), indent=1, allow_nan=False))
-    report = write_report(folder)
+    choose(folder, ())  # of an earlier evaluation of a model in this folder, neither viewer nor pictures
+    report = write_report(folder, pictured=False)
     for name, value in details["summary"].items():
         log.info("%-24s %s", name, value)
     log.info("report: %s", report)

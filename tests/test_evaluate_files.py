@@ -13,6 +13,7 @@ from dataset.scans.volume_io import write_ct
 from evaluation.common_grid import CommonGrid, to_grid
 from evaluation.compare import means, paired
 from evaluation.metrics import psnr
+from evaluation.report.volumes import choose, embed
 from pipeline.sampling import extractors
 from pipeline.sampling.file_pairs import FilePairs
 from tests.tiny import run
@@ -59,6 +60,17 @@ def test_files_are_scored_with_presets_and_distributions(folders, monkeypatch):
     assert "psnr_right x2ct_compat" in summary
     assert summary["fid_random_volume"] > 0
     assert "psnr" in Path("outputs/evaluation_files/report.html").read_text()
+
+
+def test_what_an_evaluation_of_a_model_left_there_is_not_shown(folders):
+    out = Path("outputs/evaluation_files")
+    choose(out, ["p0"])
+    embed(out, "p0", [body(0)] * 2, np.eye(4), 10**6)
+    (out / "p0.png").touch()
+    evaluated("generated=drawn")
+    page = (out / "report.html").read_text()
+    assert "p0.png" not in page
+    assert "report/p0.js" not in page
 
 
 def test_the_truth_is_perfect(folders):
