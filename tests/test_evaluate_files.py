@@ -73,6 +73,47 @@ def test_what_an_evaluation_of_a_model_left_there_is_not_shown(folders):
     assert "report/p0.js" not in page
 
 
+def test_bad_files_are_named_together_and_the_other_scores_are_kept(folders, refused, monkeypatch):
+    settings = ["generated=drawn", "real=real", "device=cpu", "anatomy=false"]
+    for name in ("p1", "p3"):
+        write(Path(f"drawn/{name}.nii.gz"), (body(0) + 1000) / 2000)  # not in HU, which voxels alone tell
+    message = refused(evaluate_files, *settings)
+    assert "2 files cannot be used" in message
+    assert "drawn/p1.nii.gz: CTs are in HU" in message
+    assert "drawn/p3.nii.gz: CTs are in HU" in message
+    assert "run the same command again" in message
+    assert not Path("outputs/evaluation_files/metrics.json").exists()
+    for name in ("p1", "p3"):
+        write(Path(f"drawn/{name}.nii.gz"), body(int(name[1])))
+    read, done = FilePairs.read, []
+    monkeypatch.setattr(FilePairs, "read", lambda self, name, window: done.append(name) or read(self, name, window))
+    found = evaluated("generated=drawn")
+    assert done == ["p1", "p3"]
+    assert list(found["scores"]) == [f"p{i}" for i in range(5)]
+    assert not Path("outputs/evaluation_files/unfinished").exists()
+
+
+def test_scores_are_kept_of_the_same_files_and_settings_alone(folders, refused):
+    write(Path("drawn/p4.nii.gz"), (body(0) + 1000) / 2000)
+    refused(evaluate_files, "generated=drawn", "real=real", "device=cpu", "anatomy=false")
+    for name in ("p0", "p4"):
+        write(Path(f"drawn/{name}.nii.gz"), body(int(name[1])))
+    whole = evaluated("generated=drawn", "presets=[hu2000]")
+    assert [case["hu_mae"] > 0 for case in whole["cases"]] == [False, True, True, True, False]
+    assert all("hu_mae hu2000" in case for case in whole["cases"])
+
+
+def test_fields_of_view_are_compared_before_anything_is_scored(folders, refused):
+    for name in ("p1", "p3"):
+        write(Path(f"drawn/{name}.nii.gz"), body(0)[:10])
+    Path("drawn/p2.nii.gz").write_bytes(b"none")
+    message = refused(evaluate_files, "generated=drawn", "real=real", "device=cpu", "anatomy=false")
+    assert "3 files cannot be used" in message
+    assert message.count("shows the field of view of the real one") == 2
+    assert "drawn/p2.nii.gz" in message
+    assert not Path("outputs/evaluation_files").exists()
+
+
 def test_the_truth_is_perfect(folders):
     found = evaluated("generated=real")
     assert [case["psnr"] for case in found["cases"]] == [None] * 5  # infinite

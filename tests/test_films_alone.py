@@ -118,6 +118,18 @@ def test_what_needs_real_cts_is_refused(setting, workshop, elsewhere, refused):
     assert f"no real CTs, which {setting.partition('=')[0]} would need" in message
 
 
+def test_all_films_that_cannot_be_drawn_from_are_named_before_one_is_drawn(evaluate, capsys):
+    for name in ("p1", "p4"):
+        Path(f"films/{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    drawn = []
+    with pytest.raises(SystemExit):
+        evaluate(lambda own, dropped: drawn.append(own) or own)
+    message = capsys.readouterr().err
+    assert "2 files cannot be used" in message
+    assert all(f"films/{name}.png: " in message for name in ("p1", "p4"))
+    assert not drawn
+
+
 def test_one_x_ray_is_refused(workshop, chests, elsewhere, refused):
     write_xray(elsewhere / "film.png", np.linspace(0, 1, 64 * 64).reshape(64, 64), None, synthetic=False)
     (elsewhere / "films").mkdir()

@@ -13,7 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from common.atomic import write_text
-from common.errors import UserError
+from common.errors import UserError, of_all
 from common.notice import NOTICE
 from common.planes import planes_at
 from common.voxel_file import box_of
@@ -57,7 +57,8 @@ class Film:
 def films_in(folder: Path, model: CTSampler, run_dir: Path, num_cases: int | None = None) -> list[Film]:
     """Of a folder all X-rays, or the first ones.
 
-    UserError where there are none to compare: fewer than two; or where pictures of them would overwrite them.
+    UserError where there are none to compare: fewer than two; or where pictures of them would overwrite them; or names
+    all that cannot be read.
     """
     images = [image for image, _ in jobs([folder], run_dir)][:num_cases]
     if len(images) < 2:
@@ -65,7 +66,12 @@ def films_in(folder: Path, model: CTSampler, run_dir: Path, num_cases: int | Non
             "xray_only=true recognises X-rays among others, so it needs a folder with two or more, and as many of"
             f" num_cases; {folder} gives {len(images)}"
         )
-    return [Film(name_of(image), image, read_xray(image, model.film).synthetic) for image in images]
+
+    def looked_at(image: Path) -> Film:
+        model.load_xray(image)  # which refuses what could not be drawn from, hours later
+        return Film(name_of(image), image, read_xray(image, model.film).synthetic)
+
+    return of_all(images, looked_at)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,10 @@ class MaskFolder:
             found |= compare_masks(pair.drawn, pair.real, mask, true, pair.spacing, window)
         return found
 
+    def files_of(self, name: str) -> list[Path]:
+        """All that a case's regions follow from."""
+        return list(dict.fromkeys(path for side in SIDES for path, _ in self._labels(side, name).values()))
+
     def _labels(self, side: str, name: str) -> dict[str, tuple[Path, int | None]]:
         """By label its file, and in a map its number."""
         folder = self.root / side / name
