@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from common.atomic import write_text
 from common.collectives import Team
-from common.errors import UserError
+from common.errors import UserError, of_all
 from dataset.store.latents import LatentSource
 from dataset.store.store import Store, StoredCase
 from evaluation.controls import finite, wrong_xrays
@@ -99,8 +99,7 @@ def main(cfg: DictConfig) -> None:
     if team.rank == 0:
         compared = [_found(evaluation, case) for case in cases]
         if masks:
-            for case, found in zip(cases, compared, strict=True):
-                add_masks(found.volumes[0], found.numbers, masks.compare(case.name, drawn_pair(evaluation, case)))
+            _add_regions(evaluation, masks, list(zip(cases, compared, strict=True)))
         _report(evaluation, cases, compared, copies, spread, cfg)
         shutil.rmtree(evaluation.unfinished)
 
@@ -157,6 +156,15 @@ def _found(evaluation: Evaluation, case: StoredCase) -> Compared:
             " run_dir must be a folder that all processes share"
         )
     return found
+
+
+def _add_regions(evaluation: Evaluation, masks: MaskFolder, each: Sequence[tuple[StoredCase, Compared]]) -> None:
+    def add(both: tuple[StoredCase, Compared]) -> None:
+        case, found = both
+        regions = masks.compare(case.name, drawn_pair(evaluation, case), evaluation.model.hu_window)
+        add_masks(found.volumes[0], found.numbers, regions)
+
+    of_all(each, add, "What was drawn is kept: mend these, or take them out, and run the same command again.")
 
 
 def _report(

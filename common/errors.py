@@ -1,9 +1,13 @@
 """Which errors are a user's to mend, and which do not speak of a file at all."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class UserError(ValueError):
@@ -28,6 +32,24 @@ class BadFileError(UserError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.rule}; got {self.found}. {self.remedy}"
+
+
+def of_all(items: Iterable[Item], work: Callable[[Item], Result], then: str = "") -> list[Result]:
+    """What the work makes of each item; where files are bad, a UserError that names them all once it is through.
+
+    Args:
+        then: what to do when they have been mended.
+    """
+    results, bad = [], []
+    for item in items:
+        try:
+            results.append(work(item))
+        except BadFileError as error:
+            bad.append(error)
+    if bad:
+        head = [f"{len(bad)} files cannot be used:"] if len(bad) > 1 else []
+        raise UserError("\n".join([*head, *map(str, bad), *([then] if then else [])]))
+    return results
 
 
 FILE_ERRORS = (OSError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)

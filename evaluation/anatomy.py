@@ -15,6 +15,7 @@ from evaluation.metrics import Window
 from evaluation.regions import Mask, regions_of
 from evaluation.vessels import vessels_in
 
+_AS_THEY_ARE = (-np.inf, np.inf)
 _VESSELS_MM = 1.5  # voxels that are finer are averaged, as are those below 2 mm for regions
 _MEANS = ("dice", "hd95_mm", "hu_bias", "hu_spread")
 OVER_CASES = (*_MEANS, "volume_error_ml", "volume_correlation")
@@ -39,19 +40,24 @@ def hd95_mm(a: Mask, b: Mask, spacing: Sequence[float]) -> float | None:
 
 
 def compare_masks(
-    hu: NDArray, real: NDArray, masks: Mapping[str, Mask], real_masks: Mapping[str, Mask], spacing: Sequence[float]
+    hu: NDArray,
+    real: NDArray,
+    masks: Mapping[str, Mask],
+    real_masks: Mapping[str, Mask],
+    spacing: Sequence[float],
+    window: Window = _AS_THEY_ARE,
 ) -> dict[str, dict[str, float | None]]:
     """Of each region that both name: dice, hd95_mm, ml, ml_real, hu_bias, hu_spread.
 
     hu_bias and hu_spread: mean and standard deviation of drawn minus real HU in the real region; None without one.
 
     Args:
-        hu, real: (D, H, W) of one grid. spacing: (d, h, w) in mm.
+        hu, real: (D, H, W) of one grid. spacing: (d, h, w) in mm. window: what HU of both are clipped to.
     """
     ml, found = float(np.prod(spacing)) / 1000, {}
     for name in (name for name in real_masks if name in masks):
         mask, true = masks[name], real_masks[name]
-        error = hu[true].astype(np.float64) - real[true]
+        error = _clipped(hu[true], window).astype(np.float64) - _clipped(real[true], window)
         found[name] = {
             "dice": dice(mask, true),
             "hd95_mm": hd95_mm(mask, true, spacing),
@@ -82,7 +88,7 @@ class RealAnatomy:
         }
 
     def _vessels(self, hu: NDArray) -> dict[str, float]:
-        fine, edges = averaged(hu, self._spacing, _VESSELS_MM)
+        fine, edges = averaged(_clipped(hu, self._window), self._spacing, _VESSELS_MM)
         return asdict(vessels_in(fine, lung_mask(fine, edges), edges))
 
 

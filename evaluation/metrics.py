@@ -174,6 +174,12 @@ def find_presets(names: Sequence[str] | str) -> list[Preset]:
     return [PRESETS[name] for name in names]
 
 
+def widest(window: Window) -> Window:
+    """What holds a window and those of all presets: to it CTs are clipped that are resampled before they are scored."""
+    lows, highs = zip(window, *(preset.window for preset in PRESETS.values()), strict=True)
+    return min(lows), max(highs)
+
+
 def window_preset(window: Window) -> Preset:
     """The plain preset of a HU window: whole-volume scores, data range = the window's width."""
     return Preset(f"hu[{window[0]:g},{window[1]:g}]", window, _width(window), "3d")

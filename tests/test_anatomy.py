@@ -100,6 +100,13 @@ def test_anatomy_worsens_with_every_step_of_damage(phantom, worse):
     assert anatomy.compare(hu)["vessels"] == anatomy.vessels
 
 
+def test_vessels_are_those_of_the_window_alone():
+    """No model draws more than its window: what the real CT has beyond it must not make vessels wider."""
+    hu, fine = np.repeat(np.repeat(chest(), 2, axis=1), 2, axis=2), (3.0, 0.75, 0.75)
+    hu[6:14, 30:44:2, 20:34:2] = 3000  # a quarter of the voxels that are averaged
+    assert RealAnatomy(hu, fine, WINDOW).vessels == RealAnatomy(hu.clip(*map(int, WINDOW)), fine, WINDOW).vessels
+
+
 def tubes(*tubes, shape=(40, 40, 60)):
     """Contrast of round tubes (start, end, radius) in lung."""
     grid, hu = np.stack(np.indices(shape), -1).astype(float), np.full(shape, -850.0)

@@ -13,6 +13,7 @@ from dataset.scans.volume_io import write_ct
 from evaluation.common_grid import CommonGrid, to_grid
 from evaluation.compare import means, paired
 from evaluation.metrics import psnr
+from evaluation.report.volumes import choose, embed
 from pipeline.sampling import extractors
 from pipeline.sampling.file_pairs import FilePairs
 from tests.tiny import run
@@ -61,12 +62,84 @@ def test_files_are_scored_with_presets_and_distributions(folders, monkeypatch):
     assert "psnr" in Path("outputs/evaluation_files/report.html").read_text()
 
 
+def test_what_an_evaluation_of_a_model_left_there_is_not_shown(folders):
+    out = Path("outputs/evaluation_files")
+    choose(out, ["p0"])
+    embed(out, "p0", [body(0)] * 2, np.eye(4), 10**6)
+    (out / "p0.png").touch()
+    evaluated("generated=drawn")
+    page = (out / "report.html").read_text()
+    assert "p0.png" not in page
+    assert "report/p0.js" not in page
+
+
+def test_bad_files_are_named_together_and_the_other_scores_are_kept(folders, refused, monkeypatch):
+    settings = ["generated=drawn", "real=real", "device=cpu", "anatomy=false"]
+    for name in ("p1", "p3"):
+        write(Path(f"drawn/{name}.nii.gz"), (body(0) + 1000) / 2000)  # not in HU, which voxels alone tell
+    message = refused(evaluate_files, *settings)
+    assert "2 files cannot be used" in message
+    assert "drawn/p1.nii.gz: CTs are in HU" in message
+    assert "drawn/p3.nii.gz: CTs are in HU" in message
+    assert "run the same command again" in message
+    assert not Path("outputs/evaluation_files/metrics.json").exists()
+    for name in ("p1", "p3"):
+        write(Path(f"drawn/{name}.nii.gz"), body(int(name[1])))
+    read, done = FilePairs.read, []
+    monkeypatch.setattr(FilePairs, "read", lambda self, name, window: done.append(name) or read(self, name, window))
+    found = evaluated("generated=drawn")
+    assert done == ["p1", "p3"]
+    assert list(found["scores"]) == [f"p{i}" for i in range(5)]
+    assert not Path("outputs/evaluation_files/unfinished").exists()
+
+
+def test_scores_are_kept_of_the_same_files_and_settings_alone(folders, refused):
+    write(Path("drawn/p4.nii.gz"), (body(0) + 1000) / 2000)
+    refused(evaluate_files, "generated=drawn", "real=real", "device=cpu", "anatomy=false")
+    for name in ("p0", "p4"):
+        write(Path(f"drawn/{name}.nii.gz"), body(int(name[1])))
+    whole = evaluated("generated=drawn", "presets=[hu2000]")
+    assert [case["hu_mae"] > 0 for case in whole["cases"]] == [False, True, True, True, False]
+    assert all("hu_mae hu2000" in case for case in whole["cases"])
+
+
+def test_fields_of_view_are_compared_before_anything_is_scored(folders, refused):
+    for name in ("p1", "p3"):
+        write(Path(f"drawn/{name}.nii.gz"), body(0)[:10])
+    Path("drawn/p2.nii.gz").write_bytes(b"none")
+    message = refused(evaluate_files, "generated=drawn", "real=real", "device=cpu", "anatomy=false")
+    assert "3 files cannot be used" in message
+    assert message.count("shows the field of view of the real one") == 2
+    assert "drawn/p2.nii.gz" in message
+    assert not Path("outputs/evaluation_files").exists()
+
+
 def test_the_truth_is_perfect(folders):
     found = evaluated("generated=real")
     assert [case["psnr"] for case in found["cases"]] == [None] * 5  # infinite
     assert found["summary"]["ssim_right"] == pytest.approx(1)
     assert found["summary"]["hu_mae_right"] == 0
     assert found["summary"]["gradient_energy"] == 1
+
+
+def test_a_preset_sees_all_that_its_window_holds(elsewhere):
+    hu = body(0)
+    hu[8:12, 10:14, 10:18] = 1400  # dense bone: clipped on one side alone, it would count as an error
+    for folder in ("drawn", "real"):
+        write(Path(f"{folder}/p0.nii.gz"), hu)
+    [case] = evaluated("generated=drawn", "presets=[x2ct_compat]")["cases"]
+    assert case["psnr x2ct_compat"] == 100
+    assert (case["hu_mae"], case["hu_mae x2ct_compat"]) == (0, 0)
+
+
+def test_bone_beyond_the_window_stays_on_another_grid(elsewhere):
+    hu = np.full(SHAPE, 1400.0)
+    hu[0] = -1000
+    write(Path("real/p0.nii.gz"), hu)
+    write(Path("drawn/p0.nii.gz"), hu[::2, ::2, ::2], (10.0, 6.0, 6.0))
+    pair = FilePairs.find(Path("drawn"), Path("real")).read("p0", WINDOW)
+    assert pair.drawn[5:].min() == 1400
+    np.testing.assert_allclose(pair.real[5:], 1400, atol=0.01)
 
 
 def test_another_grid_of_the_same_field_of_view_is_compared_where_it_is(folders):
@@ -83,6 +156,23 @@ def test_another_grid_of_the_same_field_of_view_is_compared_where_it_is(folders)
     write(Path("coarse/p0.nii.gz"), shown, (1.0, 1.0, 1.0))  # as those write them who know no spacing
     with pytest.raises(UserError, match=r"shows the field of view of the real one; got \[10.0, 12.0, 14.0\] mm"):
         FilePairs.find(Path("coarse"), Path("real")).read("p0", WINDOW)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_masks_lie_where_the_file_lies_that_they_are_of(step, elsewhere):
+    """Other systems write their CTs about another origin, some on a coarser grid."""
+    blocks, spacing = np.zeros((10, 12, 14), bool), tuple(step * size for size in SPACING)
+    blocks[3:6, 4:9, 5:11] = True
+    coarse = np.kron(blocks, np.ones((2 // step,) * 3, bool)).astype(bool)
+    fine = np.kron(blocks, np.ones((2, 2, 2), bool)).astype(bool)
+    for side, mask, voxel, origin in (("real", fine, SPACING, 70), ("generated", coarse, spacing, 0)):
+        affine = np.diag([-voxel[2], -voxel[1], voxel[0], 1])
+        affine[:3, 3] = origin
+        for path, array in ((f"{side}/p0.nii.gz", np.where(mask, 300, -1000)), (f"masks/{side}/p0/heart.nii.gz", mask)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_ct(Path(path), array.astype(np.int16), affine)
+    [case] = evaluated("generated=generated", "masks=masks")["cases"]
+    assert case["dice_mask:heart"] == 1
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,18 @@ def test_the_card_tells_what_the_model_is_and_how_good(workshop, training):
     assert [row for row in rows if row not in card] == []
 
 
+def test_the_card_says_of_which_x_rays_alone_it_tells(workshop, training):
+    Path("films").mkdir()
+    for path in sorted(workshop.root.glob("phantom*/*_pa_drr.png"))[:2]:
+        shutil.copy(path, "films")
+    settings = ["dataset.root=films", "xray_only=true", "controls=false", "run_dir=films_out", "steps=1"]
+    run(evaluate_ddpm_patches, f"ckpt={training}/last.ckpt", *settings)
+    run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt", "metrics=films_out/metrics.json")
+    card = Path("model.md").read_text()
+    assert "2 X-rays alone, without real CTs, 1 steps of" in card
+    assert "Split" not in card
+
+
 def test_an_export_is_evaluated_as_its_checkpoint_is(workshop, training):
     settings = [workshop.data, "steps=1", "num_cases=1"]
     run(export_model, f"ckpt={training}/last.ckpt", "output=model.ckpt")

@@ -11,6 +11,7 @@ from dataset.phantom.thorax import make_phantom
 from dataset.scans.drr import frontal_drr, to_intensity
 from dataset.scans.xray_io import write_xray
 from evaluation.common_grid import CommonGrid, to_grid
+from evaluation.report.volumes import choose, embed
 from pipeline.sampling.ct_sampler import CTSampler
 from tests.tiny import run
 
@@ -29,7 +30,7 @@ def evaluate(workshop, chests, elsewhere, monkeypatch):
         integrals, camera = frontal_drr(hu, SPACING, 64)
         write_xray(elsewhere / "films" / f"{name}.png", to_intensity(integrals), camera, synthetic=True)
 
-    def evaluate(draw):
+    def evaluate(draw, *further):
         seen = {}
         load = CTSampler.load_xray
 
@@ -45,7 +46,7 @@ def evaluate(workshop, chests, elsewhere, monkeypatch):
         monkeypatch.setattr(CTSampler, "load_xray", loaded)
         monkeypatch.setattr(CTSampler, "draw", drawn)
         settings = ["dataset.root=films", f"ckpt={workshop.ddpm_ckpt}", "xray_only=true", "run_dir=out", "device=cpu"]
-        run(evaluate_ddpm_patches, *settings)
+        run(evaluate_ddpm_patches, *settings, *further)
         return json.loads(Path("out/metrics.json").read_text())
 
     return evaluate
@@ -87,6 +88,46 @@ def test_an_interrupted_one_goes_on(evaluate):
     assert list(evaluate(draw)["scores"]) == NAMES
     assert len(drawn) - 10 in (2 * left, 3 * left)  # also without an X-ray, if the model knows how
     assert not Path("out/unfinished").exists()
+
+
+def test_of_the_first_ones_alone_and_without_controls(evaluate):
+    drawn = []
+    found = evaluate(lambda own, dropped: drawn.append(own) or own, "num_cases=3", "controls=false")
+    assert list(found["scores"]) == NAMES[:3]
+    assert len(drawn) == 3
+    assert found["summary"]["own_xray_found_right"] == 1
+    assert not [name for name in found["summary"] if "wrong" in name or "null" in name]
+
+
+def test_an_earlier_evaluation_leaves_nothing_in_its_report(evaluate):
+    choose(Path("out"), ["earlier_one"])
+    embed(Path("out"), "earlier_one", [np.zeros((4, 4, 4), np.int16)] * 2, np.eye(4), 10**6)
+    found = evaluate(lambda own, dropped: own)
+    assert "earlier_one" not in Path("out/report.html").read_text()
+    assert not Path("out/report/earlier_one.js").exists()
+    assert "split" not in found["settings"]
+    assert found["settings"]["grid"] == "median"
+
+
+@pytest.mark.parametrize(
+    "setting", ["presets=hu2000", "masks=m", "copies=true", "subgroups=sex", "extractors.random=true"]
+)
+def test_what_needs_real_cts_is_refused(setting, workshop, elsewhere, refused):
+    settings = ["dataset.root=films", f"ckpt={workshop.ddpm_ckpt}", "xray_only=true", "device=cpu"]
+    message = refused(evaluate_ddpm_patches, *settings, setting)
+    assert f"no real CTs, which {setting.partition('=')[0]} would need" in message
+
+
+def test_all_films_that_cannot_be_drawn_from_are_named_before_one_is_drawn(evaluate, capsys):
+    for name in ("p1", "p4"):
+        Path(f"films/{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    drawn = []
+    with pytest.raises(SystemExit):
+        evaluate(lambda own, dropped: drawn.append(own) or own)
+    message = capsys.readouterr().err
+    assert "2 files cannot be used" in message
+    assert all(f"films/{name}.png: " in message for name in ("p1", "p4"))
+    assert not drawn
 
 
 def test_one_x_ray_is_refused(workshop, chests, elsewhere, refused):

@@ -41,7 +41,7 @@ def resample(hu: np.ndarray, affine: np.ndarray, wanted: Sequence[float]) -> tup
         slab = hu[used[0] : used[-1] + 1].clip(AIR_HU).astype(np.float32)
         coarse = np.tensordot(weights[:, used[0] : used[-1] + 1], slab, axes=1)
         out[start : start + _SLAB] = np.rint(along_h @ coarse @ along_w.T)
-    return out, _regridded(affine, hu.shape, shape, np.asarray(wanted, dtype=float) / spacing)
+    return out, regridded(affine, hu.shape, shape, np.asarray(wanted, dtype=float) / spacing)
 
 
 def cropped_affine(affine: np.ndarray, start: Triple) -> np.ndarray:
@@ -49,6 +49,15 @@ def cropped_affine(affine: np.ndarray, start: Triple) -> np.ndarray:
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ start[::-1]
     return moved
+
+
+def regridded(affine: np.ndarray, old: Sequence[int], new: Sequence[int], factor: np.ndarray) -> np.ndarray:
+    """`affine` for voxels `factor` (d, h, w) times as large, `new` of them instead of `old`, with the same centre."""
+    centre = affine[:3, :3] @ ((np.array(old[::-1]) - 1) / 2) + affine[:3, 3]
+    out = affine.copy()
+    out[:3, :3] = affine[:3, :3] * factor[::-1]
+    out[:3, 3] = centre - out[:3, :3] @ ((np.array(new[::-1]) - 1) / 2)
+    return out
 
 
 def _smoothing_weights(size: int, spacing: float, new_size: int, new_spacing: float) -> np.ndarray:
@@ -61,12 +70,3 @@ def _smoothing_weights(size: int, spacing: float, new_size: int, new_spacing: fl
         smooth = ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0, mode="nearest")
         weights = weights @ smooth
     return weights.astype(np.float32)
-
-
-def _regridded(affine: np.ndarray, old: Sequence[int], new: Sequence[int], factor: np.ndarray) -> np.ndarray:
-    """`affine` for voxels `factor` (d, h, w) times as large, `new` of them instead of `old`, with the same centre."""
-    centre = affine[:3, :3] @ ((np.array(old[::-1]) - 1) / 2) + affine[:3, 3]
-    out = affine.copy()
-    out[:3, :3] = affine[:3, :3] * factor[::-1]
-    out[:3, 3] = centre - out[:3, :3] @ ((np.array(new[::-1]) - 1) / 2)
-    return out

@@ -82,8 +82,13 @@ def read_given_ct(path: Path | str) -> Volume:
 
 
 def ct_spacing(path: Path, reading: Reading = PLAIN) -> tuple[float, float, float]:
-    """Voxel size (d, h, w) in mm of what `read_ct` gives, without reading a voxel. What damaged files raise is an open
-    list.
+    """Voxel size (d, h, w) in mm of what `read_ct` gives, as `ct_outline`."""
+    return ct_outline(path, reading)[1]
+
+
+def ct_outline(path: Path, reading: Reading = PLAIN) -> tuple[tuple[int, ...], tuple[float, float, float]]:
+    """Shape and voxel size (d, h, w), in mm, of what `read_ct` gives, without reading a voxel. What damaged files raise
+    is an open list.
     """
     kind = format_of(path)
     shape: tuple[int, ...]
@@ -98,7 +103,8 @@ def ct_spacing(path: Path, reading: Reading = PLAIN) -> tuple[float, float, floa
     if tilt_of(affine, shape)[1]:
         shape, affine = upright_grid(affine, shape)
     nothing = np.broadcast_to(np.int16(0), shape)  # takes no memory
-    return spacing_of(to_canonical(nothing, affine)[1])
+    hu, canonical, _ = to_canonical(nothing, affine)
+    return hu.shape, spacing_of(canonical)
 
 
 def write_ct(

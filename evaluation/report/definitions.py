@@ -36,8 +36,8 @@ _NUMBERS = {
     "recall": "Share of real CTs whose features lie among those of drawn ones (third neighbours).",
     "dice": "Dice overlap of the region in drawn and real CT, 1 for equal ones.",
     "hd95_mm": "95th percentile of the distances between the region's surfaces in drawn and real CT, mm (MONAI's).",
-    "hu_bias": "Mean of drawn minus real HU within the real region.",
-    "hu_spread": "Standard deviation of drawn minus real HU within the real region.",
+    "hu_bias": "Mean of drawn minus real HU within the real region, both clipped to the training's window.",
+    "hu_spread": "Standard deviation of drawn minus real HU within the real region, clipped likewise.",
     "volume_error_ml": "Drawn minus real volume of the region, ml.",
     "volume_correlation": "Pearson's correlation of the region's drawn and real volumes over the cases.",
     "vessel_count": "Contrast-filled vessels in the lungs, above 100 HU and 3 mm wide or more: branches between forks.",
@@ -60,8 +60,9 @@ _PARTS = {
     "contrast": "Contrast: the other pieces above 150 HU.",
 }
 OUTSIDE = (
-    "Compared are the voxels whose centres lie in the real CT's field of view, on the grid that was drawn. Generated"
-    " CTs never leave the training's window, so nothing is compared outside it."
+    "Compared are the voxels whose centres lie in the real CT's field of view, on the grid that was drawn. Each score"
+    " clips HU of both CTs to its own window. A model draws nothing beyond its training's: what real CTs hold there"
+    " counts as error where a score's window is wider."
 )
 
 

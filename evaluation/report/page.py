@@ -27,14 +27,17 @@ _FIRST = ("psnr", "ssim", "hu_mae", "psnr_wrong", "psnr_null", "psnr_mean_volume
 _EXTREMES = 2  # best cases, and worst ones, that are shown open
 
 
-def write_report(folder: Path, title: str = "X-ray → CTPA") -> Path:
-    """The page of an evaluation, from its folder's metrics.json, pictures (ID.png) and embedded volumes."""
+def write_report(folder: Path, title: str = "X-ray → CTPA", pictured: bool = True) -> Path:
+    """The page of an evaluation, from its folder's metrics.json, pictures (ID.png) and embedded volumes.
+
+    pictured: whether the pictures of this name are its own, not those of something else in the same folder.
+    """
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     for name in _ASSETS:
         with replacing(folder / FOLDER / name) as temporary:
             shutil.copyfile(Path(__file__).with_name(name), temporary)
     names = (*metrics["scores"], *(Path(pair["picture"]).stem for pair in metrics.get("closest", ())))
-    pictures = {name for name in names if (folder / f"{name}.png").is_file()}
+    pictures = {name for name in names if pictured and (folder / f"{name}.png").is_file()}
     write_text(folder / PAGE, report_html(title, metrics, pictures, embedded(folder), full_size(folder)))
     return folder / PAGE
 

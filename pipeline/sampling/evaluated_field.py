@@ -8,10 +8,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from common.geometry import Slices, Spacing, Triple, centres
+from common.geometry import Slices, Spacing, Triple, centres, triple
+from dataset.scans.resample import cropped_affine, regridded
 from dataset.store.store import StoredCase
 from ddpm.plan import Grid
 from evaluation.common_grid import CommonGrid, to_grid
+from evaluation.metrics import Window, widest
 from pipeline.sampling.ct_sampler import Placement
 
 
@@ -32,10 +34,7 @@ class Field:
         if median is None:
             return cls(case, Placement(Grid(case.shape, case.spacing), affine, case.source_axes))
         grid = median.grid
-        middle = affine @ [*((n - 1) / 2 for n in case.shape[::-1]), 1]
-        moved = affine.copy()
-        moved[:3, :3] *= np.divide(grid.spacing, case.spacing)[::-1]
-        moved[:3, 3] = middle[:3] - moved[:3, :3] @ [(n - 1) / 2 for n in grid.shape[::-1]]
+        moved = regridded(affine, case.shape, grid.shape, np.divide(grid.spacing, case.spacing))
         return cls(case, Placement(grid, moved, case.source_axes))
 
     @cached_property
@@ -56,12 +55,20 @@ class Field:
         d, h, w = (part.stop - part.start for part in self.box)
         return CommonGrid((d, h, w), self.place.grid.spacing)
 
+    @cached_property
+    def affine(self) -> NDArray:
+        """Of what is compared: (4, 4), voxel (w, h, d) → RAS mm."""
+        return cropped_affine(self.place.affine, triple([part.start for part in self.box]))
+
     def of_drawn(self, hu: NDArray) -> NDArray:
         return hu[self.box]
 
-    def of_real(self, hu: NDArray, window: tuple[float, float]) -> NDArray:
-        """A CT on the real one's grid, brought onto the one that is compared."""
-        return hu if self.is_own else to_grid(hu, self.case.spacing, self.grid, window)
+    def of_real(self, hu: NDArray, window: Window) -> NDArray:
+        """A CT on the real one's grid, brought onto the one that is compared.
+
+        Scores clip its HU, each to its own window, of which `window` is the training's: none is narrower for it here.
+        """
+        return hu if self.is_own else to_grid(hu, self.case.spacing, self.grid, widest(window))
 
 
 def box_shown(shape: Triple, spacing: Spacing, real_shape: Triple, real_spacing: Spacing) -> Slices:

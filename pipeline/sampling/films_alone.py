@@ -13,7 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from common.atomic import write_text
-from common.errors import UserError
+from common.errors import UserError, of_all
 from common.notice import NOTICE
 from common.planes import planes_at
 from common.voxel_file import box_of
@@ -24,6 +24,7 @@ from ddpm.plan import SamplingPlan, XrayInput
 from evaluation.controls import finite, wrong_xrays
 from evaluation.pictures import preview
 from evaluation.report.page import write_report
+from evaluation.report.volumes import choose
 from evaluation.summary import Findings
 from pipeline.ranks import joined
 from pipeline.run_record import record_run
@@ -39,6 +40,8 @@ from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
 _NUMBERS = ("projection", "projection_mae", "rank")
+_WISHES = ("presets", "masks", "copies", "subgroups")  # which real CTs alone can fulfil
+_MEANINGLESS = (*_WISHES, "extractors", "split", "anatomy", "common_grid")  # settings, where there are no real CTs
 MOST_OTHERS = 50  # X-rays of other patients, among which a drawn CT's own is to be recognised
 
 
@@ -51,14 +54,24 @@ class Film:
     xray_synthetic: bool
 
 
-def films_in(folder: Path, model: CTSampler, run_dir: Path) -> list[Film]:
-    """UserError where there are none to compare: fewer than two; or where pictures of them would overwrite them."""
-    images = [image for image, _ in jobs([folder], run_dir)]
+def films_in(folder: Path, model: CTSampler, run_dir: Path, num_cases: int | None = None) -> list[Film]:
+    """Of a folder all X-rays, or the first ones.
+
+    UserError where there are none to compare: fewer than two; or where pictures of them would overwrite them; or names
+    all that cannot be read.
+    """
+    images = [image for image, _ in jobs([folder], run_dir)][:num_cases]
     if len(images) < 2:
         raise UserError(
-            f"xray_only=true recognises X-rays among others, so it needs a folder with two or more; {folder} holds one"
+            "xray_only=true recognises X-rays among others, so it needs a folder with two or more, and as many of"
+            f" num_cases; {folder} gives {len(images)}"
         )
-    return [Film(name_of(image), image, read_xray(image, model.film).synthetic) for image in images]
+
+    def looked_at(image: Path) -> Film:
+        model.load_xray(image)  # which refuses what could not be drawn from, hours later
+        return Film(name_of(image), image, read_xray(image, model.film).synthetic)
+
+    return of_all(images, looked_at)
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ class FilmsAlone:
     """How X-rays are drawn, on the grid of the training's median CT, and compared with what is drawn.
 
     num_samples: CTs per X-ray, of seeds seed, seed + 1, ..., and averaged. wrong: others' X-rays per X-ray; it is to be
-    recognised among `MOST_OTHERS`. folder: gets pictures, volumes/ and, until the report is written, unfinished/.
+    recognised among `MOST_OTHERS`. controls: also draw from others' X-rays, and from none. folder: gets pictures,
+    volumes/ and, until the report is written, unfinished/.
     """
 
     model: CTSampler
@@ -75,6 +89,7 @@ class FilmsAlone:
     num_samples: int
     films: Sequence[Film]
     wrong: int
+    controls: bool
     folder: Path
 
     @property
@@ -116,6 +131,8 @@ class FilmsAlone:
         return found
 
     def _controls(self, film: Film, look: XrayInput) -> Iterator[dict[str, Any]]:
+        if not self.controls:
+            return
         for other in self._among(film, self.wrong):
             yield {"of": "wrong", "xray": other.name} | self._shown(film, self._draw(self._look(other), self.plan))
         if self.model.generator.denoiser.knows_no_xray:
@@ -160,6 +177,7 @@ class FilmsAlone:
             "ranges": self.model.description.xray_ranges,
             "plan": plan_facts(self.plan) | {"bf16": self.model.generator.in_bf16(self.plan)},
             "seeds": [self.seed, self.num_samples],
+            "controls": self.controls,
             "grid": asdict(self.model.placement().grid),
             "versions": self._made_with,
         }
@@ -174,12 +192,23 @@ class FilmsAlone:
         return self.unfinished / f"{film.name}.json"
 
 
+def _check_needs(cfg: DictConfig) -> None:
+    """UserError where something was asked for that needs real CTs."""
+    asked = [name for name in _WISHES if plain(cfg[name])]
+    asked += [f"extractors.{name}" for name, given in plain(cfg.extractors).items() if given]
+    if asked:
+        raise UserError(
+            f"xray_only=true compares with no real CTs, which {', '.join(asked)} would need; leave that out"
+        )
+
+
 def evaluate_films(cfg: DictConfig, plan: SamplingPlan) -> None:
     """The X-rays of a folder, which need no CTs: draw, compare, write a report."""
+    _check_needs(cfg)
     model, folder = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights), Path(cfg.run_dir)
-    films = films_in(Path(cfg.dataset.root), model, folder)
+    films = films_in(Path(cfg.dataset.root), model, folder, cfg.num_cases)
     prepare_folder(folder / "volumes", model.placement().grid.shape, len(films))
-    alone = FilmsAlone(model, plan, cfg.seed, cfg.num_samples, films, cfg.wrong_xrays, folder)
+    alone = FilmsAlone(model, plan, cfg.seed, cfg.num_samples, films, cfg.wrong_xrays, cfg.controls, folder)
     with joined(model.generator.device, model.hashes) as team:
         if team.rank == 0:
             record_run(cfg, folder)
@@ -193,11 +222,13 @@ def evaluate_films(cfg: DictConfig, plan: SamplingPlan) -> None:
         "verdict": findings.verdict,
         "summary": findings.summary(),
         "controls": asdict(findings),
-        "settings": plain(cfg) | {"denoiser hash": model.hashes["denoiser_hash"]},
+        "settings": {name: value for name, value in plain(cfg).items() if name not in _MEANINGLESS}
+        | {"grid": "median", "denoiser hash": model.hashes["denoiser_hash"]},
         "cases": numbers,
         "scores": {one.name: one.volumes for one in compared},
     }
     write_text(folder / "metrics.json", json.dumps(finite(details), indent=1, allow_nan=False))
+    choose(folder, ())  # of an earlier evaluation in this folder the viewer would show real CTs
     report = write_report(folder)
     shutil.rmtree(alone.unfinished)
     for sentence in findings.verdict:

@@ -20,11 +20,9 @@ def embed_volumes(evaluation: Evaluation, cases: Sequence[StoredCase], compared:
     for case in (case for case in cases if case.name in names):
         field, window = Field.of(case, evaluation.median), evaluation.model.hu_window
         real = field.of_real(evaluation.store.read_hu(case, (0, 0, 0), case.shape), window)
-        affine = field.place.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [part.start for part in field.box[::-1]]
         generated = field.of_drawn(_hu(evaluation.volumes(case)[-1]))
-        embed(folder, case.name, (np.clip(real, *window), generated), affine, MOST_BYTES // len(names))
-        write_ct(real_path(folder, case.name), np.round(real).astype(np.int16), affine, field.place.axes)
+        embed(folder, case.name, (np.clip(real, *window), generated), field.affine, MOST_BYTES // len(names))
+        write_ct(real_path(folder, case.name), np.round(real).astype(np.int16), field.affine, field.place.axes)
 
 
 def _hu(path: Path) -> np.ndarray:
