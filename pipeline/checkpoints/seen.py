@@ -8,7 +8,9 @@ from common.errors import UserError
 from dataset.store.store import StoredCase
 from pipeline.checkpoints.description import ModelDescription
 
-DIGITS = 8  # two of 10,000 patients share them with a chance of 1 %; they tell a known id, and no id can be read from them
+DIGITS = (
+    8  # two of 10,000 patients share them with a chance of 1 %; they tell a known id, and no id can be read from them
+)
 NAMED = 3
 
 
