@@ -180,6 +180,11 @@ def test_a_dry_run_tells_what_it_will_take_and_draws_nothing(drawing, workshop, 
     windows = model.generator.windows(place.grid)
     assert f"evaluations       {7 * windows} of the network" in caplog.text
     assert "mode              fused" in caplog.text
+    assert f"windows           {windows}, " in caplog.text
+    with caplog.at_level("INFO"):
+        drawing(dry_run="true", steps=7, mode="whole")
+    assert "windows           1, one at once" in caplog.text
+    assert "evaluations       7 of the network" in caplog.text
 
 
 def test_auto_draws_whole_what_one_training_patch_covers(drawing):
