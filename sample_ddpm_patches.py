@@ -17,7 +17,8 @@ from pipeline.sampling.call import sample
 from pipeline.sampling.ct_sampler import CTSampler, Placement, plan_of
 from pipeline.sampling.drawing import Drawing
 from pipeline.sampling.estimate import estimate
-from pipeline.sampling.files import all_paths, check_views, given_views, jobs, prepare_folder
+from pipeline.sampling.files import all_paths, jobs, prepare_folder
+from pipeline.sampling.views import check_views, given_views
 
 __all__ = ["main", "sample"]  # the command, and the same as a Python call
 
@@ -29,8 +30,8 @@ def main(cfg: DictConfig) -> None:
     fast_float32()
     plan = plan_of(cfg)
     xrays = cfg.xray if isinstance(cfg.xray, ListConfig) else [cfg.xray]
-    pairs = jobs([Path(xray) for xray in xrays], Path(cfg.output))
-    views = given_views(cfg.lateral, cfg.views)
+    views, reference = given_views(cfg.lateral, cfg.views), cfg.reference and Path(cfg.reference)
+    pairs = jobs([Path(xray) for xray in xrays], Path(cfg.output), cfg.num_samples, views, reference)
     check_views(pairs, views)
     model = CTSampler(cfg.ckpt, cfg.vqgan_ckpt, cfg.averaged, cfg.device, cfg.xray_weights)
     place = model.placement(cfg.shape, cfg.spacing, cfg.reference)

@@ -49,6 +49,10 @@ class Diffusion(nn.Module, ABC):
     def training_time(self, u: Tensor) -> Tensor:
         """Times to train at, from uniform numbers u in [0, 1)."""
 
+    def noise_times(self, t: Tensor) -> Tensor:
+        """The times, of t (B,), whose noise makes what is predicted at t uncertain; 0: none does."""
+        return t
+
     def times(self, steps: int) -> Tensor:
         """`steps` + 1 sampling times, falling from 1 to 0."""
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -180,6 +184,9 @@ class Regression(Diffusion):
 
     def training_time(self, u: Tensor) -> Tensor:
         return torch.ones_like(u)
+
+    def noise_times(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
 
     def split(self, x: Tensor, predicted: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return predicted, torch.zeros_like(predicted)

@@ -149,6 +149,11 @@ class VolumeGenerator(nn.Module):
                 "sampler=mean asks the network for the CT where there is noise only, which one that predicts noise"
                 " cannot tell; take another sampler, or a checkpoint of another diffusion.prediction"
             )
+        if plan.guidance != 1 and not self.denoiser.knows_no_xray:
+            raise UserError(
+                f"guidance={plan.guidance:g} starts from what the network gives without an X-ray, which this one never"
+                " learned, as its training dropped none; set guidance=1, or train with model.condition_dropout above 0"
+            )
 
     def in_bf16(self, plan: SamplingPlan) -> bool:
         """Whether the network is evaluated in bfloat16."""

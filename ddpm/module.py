@@ -158,7 +158,7 @@ class PatchDDPM(pl.LightningModule):
         if perceptual is None or not self.training or not perceptual.is_due(self.global_step):
             return error, None
         x0_now = self.diffusion.split(x_t[:, : x0.shape[1]], predicted, t)[0]
-        return error, perceptual(self._decode, x0_now, x0, t, batch["sample_key"])
+        return error, perceptual(self._decode, x0_now, x0, self.diffusion.noise_times(t), batch["sample_key"])
 
     def _errors(self, batch: dict[str, Tensor], even_times: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Weighted squared errors (B,) and their times (B,); the noisy latents, what was predicted, the clean ones."""

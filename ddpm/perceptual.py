@@ -26,7 +26,7 @@ class PerceptualLoss(nn.Module):
         weight: of the distance in the steps that have it.
         every: steps from one use to the next.
         crop: side of the decoded cube in latent voxels; smaller latents are taken whole.
-        noise_limit: samples at this time or later count as a distance of 0.
+        noise_limit: samples at this time or later count as a distance of 0; a regression's, without noise, all count.
     """
 
     def __init__(self, network: nn.Module, weight: float, every: int, crop: int, noise_limit: float) -> None:
@@ -51,7 +51,7 @@ class PerceptualLoss(nn.Module):
         Args:
             decode: (B, C, n, n, n) -> CT (B, 1, m, m, m) in about [-1, 1], with a gradient.
             predicted, x0: (B, C, d, h, w), clean latents; only `predicted` gets a gradient.
-            t: (B,) in [0, 1], the times of the predictions.
+            t: (B,) in [0, 1], the times of the predictions, as `Diffusion.noise_times` has them.
             keys: (B,), sample keys; they choose the crops.
         """
         low = (t < self.noise_limit).view(-1, *[1] * (x0.ndim - 1))

@@ -61,7 +61,8 @@ class SamplingPlan:
     steps: of the sampler, a name in `ddpm.samplers.SAMPLERS`; "mean" draws nothing, and takes one.
     mode: "whole" (the whole latent per step), "fused" (windows, blended at every step) or "independent" (windows
         drawn apart and averaged, the guide's baseline); "auto": whole where one training patch covers the volume.
-    guidance: 1 follows the X-ray as trained, more exaggerates it (classifier-free guidance, Ho & Salimans 2021).
+    guidance: 1 follows the X-ray as trained, more exaggerates it (classifier-free guidance, Ho & Salimans 2021), if
+        training has dropped X-rays.
     window_batch: windows that the network sees at once; with guidance each counts twice, with and without X-ray, and
         a batch of 1 sees them one after the other. "auto": as many as fit into the GPU's free memory; 1 on a CPU.
     bf16: evaluate the network in bfloat16; "auto": on GPUs that have it.

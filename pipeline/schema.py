@@ -153,10 +153,7 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (one_of("refuse", "resample"), "irregular tilt"),
     (one_of("report", "refuse", "off"), "pair_check"),
     (one_of("noise", "x0", "v", "velocity"), "prediction"),
-    (
-        one_of("auto", 32, 16, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", 64, "64-true"),
-        "model.precision",
-    ),
+    (one_of("auto", 32, 16, "32-true", "bf16-mixed", "16-mixed"), "model.precision"),  # data and statistics are float32
     (
         TEXT,
         "accelerator checkpoint_dir ckpt device dir generated latents_dir licence name output real root run_dir split"

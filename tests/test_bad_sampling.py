@@ -43,6 +43,8 @@ def test_another_vqgan_than_in_training(workshop, elsewhere, refused):
     message = refused(sample_ddpm_patches, *settings)
     assert "another VQ-GAN" in message
     assert load(workshop.ddpm_ckpt)["xray2ctpa"]["codec"]["hash"][:12] in message
+    assert "in other.ckpt" in message
+    assert "vqgan_ckpt= takes a copy" in message
 
 
 def write_broken_checkpoints(workshop):

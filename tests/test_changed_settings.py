@@ -6,7 +6,7 @@ import torch
 import train_ddpm_patches_4gpu
 import train_vqgan_patches_4gpu
 from tests.test_resume import LENGTH, stop_at
-from tests.tiny import DDPM_CKPT, VQGAN_CKPT, Stopped, built_ddpm, load, run
+from tests.tiny import DDPM_CKPT, VQGAN_CKPT, Stopped, built, built_ddpm, load, run
 
 
 def optimizer_of(path):
@@ -42,6 +42,22 @@ def test_another_learning_rate_counts_from_the_first_step_on(workshop, elsewhere
     assert load(DDPM_CKPT)["global_step"] == 8
     torch.testing.assert_close(load(DDPM_CKPT)["state_dict"], before, rtol=0, atol=0)
     assert optimizer_of(DDPM_CKPT)[0]["weight_decay"] == 0.125
+
+
+WITHOUT = ["model.gan_weight=0", "model.feature_weight=0"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(WITHOUT, []), ([], WITHOUT), ([], ["model.disc_channels=8"]), ([], [])], ids=str
+)
+def test_given_weights_need_not_come_with_the_same_discriminators(before, now, workshop, elsewhere):
+    run(train_vqgan_patches_4gpu, *workshop.vqgan, *before, "model.max_steps=1")
+    stored = load(VQGAN_CKPT)["state_dict"]
+    module = built(train_vqgan_patches_4gpu, *workshop.vqgan, *now, "model.name=new", f"init_from={VQGAN_CKPT}").module
+    for name, weights in module.state_dict().items():
+        if name.startswith("vqgan.") or before == now:
+            torch.testing.assert_close(weights, stored[name], rtol=0, atol=0)
+    assert (module.adversarial is None) is (now == WITHOUT)
 
 
 def test_given_weights_bring_the_scale_of_the_latents_only_with_its_codec(workshop, elsewhere):

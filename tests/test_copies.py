@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 import evaluate_ddpm_patches
+from common.collectives import Team
 from dataset.phantom.thorax import make_phantom
 from dataset.scans.volume_io import read_ct
 from dataset.store.store import VolumeStore
@@ -15,6 +17,7 @@ from evaluation.common_grid import CommonGrid, to_grid
 from evaluation.copies import SURE, Copying, distances, look_at, nearest, words
 from evaluation.metrics import psnr
 from pipeline.sampling.ct_sampler import CTSampler
+from pipeline.sampling.looks import Looking
 from tests.tiny import run
 
 SPACING, WINDOW = (12.0, 12.0, 12.0), (-1000.0, 1000.0)
@@ -51,6 +54,24 @@ def nearest_training_cts(patients):
 
 def blurred(hu):
     return ndimage.gaussian_filter(hu.astype(float), 1.0)
+
+
+class Late(Team):
+    """Of processes that come one after the other."""
+
+    def wait(self):
+        pass
+
+
+def test_a_process_that_comes_late_leaves_no_case_out(tmp_path):
+    """It finds what the others have made meanwhile."""
+    cases, made = [SimpleNamespace(name=str(i)) for i in range(7)], {}
+    looking = SimpleNamespace(
+        folder=tmp_path, _read=lambda case: made.get(case.name), _write=lambda case: made.setdefault(case.name, case)
+    )
+    for rank in range(2):
+        Looking.of_cases(looking, cases, Late(rank, 2))
+    assert sorted(made) == [case.name for case in cases]
 
 
 @pytest.mark.parametrize("through", [lambda hu: hu, lambda hu: blurred(hu) + 40], ids=["as it is", "blurred"])

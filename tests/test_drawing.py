@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import sample_ddpm_patches
+from common.errors import UserError
 from common.voxel_file import VoxelFile
 from dataset.scans.volume_io import read_ct
+from ddpm.denoiser import PatchDenoiser
 from pipeline.sampling import files as sample_files
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.files import is_finished, jobs
@@ -80,7 +82,8 @@ def test_finished_files_are_skipped_and_others_drawn_again(drawing, caplog):
     "change",
     [{"seed": 1}, {"steps": 3}, {"guidance": 2}, {"averaged": "false"}, {"xray_fov_mm": 300}, {"shape": "[20,24,20]"}],
 )
-def test_another_ct_is_never_taken_for_the_finished_one(change, drawing, workshop):
+def test_another_ct_is_never_taken_for_the_finished_one(change, drawing, workshop, monkeypatch):
+    monkeypatch.setattr(PatchDenoiser, "knows_no_xray", True)  # its few steps dropped none
     shutil.copy(workshop.xray, "film.png")  # without its geometry, so that xray_fov_mm counts
     drawing(xray="film.png", output="cts")
     before = Path("cts/film.json").read_text()
@@ -114,8 +117,48 @@ def test_files_that_would_overwrite_each_other(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="would both become"):
         jobs([tmp_path / "a/x.png", tmp_path / "b/x.png"], tmp_path / "out")
-    with pytest.raises(ValueError, match="another output folder"):
+    with pytest.raises(ValueError, match="another folder"):
         jobs([tmp_path / "c/x.jpg"], tmp_path / "c")  # its x.json would be read as the X-ray's geometry
+
+
+@pytest.mark.parametrize(
+    ("output", "given"),
+    [
+        ("lat", {"views": {"lateral": "lat"}}),
+        ("link", {"views": {"lateral": "lat"}}),
+        ("lat/new.nii.gz", {"views": {"lateral": "lat"}}),  # the next drawing would take its preview for an X-ray
+        (".", {"views": {"lateral": "."}}),
+        ("lat/p1.nii.gz", {"views": {"lateral": "lat/p1.png"}}),
+        ("lat/p1.nii.gz", {"views": {"lateral": "other.png"}}),  # a link to it
+        ("lat/p1.nii.gz", {"views": {"xray_2": "lat/p1.dcm"}}),  # its geometry
+        ("lat/p.nii.gz", {"views": {"lateral": "lat/p_s1.png"}, "num_samples": 2}),
+        ("front_s0.nii.gz", {}),
+        ("front.nii.gz", {"num_samples": 2}),
+        ("lat/ct.nii.gz", {"reference": "lat/ct.nii.gz"}),
+    ],
+)
+def test_what_a_ct_is_drawn_from_stays(output, given, elsewhere):
+    Path("lat").mkdir()
+    Path("link").symlink_to("lat")
+    for name in ("front_s0.png", "lat/p1.png", "lat/p1.dcm", "lat/p_s1.png", "lat/ct.nii.gz"):
+        Path(name).touch()
+    Path("other.png").symlink_to("lat/p1.png")
+    views = {name: Path(path) for name, path in given.pop("views", {}).items()}
+    reference = Path(given.pop("reference")) if "reference" in given else None
+    with pytest.raises(UserError, match="another folder"):
+        jobs([Path("front_s0.png")], Path(output), **given, views=views, reference=reference)
+    assert jobs([Path("front_s0.png")], Path("cts"), **given, views=views, reference=reference)
+
+
+def test_the_command_keeps_the_further_views(elsewhere, refused):
+    for name in ("front/p1.png", "lat/p1.png"):
+        Path(name).parent.mkdir()
+        Path(name).touch()
+    assert "among the images of lat" in refused(
+        sample_ddpm_patches, "xray=front", "lateral=lat", "output=lat", "ckpt=none"
+    )
+    message = refused(sample_ddpm_patches, "xray=front/p1.png", "lateral=lat/p1.png", "output=lat/p1.nii", "ckpt=none")
+    assert "lat/p1.png would overwrite" in message
 
 
 def test_nothing_that_is_written_names_the_xray(drawing, workshop):
@@ -137,6 +180,11 @@ def test_a_dry_run_tells_what_it_will_take_and_draws_nothing(drawing, workshop, 
     windows = model.generator.windows(place.grid)
     assert f"evaluations       {7 * windows} of the network" in caplog.text
     assert "mode              fused" in caplog.text
+    assert f"windows           {windows}, " in caplog.text
+    with caplog.at_level("INFO"):
+        drawing(dry_run="true", steps=7, mode="whole")
+    assert "windows           1, one at once" in caplog.text
+    assert "evaluations       7 of the network" in caplog.text
 
 
 def test_auto_draws_whole_what_one_training_patch_covers(drawing):

@@ -26,7 +26,7 @@ PLAN = SamplingPlan(4, mode="fused")
 class Convolving(nn.Module):
     """A denoiser that looks at its whole window, so that windows disagree; counts the windows of each call."""
 
-    latent_channels = 2
+    latent_channels, knows_no_xray = 2, True
 
     def __init__(self):
         super().__init__()

@@ -67,6 +67,7 @@ def test_other_weights_are_not_taken_for_it(workshop, trained, refused):
     torch.save(random_timm_vit() | {"visual.head.proj.weight": torch.zeros(16, 128)}, trained / "other.bin")
     message = refused(sample_ddpm_patches, *sampling(workshop, trained), "xray_weights=other.bin")
     assert "another X-ray encoder" in message
+    assert "in other.bin: xray_weights= takes" in message
 
 
 def test_an_encoder_without_weights_takes_none(workshop, elsewhere, refused):

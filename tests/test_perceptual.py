@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.tensor_hash import tensor_hash
 from ddpm.denoiser import PatchDenoiser
-from ddpm.diffusion import CosineDDPM, draw_like
+from ddpm.diffusion import CosineDDPM, Regression, draw_like
 from ddpm.latent_scale import LatentScale
 from ddpm.module import PatchDDPM
 from ddpm.perceptual import PerceptualLoss, crop_corners, cut, slices
@@ -75,7 +75,7 @@ class Loaders(pl.LightningDataModule):
         return 5
 
 
-def make_module(codec, perceptual):
+def make_module(codec, perceptual, diffusion=None):
     torch.manual_seed(0)
     unet = partial(UNet3D, dim=8, dim_mults=(1, 2), num_res_blocks=1, middle_blocks=1)
     denoiser = PatchDenoiser(unet, 3, pooled_dim=4, token_dim=5, cond=("pooled", "tokens"))
@@ -86,7 +86,7 @@ def make_module(codec, perceptual):
     encoder.grid = (2, 3)
     return PatchDDPM(
         denoiser,
-        CosineDDPM(num_steps=1000),
+        diffusion or CosineDDPM(num_steps=1000),
         codec,
         encoder,
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
@@ -98,15 +98,17 @@ def make_module(codec, perceptual):
     )
 
 
-def gradients(codec, perceptual):
-    module = make_module(codec, perceptual)
+def gradients(codec, perceptual, diffusion=None):
+    module = make_module(codec, perceptual, diffusion)
     module.loss(next(iter(DataLoader(Items(), batch_size=4)))).backward()
     return {name: p.grad for name, p in module.denoiser.named_parameters() if p.grad is not None}
 
 
-def test_the_gradient_reaches_the_unet_and_nothing_frozen(codec, network):
-    perceptual = PerceptualLoss(network, weight=0.05, every=1, crop=3, noise_limit=0.9)
-    without, with_it = gradients(codec, None), gradients(codec, perceptual)
+@pytest.mark.parametrize(("diffusion", "limit"), [(CosineDDPM(1000), 0.9), (Regression(), 0.1)])
+def test_the_gradient_reaches_the_unet_and_nothing_frozen(diffusion, limit, codec, network):
+    """Of a regression too, at whose time there would be nothing but noise."""
+    perceptual = PerceptualLoss(network, weight=0.05, every=1, crop=3, noise_limit=limit)
+    without, with_it = gradients(codec, None, diffusion), gradients(codec, perceptual, diffusion)
     added = {name: with_it[name] - without[name] for name in without}
     assert all(gradient.isfinite().all() for gradient in added.values())
     assert [name for name, gradient in added.items() if gradient.abs().max() < 1e-9] == []

@@ -52,6 +52,8 @@ from tests.tiny import composed, run
         ("model.weight_decay=inf", "model.weight_decay must be a number from 0, got inf"),
         ("model.ema_decay=2", "model.ema_decay must be a number from 0 to below 1, got 2"),
         ("model.precision=12", "model.precision must be auto or 32 or"),
+        ("model.precision=64", "model.precision must be auto or 32 or 16 or 32-true or bf16-mixed or 16-mixed, got 64"),
+        ("model.precision=bf16-true", "model.precision must be auto or 32 or"),
         ("model.warmup_steps=-1", "model.warmup_steps must be a whole number from 0, got -1"),
         ("model.val_patches_per_volume=0", "model.val_patches_per_volume must be a whole number from 1, got 0"),
         ("model.val_every_n_epochs=0", "model.val_every_n_epochs must be a whole number from 1, got 0"),

@@ -185,7 +185,10 @@ def test_a_schedule_sets_the_learning_rate_every_step(tmp_path):
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 8)
 
 
-def test_gradients_are_clipped_per_side(gan):
+@pytest.mark.parametrize("largest", [1.0, 0.0])
+def test_gradients_are_clipped_per_side(gan, largest):
+    """Or not at all, by a largest norm of 0."""
+    gan.clip_norm = largest
     gan.adversarial.weights = LossWeights(gan=1.0)
     sgd = torch.optim.SGD([{"params": list(part.parameters())} for part in (gan.vqgan, gan.adversarial)], 1.0)
     for parameter in gan.parameters():
@@ -195,8 +198,11 @@ def test_gradients_are_clipped_per_side(gan):
     gan._trainer = None
     gan.configure_gradient_clipping(sgd)
     for group in sgd.param_groups:
-        norm = torch.stack([p.grad.square().sum() for p in group["params"]]).sum().sqrt()
-        assert norm.item() == pytest.approx(1, rel=1e-3)
+        if largest == 0:
+            assert all(p.grad.eq(10).all() for p in group["params"])
+        else:
+            norm = torch.stack([p.grad.square().sum() for p in group["params"]]).sum().sqrt()
+            assert norm.item() == pytest.approx(1, rel=1e-3)
 
 
 def test_pictures_show_the_original_above_the_reconstruction():

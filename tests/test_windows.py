@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import UserError
 from ddpm.diffusion import RectifiedFlow
 from ddpm.generator import VolumeGenerator
 from ddpm.latent_scale import LatentScale
@@ -45,6 +46,7 @@ class ElementWise(nn.Module):
     """A denoiser whose answer at a voxel depends on that voxel's value, place and time only."""
 
     latent_channels = 2
+    knows_no_xray = True
 
     def encode_condition(self, pooled, tokens, grid, xray, camera, drop):
         return drop.float()
@@ -94,6 +96,13 @@ def test_guidance_moves_away_from_the_answer_without_xray(generator):
     plans = [SamplingPlan(1, mode="whole", guidance=g) for g in (1.0, 3.0)]
     normal, guided = (generator.latent_scale.normalize(generator.latent(XRAY, GRID, p, 5)[None]) for p in plans)
     torch.testing.assert_close(guided - normal, torch.full_like(normal, 1.0))  # one step from 1 to 0: minus velocity
+
+
+def test_guidance_needs_a_network_that_has_learned_to_do_without_an_xray(generator):
+    generator.denoiser.knows_no_xray = False
+    with pytest.raises(UserError, match=r"guidance=2 .*never learned.*guidance=1.*model\.condition_dropout above 0"):
+        generator.latent(XRAY, GRID, SamplingPlan(1, guidance=2), 5)
+    generator.latent(XRAY, GRID, SamplingPlan(1), 5)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

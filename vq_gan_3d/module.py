@@ -43,7 +43,7 @@ class VQGANModule(pl.LightningModule):
         lr_schedule: optimizer, all steps -> scheduler, stepped after every training step.
         latent_noise: largest noise on the latents in training, in standard deviations; a decoder that has seen inexact
             latents forgives those that the diffusion draws.
-        clip_norm: largest gradient norm of the autoencoder, and of the discriminators.
+        clip_norm: largest gradient norm of the autoencoder, and of the discriminators; 0: any.
         channels_last: memory layout of the convolutions; results agree up to rounding.
         init_patches: training patches, evenly spread over the data set, that the linear codec is fitted to.
         meta: plain data that describes this network; goes into every checkpoint.
@@ -112,10 +112,11 @@ class VQGANModule(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         autoencoder, *others = optimizer.param_groups
-        self.log("train/grad_norm", clip_grad_norm_(autoencoder["params"], self.clip_norm))
+        largest = self.clip_norm or math.inf  # a norm of at most 0 would leave nothing to learn from
+        self.log("train/grad_norm", clip_grad_norm_(autoencoder["params"], largest))
         for group in others:
             if self._adversarial_now:
-                clip_grad_norm_(group["params"], self.clip_norm)
+                clip_grad_norm_(group["params"], largest)
             else:
                 for parameter in group["params"]:
                     parameter.grad = None  # or Adam would count these steps

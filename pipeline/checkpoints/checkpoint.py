@@ -5,6 +5,7 @@ training, "model" is what `export_model.py` writes: averaged weights, codec and 
 other.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.checkpoints.description import FORMAT, ModelDescription
 from pipeline.checkpoints.parts import at_most, build, differences
 from pipeline.checkpoints.restricted_pickle import OURS, load
 
+log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
 State = Mapping[str, Tensor]
 SHOWN = 5  # differing tensors that a message names
@@ -60,8 +62,11 @@ class StoredCheckpoint:
             described = self.built(name)
         found, needed = ({key: tuple(t.shape) for key, t in s.items()} for s in (weights, described.state_dict()))
         if found != needed:
-            others = [f"{k}: {found.get(k)}, described {needed.get(k)}" for k in sorted(found.keys() | needed.keys())
-                      if found.get(k) != needed.get(k)]
+            others = [
+                f"{k}: {found.get(k)}, described {needed.get(k)}"
+                for k in sorted(found.keys() | needed.keys())
+                if found.get(k) != needed.get(k)
+            ]
             raise UserError(f"{self.path} holds a network of another shape: {'; '.join(others[:SHOWN])}")
         return self.load(self.built(name), weights)
 
@@ -122,7 +127,7 @@ def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> 
     """Start a module of training, described by `now`, from a checkpoint's weights, the averaged ones if there are any;
     that checkpoint.
 
-    The scale of the latents comes along only if both have them of one codec.
+    The scale of the latents comes along only if both have them of one codec, discriminators only if both have the same.
 
     Raises:
         UserError: they do not fit, or were trained with another X-ray encoder.
@@ -138,8 +143,21 @@ def init_weights(module: nn.Module, path: str | Path, now: ModelDescription) -> 
     state = {name: t for name, t in {**stored.state, **stored.average}.items() if not name.startswith(frozen)}
     if before["codec_hash"] != after["codec_hash"]:
         state |= {k: v for k, v in module.state_dict().items() if k.startswith("latent_scale.")}
-    stored.load(module, state)
+    stored.load(module, _with_discriminators_of(module, state))
     return stored
+
+
+def _with_discriminators_of(module: nn.Module, state: State) -> State:
+    """The state, with the module's discriminators, perhaps none, where the stored ones are of another shape."""
+    stored, own = (
+        {name: t for name, t in tensors.items() if name.startswith("adversarial.")}
+        for tensors in (state, module.state_dict())
+    )
+    if {name: t.shape for name, t in stored.items()} == {name: t.shape for name, t in own.items()}:
+        return state
+    if own:
+        log.info("the discriminators begin anew: those of the weights are %s", "others" if stored else "none")
+    return {name: t for name, t in state.items() if name not in stored} | own
 
 
 def _average(content: Mapping[str, Any], path: Path) -> State:

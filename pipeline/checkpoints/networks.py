@@ -60,8 +60,9 @@ def load_generator(
         description = replace(description, parts=description.parts | {"vqgan": of_codec.parts["vqgan"]})
         if averaged and not stored.average:
             raise UserError(f"{path} holds no averaged weights; sample with averaged=false")
-    _check_hash(codec.vqgan, description.codec.hash, "VQ-GAN", path)
-    _check_hash(encoder, description.encoder_hash, "X-ray encoder", path)
+    in_codec, in_encoder = _looked_at(description, vqgan_ckpt, xray_weights)
+    _check_hash(codec.vqgan, description.codec.hash, "VQ-GAN", path, in_codec)
+    _check_hash(encoder, description.encoder_hash, "X-ray encoder", path, in_encoder)
     denoiser = stored.network("denoiser", averaged)
     generator = VolumeGenerator(
         denoiser,
@@ -129,7 +130,22 @@ def _exists(name: Any) -> bool:
         return False
 
 
-def _check_hash(network: nn.Module, stored: str, name: str, path: str | Path) -> None:
+def _check_hash(network: nn.Module, stored: str, name: str, path: str | Path, looked_at: str = "") -> None:
+    """UserError for other tensors than in training; `looked_at` goes on with where they are from, and the remedy."""
     found = tensor_hash(network)
     if found != stored:
-        raise UserError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}")
+        raise UserError(f"{path} was trained with another {name}: hash {stored[:12]}, found {found[:12]}{looked_at}")
+
+
+def _looked_at(
+    description: GeneratorDescription, vqgan_ckpt: str | Path | None, xray_weights: str | Path | None
+) -> tuple[str, str]:
+    """Which files VQ-GAN and X-ray encoder come from, and what to do if they are others than in training."""
+    if description.stage == "model":
+        return "", ""  # from the export itself
+    weights = xray_weights or description.parts.get("xray_encoder", {}).get("weights")
+    return (
+        f" in {vqgan_ckpt or description.codec.path}. Stage 1, trained on or anew, replaces that file: vqgan_ckpt= takes a"
+        " copy of the one of then, or an export with that VQ-GAN",
+        f" in {weights}: xray_weights= takes the file or folder of then" if weights else "",
+    )

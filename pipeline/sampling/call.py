@@ -13,7 +13,8 @@ from pipeline.devices import computing_as_commands
 from pipeline.sampling.ct_sampler import CTSampler
 from pipeline.sampling.decoding import AUTO
 from pipeline.sampling.drawing import Drawing
-from pipeline.sampling.files import given_views, jobs, prepare_folder, sample_paths
+from pipeline.sampling.files import jobs, prepare_folder, sample_paths
+from pipeline.sampling.views import given_views
 
 
 @computing_as_commands()
@@ -74,7 +75,8 @@ def sample(
     if output is None:
         cts = list(drawing.volumes(Path(xray)))
     else:
-        target = jobs([Path(xray)], Path(output))[0][1]
+        given = None if reference is None else Path(reference)
+        target = jobs([Path(xray)], Path(output), num_samples, shown, given)[0][1]
         prepare_folder(target.parent, place.grid.shape, num_samples)
         drawing.draw(Path(xray), target)
         cts = [read_ct(path).hu for path in sample_paths(target, num_samples)]

@@ -26,10 +26,10 @@ from pipeline.sampling.files import (
     naming_disk,
     sample_paths,
     statistic_paths,
-    views_of,
     write_sample,
     write_statistics,
 )
+from pipeline.sampling.views import views_of
 from pipeline.versions import versions
 
 log = logging.getLogger(__name__)

@@ -76,7 +76,7 @@ def estimate(model: CTSampler, xray: XrayInput, place: Placement, plan: Sampling
     return Estimate(
         latent=latent,
         mode=plan.mode,
-        windows=generator.windows(grid),
+        windows=generator.windows(grid, plan.mode),
         windows_per_call=plan.windows_per_call,
         evaluations=evaluations,
         latents_on=plan.latent_device,

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from common.geometry import Triple
 from common.notice import NOTICE
 from common.planes import planes_at
 from common.voxel_file import ReadBox
-from dataset.scans.camera import LATERAL
 from dataset.scans.nifti_stream import stream_ct, write_mean_and_std
 from dataset.scans.xray_files import SUFFIXES, is_image, name_of, sidecar_of
 from evaluation.pictures import preview
@@ -60,11 +60,18 @@ def statistic_paths(nifti: Path) -> tuple[Path, Path]:
     return beside(nifti, f"_mean{suffix}"), beside(nifti, f"_std{suffix}")
 
 
-def jobs(xrays: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+def jobs(
+    xrays: Sequence[Path],
+    output: Path,
+    num_samples: int = 1,
+    views: Mapping[str, Path] | None = None,
+    reference: Path | None = None,
+) -> list[tuple[Path, Path]]:
     """X-rays, one of them perhaps a folder, and the NIfTIs to write for them.
 
     Raises:
-        FileNotFoundError, ValueError: no X-ray, an output of another kind, or files that would overwrite each other.
+        FileNotFoundError, ValueError: no X-ray, an output of another kind, or files that would overwrite each other, or
+            the further views or the reference that the CTs are drawn from.
     """
     for xray in xrays:
         if not xray.exists():
@@ -82,6 +89,7 @@ def jobs(xrays: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
         images = [image for xray in xrays for image in (_images(xray) if xray.is_dir() else [xray])]
         pairs = [(image, output / f"{name_of(image)}.nii.gz") for image in images]
     _check_collisions(pairs)
+    _check_kept(pairs, num_samples, [*(views or {}).values(), *([reference] if reference else [])])
     return pairs
 
 
@@ -94,49 +102,36 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def given_views(lateral: str | Path | None, views: Mapping[str, str | Path] | None) -> dict[str, Path]:
-    """Files or folders of further X-rays by their names."""
-    named = {**(views or {}), **({} if lateral is None else {LATERAL: lateral})}
-    return {name: Path(path) for name, path in named.items()}
-
-
-def views_of(image: Path, views: Mapping[str, Path]) -> dict[str, Path]:
-    """Further X-rays of an image's patient by their names: files, or in folders those of the image's name."""
-    found: dict[str, Path] = {}
-    for name, path in views.items():
-        if path.is_dir():
-            same = [p for p in sorted(path.iterdir()) if name_of(p) == name_of(image) and is_image(p)]
-            if len(same) > 1:
-                raise UserError(f"{path} holds {len(same)} images named {name_of(image)}; keep the {name} one")
-            if not same:
-                log.info("%s has no %s in %s: drawn without it", image.name, name, path)
-            found.update((name, file) for file in same)
-        elif path.exists():
-            found[name] = path
-        else:
-            raise FileNotFoundError(f"no X-ray at {path}; {name} takes an image, or a folder of images")
-    return found
-
-
-def check_views(pairs: Sequence[tuple[Path, Path]], views: Mapping[str, Path]) -> None:
-    """UserError for one further X-ray that several patients would share."""
-    single = [name for name, path in views.items() if not path.is_dir()]
-    if len(pairs) > 1 and single:
-        raise UserError(
-            f"{len(pairs)} X-rays, but {', '.join(single)} is one image: give a folder, with images named as the X-rays"
-        )
-
-
 def _check_collisions(pairs: Sequence[tuple[Path, Path]]) -> None:
     made: dict[Path, Path] = {}
     for image, target in pairs:
         if target in made:
             raise UserError(f"{made[target]} and {image} would both become {target}; rename one or draw it apart")
         made[target] = image
-        own = {image.absolute(), sidecar_of(image).absolute()}  # the image and its geometry
-        for ending in (".png", ".json"):
-            if beside(target, ending).absolute() in own:
-                raise UserError(f"the files beside {target} would overwrite {image}'s; choose another output folder")
+
+
+def _check_kept(pairs: Sequence[tuple[Path, Path]], num_samples: int, others: Sequence[Path]) -> None:
+    """UserError where what is written would overwrite what it is drawn from, or be taken for a part of it later.
+
+    Args:
+        others: files, and folders of images, that further belong to it.
+    """
+    kept: dict[Path, Path] = {}
+    for file in (*(image for image, _ in pairs), *others):
+        for path in (file,) if file.is_dir() else (file, sidecar_of(file)):  # an image with its geometry
+            kept |= {_real(path): file, _real(path.parent) / path.name: file}  # what a link leads to, and the link
+    for _, target in pairs:
+        folder = _real(target.parent)
+        if folder in kept:
+            raise UserError(f"{target} would lie among the images of {kept[folder]}; give output another folder")
+        for nifti in (target, *all_paths(target, num_samples)):
+            for path in (nifti, beside(nifti, ".png"), beside(nifti, ".json")):
+                if (found := kept.get(folder / path.name)) is not None:
+                    raise UserError(f"{path} would overwrite {found} or its geometry; give output another folder")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises where links go round in circles
 
 
 def prepare_folder(folder: Path, shape: Triple, volumes: int) -> None:

@@ -69,9 +69,10 @@ class Looking:
 
     def of_cases(self, cases: Sequence[StoredCase], team: Team) -> dict[str, Looks]:
         """By the cases' names; the processes of a team share the work, and what is kept is read again."""
-        todo = [case for case in cases if self._read(case) is None]
+        share = cases[team.rank :: team.size]  # of all: what is left changes while others begin
+        todo = [case for case in share if self._read(case) is None]
         self.folder.mkdir(exist_ok=True)
-        for case in with_progress(todo[team.rank :: team.size], "making CTs small", "CT", team):
+        for case in with_progress(todo, "making CTs small", "CT", team):
             self._write(case)
         team.wait()
         found = {case.name: self._read(case) for case in cases}
