@@ -195,9 +195,8 @@ def test_looks_are_kept_with_the_store_and_latents_come_from_the_cache(workshop,
 def test_without_training_patients_it_cannot_be_asked(workshop, elsewhere, refused, tmp_path):
     lines = [json.loads(line) for line in (workshop.store / "manifest.jsonl").read_text().splitlines()]
     (tmp_path / "store").mkdir()
-    for line in lines:
-        line["split"] = "val"
-    (tmp_path / "store" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    held_out = [line for line in lines if line["split"] != "train"]
+    (tmp_path / "store" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
     message = refused(
         evaluate_ddpm_patches, f"ckpt={workshop.ddpm_ckpt}", workshop.data, f"dataset.store={tmp_path}/store",
         "copies=true",
