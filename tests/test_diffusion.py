@@ -31,8 +31,9 @@ def test_noise_rises_from_clean_data_to_pure_noise(path):
     assert (alpha.diff() > 0).all()  # sampling times fall
     assert (sigma.diff() < 0).all()
     assert (float(alpha[-1]), float(sigma[-1])) == pytest.approx((1, 0))
-    assert float(alpha[0]) < 1e-2
-    assert float(sigma[0]) == pytest.approx(1, abs=1e-4)
+    nearly = path.prediction == "noise"  # which does not tell x0 where it is all there is
+    assert float(alpha[0]) < (0.1 if nearly else 1e-2)
+    assert float(sigma[0]) == pytest.approx(1, abs=5e-3 if nearly else 1e-4)
 
 
 def test_noisy_latents_have_the_levels_standard_deviation():

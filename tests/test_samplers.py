@@ -92,12 +92,22 @@ def test_ancestral_steps_of_one_are_those_of_the_paper():
         given.append((x.clone(), round(float(t[0]) * 20)))
         return torch.zeros_like(x)
 
-    ancestral(predict, path, noise(50_000), 20, torch.Generator().manual_seed(1))
+    ancestral(predict, path, noise(50_000), 19, torch.Generator().manual_seed(1))
     for (x, step), (x_next, _) in zip(given[5:], given[6:], strict=False):
         beta = 1 - alpha_bar[step] / alpha_bar[step - 1]
         posterior = math.sqrt((1 - alpha_bar[step - 1]) / (1 - alpha_bar[step]) * beta)  # Ho et al. 2020, eq. 7
         mean = x / (1 - beta).sqrt()  # eq. 11 for a prediction of no noise
         assert float((x_next - mean).std()) == pytest.approx(posterior, rel=0.03)
+
+
+@pytest.mark.parametrize("path", [CosineDDPM(1000, "noise"), RectifiedFlow(prediction="noise")], ids=PATHS.keys())
+@pytest.mark.parametrize("name", ["ddim", "heun", "dpmpp_2m"])
+def test_noise_that_is_predicted_nearly_right_draws_nearly_what_it_should(name, path):
+    """At t = 1 its error is thousands of times as large in x0: what is drawn from there has twice the spread."""
+    exact, wrong = gaussian(path), 0.03 * noise(4000, seed=2)
+    drawn = SAMPLERS[name](lambda x, t: exact(x, t) + wrong.to(x), path, noise(4000), 8)
+    assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.1)
+    assert float(drawn.std()) == pytest.approx(STD, rel=0.25)
 
 
 def exact_end(path, x):
