@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, UltrasoundImageStorage
 
@@ -121,49 +120,6 @@ def test_monochrome1_is_inverted_and_mirrored_storage_turned(tmp_path):
     np.testing.assert_array_equal(mirrored.image, plain.image[:, ::-1])
 
 
-LAID = {  # how an upright image comes to lie in a file whose rows and columns run so
-    ("L", "F"): lambda image: image,
-    ("R", "F"): lambda image: image[:, ::-1],
-    ("L", "H"): lambda image: image[::-1],
-    ("R", "H"): lambda image: image[::-1, ::-1],
-    ("F", "L"): lambda image: image.T,
-    ("H", "L"): lambda image: image[::-1].T,
-    ("F", "R"): lambda image: image[:, ::-1].T,
-    ("H", "R"): lambda image: image[::-1, ::-1].T,
-}
-
-
-@pytest.mark.parametrize("directions", LAID)
-@pytest.mark.parametrize("view", ["PA", "AP"])
-@pytest.mark.parametrize("spacing", ["ImagerPixelSpacing", "PixelSpacing"])
-def test_a_film_is_set_upright_however_it_lies(tmp_path, directions, view, spacing):
-    upright = np.random.default_rng(0).integers(0, 4096, (80, 96)).astype(np.uint16)
-    expected = read_xray(dicom_xray(tmp_path / "a.dcm", upright, ViewPosition=view, **{spacing: [0.3, 0.2]}))
-    sizes = [0.3, 0.2] if directions[1] in "FH" else [0.2, 0.3]  # between rows, between columns
-    tags = {"ViewPosition": view, "PatientOrientation": list(directions), spacing: sizes}
-    found = read_xray(dicom_xray(tmp_path / "b.dcm", LAID[directions](upright), **tags))
-    np.testing.assert_array_equal(found.image, expected.image)
-    np.testing.assert_array_equal(found.camera, expected.camera)
-
-
-@pytest.mark.parametrize("directions", [("F", "F"), ("H", "F"), ("F", "H")])
-def test_directions_that_cannot_be_turn_nothing_round(tmp_path, directions):
-    path = dicom_xray(tmp_path / "a.dcm", RAMP, PatientOrientation=list(directions))
-    assert read_xray(path).image.shape == RAMP.shape
-
-
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_a_lateral_on_its_side_is_one(tmp_path, mirrored):
-    values = (RAMP / 255 * 4095).astype(np.uint16)
-    tags = {"PatientOrientation": ["F", "A" if mirrored else "P"]}
-    path = dicom_xray(tmp_path / "a.dcm", (values[:, ::-1] if mirrored else values).T, **tags)
-    with pytest.raises(BadFileError, match="frontal"):
-        read_xray(path)
-    xray = read_xray(path, expected=LATERAL)
-    assert xray.view == "LL"
-    np.testing.assert_allclose(xray.image, values / 4095, atol=1e-6)
-
-
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("white_is_low", [False, True])
 @pytest.mark.parametrize(("slope", "intercept"), [(-1, 4095), (-0.5, 100), (2, -1000)])
@@ -190,31 +146,6 @@ def test_of_slope_and_intercept_one_alone_is_none(tmp_path):
     for name, value in (("RescaleSlope", 2), ("RescaleIntercept", -1024)):
         xray = read_xray(dicom_xray(tmp_path / "a.dcm", values, **{name: value}))
         np.testing.assert_allclose(xray.image, values / 4095, atol=1e-6)
-
-
-SEVERAL = ["PixelSpacing", "ImagerPixelSpacing", "PatientOrientation", "WindowCenter", "WindowWidth"]  # of values
-MAY_BE_EMPTY = [
-    *("RescaleSlope", "RescaleIntercept", "VOILUTFunction", "NumberOfFrames", "Modality", "ViewPosition"),
-    *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient", *SEVERAL),
-]
-EMPTY = [*((tag, nothing) for tag in MAY_BE_EMPTY for nothing in ("", "  ")), *((tag, "\\") for tag in SEVERAL)]
-
-
-@pytest.mark.parametrize(("tag", "nothing"), EMPTY)
-def test_an_empty_tag_says_as_little_as_none(tmp_path, tag, nothing):
-    values = (RAMP / 255 * 4095).astype(np.uint16)
-    told = {
-        **{"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 4000, "WindowWidth": 3000, "Modality": "DX"},
-        **{"PixelSpacing": [0.2, 0.2], "ImagerPixelSpacing": [0.3, 0.3], "ViewPosition": "AP"},
-        **{"PatientOrientation": ["R", "F"], "DistanceSourceToDetector": 1800, "DistanceSourceToPatient": 1500},
-    }
-    lacking = read_xray(dicom_xray(tmp_path / "a.dcm", values, **{k: v for k, v in told.items() if k != tag}))
-    with disable_value_validation():
-        path = dicom_xray(tmp_path / "b.dcm", values, **(told | {tag: nothing}))
-    empty = read_xray(path)
-    np.testing.assert_array_equal(empty.image, lacking.image)
-    np.testing.assert_array_equal(empty.camera, lacking.camera)
-    assert (empty.view, empty.useless_window) == (lacking.view, lacking.useless_window)
 
 
 @pytest.mark.parametrize("tags", [{"ViewPosition": "LL"}, {"PatientOrientation": ["A", "F"]}])
