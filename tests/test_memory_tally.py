@@ -20,6 +20,8 @@ from pipeline.mistakes import SAVING_MEMORY
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = "ddpm_4gpu_patches"
 STORED = json.loads(TABLE.read_text(encoding="utf-8"))
+SEEN = json.loads((ROOT / "benchmarks/results/gpu/2026-11-27.json").read_text(encoding="utf-8"))
+TOOK = next(run["figures"]["reserved_gb"] for run in SEEN["runs"] if "train_step" in run["command"])  # at batch 2
 WITHIN = 0.05
 # Where the host may wait for the GPU within a step, and why
 ALLOWED = {
@@ -130,8 +132,9 @@ def figures_told():
     whole, saved = peak("training, whole CT, bf16"), peak("training, whole CT, bf16, checkpointing")
     vqgan, checkpointed = peak("stage 1, bf16"), peak("training, batch 8, bf16, checkpointing")
     yield f"{small:.1f} GB at batch 2", ("train_ddpm", "training")
-    yield f"Stage 1 takes {vqgan:.1f} GB of each GPU, stage 2 {small:.1f} GB", ("README",)
-    yield f"{small:.1f} GB, [counted on paper]", ("guide-numbers",)
+    yield f"Stage 1 takes {vqgan:.1f} GB of each GPU, stage 2 {TOOK:.1f} GB", ("README",)
+    yield f"torch took {TOOK:.1f} GB of an H200 at batch 2; {small:.1f} GB, [counted on paper]", ("guide-numbers",)
+    yield f"an H200 took {TOOK:.1f} GB at 2", ("training",)
     yield f"{medium:.1f} at 8 and {large:.1f} at 32", ("training",)
     yield f"{vqgan:.1f} GB at batch 2", ("train_vqgan", "training")
     yield f"{whole - saved:.1f} of the {whole:.1f} GB of a", ("train_ddpm", "training")
