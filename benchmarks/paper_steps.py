@@ -70,8 +70,7 @@ def _train(gpu: FakeGPU, cfg: DictConfig, module: Any, batch: dict[str, Tensor])
     module.to(CUDA)
     module.train()
     module.on_fit_start()
-    data = SimpleNamespace(training_steps=lambda: 1000)
-    with mock.patch.object(module, "_trainer", SimpleNamespace(datamodule=data, estimated_stepping_batches=1000)):
+    with mock.patch.object(module, "_trainer", SimpleNamespace(estimated_stepping_batches=1000)):
         optimizer = module.configure_optimizers()["optimizer"]
     average = instantiated(cfg.callbacks.average) if "average" in cfg.callbacks else None
     batch["sample_key"] = torch.arange(cfg.model.batch_size)

@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import math
 import multiprocessing
 import signal
 from hashlib import blake2b
@@ -129,16 +128,6 @@ class PatchDataModule(pl.LightningDataModule):
     def cases(self) -> dict[str, str]:
         """A hash of the cases of training, and one of those of validation: of their names and of what they hold."""
         return {name: _hash(split) for name, split in (("training", self.train), ("validation", self.val))}
-
-    def training_steps(self) -> float:
-        """Of the whole training; inf if it has no end. Lightning starts the loaders to estimate it."""
-        trainer: Any = self.trainer
-        ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
-        if trainer.max_epochs >= 0:
-            limit, batches = trainer.limit_train_batches, self._batches_an_epoch()
-            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-            ends.append(math.ceil(batches / trainer.accumulate_grad_batches) * max(trainer.max_epochs, 1))
-        return min(ends, default=math.inf)
 
     def _batches_an_epoch(self) -> int:
         """Of this process."""

@@ -98,7 +98,7 @@ class PatchDDPM(pl.LightningModule):
         self.latent_scale.measure(latents)
 
     def _record(self) -> None:
-        """Before loaders start: what their threads ask of the GPU would break the recording."""
+        """Before the first step; the training's loaders have been started by Lightning's count of the steps."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         items = default_collate([data.train[i % len(data.train)] for i in range(data.batch_size)])
         batch = self.transfer_batch_to_device(items, self.device, 0)
@@ -222,8 +222,7 @@ class PatchDDPM(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
-        steps = self.trainer.datamodule.training_steps()  # type: ignore[attr-defined]
-        schedule = self.make_lr_schedule(optimizer, steps)
+        schedule = self.make_lr_schedule(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

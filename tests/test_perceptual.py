@@ -64,17 +64,6 @@ class Items(Dataset):
         }
 
 
-class Loaders(pl.LightningDataModule):
-    def train_dataloader(self):
-        return DataLoader(Items(), batch_size=2)
-
-    def val_dataloader(self):
-        return DataLoader(Items(), batch_size=2)
-
-    def training_steps(self):
-        return 5
-
-
 def make_module(codec, perceptual, diffusion=None):
     torch.manual_seed(0)
     unet = partial(UNet3D, dim=8, dim_mults=(1, 2), num_res_blocks=1, middle_blocks=1)
@@ -138,7 +127,8 @@ def test_a_run_uses_it_every_third_step_and_changes_nothing_frozen(codec, networ
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
-    trainer.fit(module, Loaders())
+    items = DataLoader(Items(), batch_size=2)
+    trainer.fit(module, items, items)
     hook.remove()
     assert used_at == [2]  # and not in validation, at step 5
     assert trainer.callback_metrics["train/perceptual"] > 0
