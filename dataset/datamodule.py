@@ -129,15 +129,11 @@ class PatchDataModule(pl.LightningDataModule):
         """A hash of the cases of training, and one of those of validation: of their names and of what they hold."""
         return {name: _hash(split) for name, split in (("training", self.train), ("validation", self.val))}
 
-    def _batches_an_epoch(self) -> int:
-        """Of this process."""
-        return -(-len(self.train) // self._rank()[1]) // self.batch_size
-
     def _batches_done(self, state_dict: dict[str, Any]) -> int:
         """In batches as they are now; they may have been others, of other processes."""
         if "patches" not in state_dict:  # of the first versions
             return state_dict["batches"]
-        whole, patches = self._batches_an_epoch(), state_dict["patches"]
+        whole, patches = -(-len(self.train) // self._rank()[1]) // self.batch_size, state_dict["patches"]
         if patches is None:
             return whole
         times = 1 if self.trainer is None else self.trainer.accumulate_grad_batches

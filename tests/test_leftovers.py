@@ -50,6 +50,18 @@ def test_all_of_a_case_is_removed_and_nothing_of_cases_of_like_names(name, root,
     assert held(store) == before
 
 
+def test_records_of_an_earlier_version_do_not_keep_a_patients_split(root, tmp_path):
+    """They are not read, and their files are not there to be prepared anew."""
+    store = tmp_path / "store"
+    prepare(root, store)
+    path = store / "cases" / "q.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    leave(root, "q")
+    prepare(root, store, prune=True)
+    assert set(json.loads((store / "splits.json").read_text())) == set(NAMES) - {"q"}
+    assert not [path for path in held(store) if Path(path).stem == "q"]
+
+
 def test_without_prune_it_is_told_and_everything_stays(root, tmp_path, caplog):
     store = tmp_path / "store"
     prepare(root, store)
@@ -70,6 +82,7 @@ def test_a_case_that_has_a_problem_is_not_one_that_has_left(root, tmp_path):
     next((root / "q").glob("*.png")).unlink()
     prepare(root, store, prune=True)
     assert held(store) == before
+    assert set(json.loads((store / "splits.json").read_text())) == set(NAMES)
 
 
 def test_what_later_commands_have_added_goes_too(workshop, elsewhere):

@@ -1,41 +1,66 @@
 """Cases that a store holds and the data set no longer names, such as those of a patient who has withdrawn."""
 
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dataset.store.records import read_record
+from dataset.store.case import Case, Problem
+from dataset.store.split_file import read_splits, write_splits
 
+_NAMED = 3  # cases that a message names
 _OF_CASE = (
     *("cases/{}.json", "volumes/{}.b2nd", "xrays/{}.b2nd", "views/*/{}.b2nd", "thumbnails/{}.png"),
     *("latents/{}.npy", "latents/{}.npz", "latents/{}.json", "looks_*/{}_????????????????.npz"),
 )
 _OF_ALL = ("features/*.npz", "mean_ct_*.npz")  # which name nobody, and are made anew
+_log = logging.getLogger(__name__)
 
 
-def leftovers(store: Path, named: Collection[str]) -> list[str]:
-    """Names of the cases that were prepared and are not `named`, ordered."""
-    return sorted(path.stem for path in (store / "cases").glob("*.json") if path.stem not in named)
+def settle(store: Path, cases: Sequence[Case], problems: Sequence[Problem], prune: bool) -> None:
+    """Remove cases that are no longer named, with their patients' splits; without `prune` only tell of them.
+
+    Args:
+        cases, problems: of the data set as it is now. A case that has a problem is named still.
+    """
+    in_trouble = {problem.patient_id for problem in problems}
+    named = {case.name for case in cases} | in_trouble
+    names = sorted(path.stem for path in (store / "cases").glob("*.json") if path.stem not in named)
+    if prune:
+        _forget_splits(store, {case.patient_id for case in cases}, in_trouble)
+    if names and prune:
+        _remove(store, names)
+        _log.info("%d cases are removed from %s", len(names), store)
+    elif names:
+        _log.warning(
+            "%d cases of %s are of no pair now (%s): nothing uses them, but their CTs and X-rays are there;"
+            " prune=true removes them",
+            len(names),
+            store,
+            ", ".join(names[:_NAMED]),
+        )
 
 
-def patients_of(store: Path, names: Iterable[str]) -> set[str]:
-    """Of cases that were prepared."""
-    records = (read_record(store, name) for name in names)
-    return {record.stored.patient_id for record in records if record is not None and record.stored is not None}
+def _forget_splits(store: Path, patients: set[str], in_trouble: set[str]) -> None:
+    """Of all but these patients, and those of whom a study may be in trouble."""
+
+    def stays(patient: str) -> bool:
+        return patient in patients or any(f"{name}_".startswith(f"{patient}_") for name in in_trouble)
+
+    write_splits(store, {patient: split for patient, split in read_splits(store).items() if stays(patient)}, {})
 
 
-def remove(store: Path, names: Iterable[str]) -> None:
+def _remove(store: Path, names: Iterable[str]) -> None:
     """All that the store holds of these cases, and what was made of theirs and others' together.
 
     Their records go last: if it is interrupted, the next run still finds the rest. A name holds no wildcards.
     """
-    for pattern in _OF_ALL:
-        _unlink(store.glob(pattern))
+    _unlink(store, _OF_ALL)
     for name in names:
-        records, *others = (pattern.format(name) for pattern in _OF_CASE)
-        for pattern in (*others, records):
-            _unlink(store.glob(pattern))
+        record, *others = (pattern.format(name) for pattern in _OF_CASE)
+        _unlink(store, (*others, record))
 
 
-def _unlink(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        path.unlink(missing_ok=True)
+def _unlink(store: Path, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        for path in list(store.glob(pattern)):
+            path.unlink(missing_ok=True)

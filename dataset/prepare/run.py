@@ -1,6 +1,5 @@
 """A data set on disk -> a store that training reads (dataset/store/store.py). Parallel, resumable, on many machines."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from dataset.prepare.conversion import Conversion, with_known_spacing
 from dataset.prepare.conversion_file import warn_of_change, write_conversion
 from dataset.prepare.examine import entry_of
 from dataset.prepare.leaks import leaks
-from dataset.prepare.leftovers import leftovers, patients_of, remove
+from dataset.prepare.leftovers import settle
 from dataset.prepare.one_case import prepare_case
 from dataset.prepare.partners import with_partners
 from dataset.prepare.processes import results_of
@@ -31,8 +30,6 @@ XRAY_PATTERN = "*_pa_drr.png"
 SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 UNCHANGED = Conversion()
 _MERGE_LOCK = ".prepare.lock"
-_log = logging.getLogger(__name__)
-_NAMED = 3  # cases that a message names
 Work = Callable[[Case], Record]
 
 
@@ -102,7 +99,7 @@ def prepare(
         remove_abandoned(store)
         stored = _finish(cases, problems, records, root, store, shares if folds is None else folds, strict)
         write_conversion(store, conversion)
-        _settle_leftovers(store, cases, problems, prune)
+        settle(store, cases, problems, prune)
     return PrepareReport(stored, problems, prepared)
 
 
@@ -157,26 +154,6 @@ def _finish(
     write_splits(store, known | assigned, asdict(shares) if isinstance(shares, Folds) else shares)
     write_manifest(store, stored)
     return stored
-
-
-def _settle_leftovers(store: Path, cases: Sequence[Case], problems: Sequence[Problem], prune: bool) -> None:
-    """Remove, or tell of, cases that are no longer named. One that has a problem is named still."""
-    names = leftovers(store, {case.name for case in cases} | {problem.patient_id for problem in problems})
-    if not names:
-        return
-    if not prune:
-        _log.warning(
-            "%d cases of %s are of no pair now (%s): nothing uses them, but their CTs and X-rays are there;"
-            " prune=true removes them",
-            len(names),
-            store,
-            ", ".join(names[:_NAMED]),
-        )
-        return
-    gone = patients_of(store, names) - {case.patient_id for case in cases}
-    write_splits(store, {patient: split for patient, split in read_splits(store).items() if patient not in gone}, {})
-    remove(store, names)
-    _log.info("%d cases are removed from %s", len(names), store)
 
 
 def _entry(case: Case, record: Record, split: str, root: Path) -> StoredCase:
